@@ -1,0 +1,148 @@
+"""Bare model files, measured without a run."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from eval.accuracy import OWN_PIXELS, Pixels, predict_file
+from eval.images import UnreadablePhoto, evaluation_image
+from eval.metadata import FileMetadata, read_metadata
+from eval.probe import ModelFileError, open_model
+
+from cli.steps import as_photos
+from configs.errors import UserError
+from distill.data import Examples, scan_folder
+from eval.results import Reference, file_probabilities, file_row, timed
+
+NUM_WARMUP = 10
+NUM_RUNS = 200
+
+
+def measure_files(
+    files: list[Path],
+    *,
+    data: Path | None = None,
+    pixels: Pixels = OWN_PIXELS,
+    device: str = "local",
+    num_threads: int = 1,
+    num_runs: int = NUM_RUNS,
+    score: bool = False,
+) -> list[dict[str, Any]]:
+    """Rows as in report.json: scored on the test part of `data`, or timed.
+
+    Raises:
+        UserError: a file is missing or no model, or its classes are not those of the folder.
+    """
+    described = {file: _describe(file) for file in files}
+    if not score:
+        timings = timed(
+            files, device=device, num_threads=num_threads, num_warmup=NUM_WARMUP, num_runs=num_runs
+        )
+        return [latency_row(file, [timings[file.name]]) for file in files]
+    if data is None:
+        raise UserError("--data is missing: the folder of class folders to score the files on.")
+    test = scan_folder(data)["test"]
+    rows = []
+    for file, metadata in described.items():
+        photos = as_photos("test", matched(test, metadata, open_model(file).num_classes, file))
+        probs = file_probabilities(file, photos, num_threads=num_threads, pixels=pixels)
+        rows.append(
+            file_row(
+                file,
+                facts=_facts(metadata),
+                probs=probs,
+                photos=photos,
+                reference=Reference(),
+                latency=[],
+            )
+        )
+    return rows
+
+
+def latency_row(file: Path, latency: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row of report.json with the timing alone, raw times left out."""
+    from eval.footprint import file_bytes
+
+    from eval.results import RAW_LATENCY
+
+    metadata = _describe(file)
+    return {
+        "name": file.name,
+        "path": str(file),
+        "format": file.suffix[1:],
+        **_facts(metadata),
+        "file_bytes": file_bytes(file),
+        "latency": [{k: v for k, v in row.items() if k != RAW_LATENCY} for row in latency],
+    }
+
+
+def _facts(metadata: FileMetadata | None) -> dict[str, Any]:
+    return {
+        "recipe": metadata.recipe if metadata else None,
+        "source": metadata.source if metadata else None,
+    }
+
+
+def _describe(file: Path) -> FileMetadata | None:
+    if not file.exists():
+        raise UserError(f"{file} does not exist. Expected a .tflite or .onnx file.")
+    try:
+        open_model(file)
+        return read_metadata(file)
+    except ModelFileError as error:
+        raise UserError(f"{file} is no model that can be run here: {error}") from None
+
+
+def matched(
+    examples: Examples, metadata: FileMetadata | None, num_classes: int, file: Path
+) -> Examples:
+    """The same photos with the class numbers of the file.
+
+    Raises:
+        UserError: the file does not know a class of the folder, or their number differs.
+    """
+    if metadata and metadata.classes:
+        unknown = sorted(set(examples.classes) - set(metadata.classes))
+        if unknown:
+            raise UserError(
+                f"{file} knows {', '.join(metadata.classes[:20])}, and not "
+                f"{', '.join(unknown[:20])}. Give it a folder with its own classes."
+            )
+        number = np.array([metadata.classes.index(name) for name in examples.classes], "int32")
+        return Examples(
+            examples.ids, examples.paths, number[examples.labels], list(metadata.classes)
+        )
+    if num_classes != len(examples.classes):
+        raise UserError(
+            f"{file} answers with {num_classes} classes, and the folder has "
+            f"{len(examples.classes)} ({', '.join(examples.classes[:20])}). "
+            "Give a folder with one folder per class of the model, in alphabetical order."
+        )
+    return examples
+
+
+def predict_photos(
+    file: Path, photos: list[Path], *, pixels: Pixels = OWN_PIXELS
+) -> list[dict[str, Any]]:
+    """The classes of each photo by falling probability."""
+    metadata = _describe(file)
+    model = open_model(file)
+    names = metadata.classes if metadata else [str(i) for i in range(model.num_classes)]
+    images = []
+    for photo in photos:
+        if not photo.is_file():
+            raise UserError(f"{photo} does not exist. Expected a photo.")
+        try:
+            images.append(evaluation_image(photo, model.input_shape[:2]))
+        except UnreadablePhoto as error:
+            raise UserError(f"{photo} cannot be read as a photo: {error}.") from None
+    probs = predict_file(file, [image[None] for image in images], pixels, 1, None)
+    return [
+        {
+            "photo": str(photo),
+            "answers": [
+                {"class": names[i], "probability": float(row[i])} for i in np.argsort(-row)
+            ],
+        }
+        for photo, row in zip(photos, probs, strict=True)
+    ]

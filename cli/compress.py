@@ -1,0 +1,153 @@
+"""`compress`: smaller models and the files that ship."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import (
+    Debug,
+    Force,
+    Json,
+    Overrides,
+    Quiet,
+    Run,
+    Target,
+    open_run,
+    show_result,
+    start_logging,
+)
+
+app = typer.Typer(
+    help="Prune and quantize a student, and write TFLite and ONNX files.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ModelTarget = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET | MODEL.keras",
+        help="As elsewhere, or a .keras file: any image classifier.",
+        show_default=False,
+    ),
+]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder of class folders (bare model).")]
+Recipe = Annotated[
+    list[str] | None,
+    typer.Option("--recipe", help="For a bare model: int8, onnx.int8, dynamic ...; repeatable."),
+]
+Out = Annotated[Path | None, typer.Option("--out", help="For a bare model: where files go.")]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option("--max-drop", help="For a bare model: name the fastest file within this drop."),
+]
+PixelRange = Annotated[
+    str | None,
+    typer.Option("--pixels", help="What a bare model expects: 0..255, 0..1 or -1..1."),
+]
+Mean = Annotated[str | None, typer.Option("--mean", help="R,G,B subtracted, in 0..255.")]
+Std = Annotated[str | None, typer.Option("--std", help="R,G,B divided by, in 0..255.")]
+
+
+@app.command()
+def prune(
+    target: Target,
+    run: Run = None,
+    set_: Overrides = None,
+    force: Force = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Apply the config's methods to the student, each fine-tuned on the soft labels."""
+    start_logging(quiet)
+    directory, experiment = open_run(target, run, set_)
+    from cli.steps import take
+    from compress.export import method_chain
+    from configs.errors import UserError
+
+    names = [name for name, _ in method_chain(experiment)]
+    if not names:
+        raise UserError(
+            f"{target} names no method. Name one under compress.methods, or\n"
+            f"  compress prune {target} --set 'compress.methods=[magnitude]'"
+        )
+    take(directory, experiment, ["prune"], target=target, force=force)
+    paths = {name: str(directory.model(name)) for name in names}
+    show_result({"models": paths}, "\n".join(paths.values()), as_json=json)
+
+
+@app.command()
+def export(
+    target: Target,
+    run: Run = None,
+    set_: Overrides = None,
+    force: Force = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the config's float32 files."""
+    _write_files("export", target, run, set_, force, quiet=quiet, json=json)
+
+
+@app.command()
+def quantize(
+    target: ModelTarget,
+    run: Run = None,
+    data: Data = None,
+    recipe: Recipe = None,
+    out: Out = None,
+    max_drop: MaxDrop = None,
+    pixels: PixelRange = None,
+    mean: Mean = None,
+    std: Std = None,
+    set_: Overrides = None,
+    force: Force = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the config's quantized files, or those of a bare .keras model."""
+    if not target.endswith((".keras", ".h5")):
+        _write_files("quantize", target, run, set_, force, quiet=quiet, json=json)
+        return
+    start_logging(quiet)
+    from eval.accuracy import pixels_from_options
+
+    from cli.table import files_table
+    from compress.standalone import quantize_model
+
+    rows, verdict = quantize_model(
+        Path(target),
+        data=data,
+        recipes=recipe or ["int8"],
+        out=out,
+        max_drop=max_drop,
+        pixels=pixels_from_options(pixels, mean, std),
+    )
+    text = files_table(rows, verdict["chosen_file"] if verdict else None)
+    if verdict:
+        text += f"\n\n* {verdict['chosen_file']}: {verdict['reason']}"
+    show_result({"files": rows, "verdict": verdict}, text, as_json=json)
+
+
+def _write_files(
+    step: str,
+    target: str,
+    run: Path | None,
+    set_: list[str] | None,
+    force: list[str] | None,
+    *,
+    quiet: bool,
+    json: bool,
+) -> None:
+    start_logging(quiet)
+    directory, experiment = open_run(target, run, set_)
+    from cli.steps import take
+
+    manifests = take(directory, experiment, [step], target=target, force=force)
+    paths = [str(directory.file(name)) for m in manifests for name in m["outputs"]]
+    show_result({"files": paths}, "\n".join(paths), as_json=json)

@@ -1,0 +1,143 @@
+"""`distill`: from photos to a trained student, and the whole run."""
+
+import typer
+
+from cli.options import (
+    CONFIGS,
+    Debug,
+    Force,
+    Json,
+    Overrides,
+    Quiet,
+    Run,
+    Target,
+    open_run,
+    show_result,
+    start_logging,
+)
+
+app = typer.Typer(
+    help="Distil a big image classifier into a small one, and measure what comes out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+@app.command()
+def run(
+    target: Target,
+    run: Run = None,
+    set_: Overrides = None,
+    force: Force = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Every step from photos to report, skipping what is up to date."""
+    start_logging(quiet)
+    directory, experiment = open_run(target, run, set_)
+    from cli.evaluate import finish_report
+    from cli.steps import STEPS, take
+
+    take(directory, experiment, list(STEPS), target=target, force=force)
+    report, text = finish_report(directory, experiment)
+    show_result(report, text, as_json=json)
+
+
+@app.command()
+def data(
+    target: Target,
+    run: Run = None,
+    set_: Overrides = None,
+    force: Force = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Scan and split the photos; say what was skipped and why."""
+    start_logging(quiet)
+    directory, experiment = open_run(target, run, set_)
+    from cli.steps import take
+
+    facts = take(directory, experiment, ["data"], target=target, force=force)[-1]
+    counts = " · ".join(f"{s} {facts[f'num_{s}']}" for s in ("train", "validation", "test"))
+    skipped = directory.photos_manifest.with_name("skipped.csv")
+    text = (
+        f"{len(facts['classes'])} classes: {', '.join(facts['classes'][:20])}\n{counts}\n"
+        f"skipped {facts['num_skipped']} files, listed in {skipped}"
+    )
+    keys = ("source", "root", "classes", "num_train", "num_validation", "num_test", "num_skipped")
+    show_result({key: facts[key] for key in keys}, text, as_json=json)
+
+
+@app.command()
+def teacher(
+    target: Target,
+    run: Run = None,
+    set_: Overrides = None,
+    force: Force = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune the teacher."""
+    start_logging(quiet)
+    directory, experiment = open_run(target, run, set_)
+    from cli.steps import take
+
+    facts = take(directory, experiment, ["teacher"], target=target, force=force)[-1]
+    result = {"val_top1": facts["val_top1"], "path": str(directory.model("teacher"))}
+    text = f"teacher validation top-1 {result['val_top1']:.1%}  {result['path']}"
+    show_result(result, text, as_json=json)
+
+
+@app.command()
+def label(
+    target: Target,
+    run: Run = None,
+    set_: Overrides = None,
+    force: Force = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the teacher's logits for every view."""
+    start_logging(quiet)
+    directory, experiment = open_run(target, run, set_)
+    from cli.steps import take
+    from distill.soft_labels import soft_labels_step
+
+    facts = take(directory, experiment, ["label"], target=target, force=force)[-1]
+    path = soft_labels_step(directory, experiment).manifest.with_suffix(".npy")
+    result = {"examples": facts["num_examples"], "views": facts["num_views"], "path": str(path)}
+    text = f"soft labels of {result['examples']} photos x {result['views']} views  {path}"
+    show_result(result, text, as_json=json)
+
+
+@app.command()
+def student(
+    target: Target,
+    run: Run = None,
+    set_: Overrides = None,
+    force: Force = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train the student and its labels-only control."""
+    start_logging(quiet)
+    directory, experiment = open_run(target, run, set_)
+    from cli.steps import take
+
+    manifests = take(directory, experiment, ["student"], target=target, force=force)
+    names = ["student", "control"][: len(manifests)]
+    result = {n: {"val_top1": m["val_top1"]} for n, m in zip(names, manifests, strict=True)}
+    lines = [f"{n} validation top-1 {m['val_top1']:.1%}" for n, m in result.items()]
+    show_result(result, f"{'  '.join(lines)}  {directory.model('student')}", as_json=json)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a config, for editors that complete and check YAML."""
+    typer.echo((CONFIGS / "experiment.schema.json").read_text(), nl=False)

@@ -1,0 +1,241 @@
+"""`evaluate`: measure files, write the report, ask one file about some photos."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.options import (
+    Debug,
+    Force,
+    Json,
+    Overrides,
+    Quiet,
+    Run,
+    Target,
+    open_run,
+    show_result,
+    start_logging,
+)
+
+if TYPE_CHECKING:
+    from configs.run_dir import RunDir
+    from configs.schema import Experiment
+
+app = typer.Typer(
+    help="Measure model files: accuracy, latency, and a report of a run.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Targets = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TARGET | FILE...",
+        help="As elsewhere, or one or more .tflite and .onnx files.",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Folder of class folders; its test part scores.")
+]
+PixelRange = Annotated[
+    str | None,
+    typer.Option("--pixels", help="What a foreign file expects: 0..255, 0..1 or -1..1."),
+]
+Mean = Annotated[str | None, typer.Option("--mean", help="R,G,B subtracted, in 0..255.")]
+Std = Annotated[str | None, typer.Option("--std", help="R,G,B divided by, in 0..255.")]
+
+
+@app.command()
+def accuracy(
+    target: Targets,
+    run: Run = None,
+    data: Data = None,
+    pixels: PixelRange = None,
+    mean: Mean = None,
+    std: Std = None,
+    num_threads: Annotated[int, typer.Option("--num-threads", min=1)] = 1,
+    set_: Overrides = None,
+    force: Force = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Score the files of a run, or bare files on a folder of photos."""
+    start_logging(quiet)
+    if is_file_target(target):
+        from eval.accuracy import pixels_from_options
+
+        from cli.bare import measure_files
+
+        rows = measure_files(
+            [Path(file) for file in target],
+            data=data,
+            pixels=pixels_from_options(pixels, mean, std),
+            num_threads=num_threads,
+            score=True,
+        )
+        return _show_rows(rows, json)
+    directory, experiment = open_run(_one(target), run, set_)
+    from cli.steps import take
+
+    take(directory, experiment, ["accuracy"], target=target[0], force=force)
+    return _show_rows(_report_rows(directory, experiment), json)
+
+
+@app.command()
+def latency(
+    target: Targets,
+    run: Run = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="One device of the config.")
+    ] = None,
+    num_threads: Annotated[int, typer.Option("--num-threads", min=1)] = 1,
+    num_runs: Annotated[int, typer.Option("--num-runs", min=1)] = 200,
+    set_: Overrides = None,
+    force: Force = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Time the files of a run, or bare files, in interleaved rounds."""
+    start_logging(quiet)
+    if is_file_target(target):
+        from cli.bare import measure_files
+
+        rows = measure_files(
+            [Path(file) for file in target],
+            device=device or "local",
+            num_threads=num_threads,
+            num_runs=num_runs,
+        )
+        return _show_rows(rows, json)
+    directory, experiment = open_run(_one(target), run, set_)
+    from cli.steps import take
+    from configs.errors import UserError
+
+    names = [choice.name for choice in experiment.evaluate.devices]
+    if device is not None and device not in names:
+        raise UserError(f"--device {device}: the config has {', '.join(names)}.")
+    if device is not None:
+        kept = [c for c in experiment.evaluate.devices if c.name == device]
+        evaluate = experiment.evaluate.model_copy(update={"devices": kept})
+        experiment = experiment.model_copy(update={"evaluate": evaluate})
+    manifests = take(directory, experiment, ["latency"], target=target[0], force=force)
+    return _show_rows(_latency_rows(directory, manifests), json)
+
+
+@app.command()
+def report(
+    target: Target,
+    run: Run = None,
+    set_: Overrides = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write report.json, report.md and report.html of a run."""
+    start_logging(quiet)
+    directory, experiment = open_run(target, run, set_)
+    from cli.steps import NEEDS, require
+
+    for step in NEEDS["report"]:
+        require(directory, experiment, step, target)
+    result, text = finish_report(directory, experiment)
+    show_result(result, text, as_json=json)
+
+
+@app.command()
+def predict(
+    file: Annotated[Path, typer.Argument(help="A .tflite or .onnx file.")],
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Photos.")],
+    pixels: PixelRange = None,
+    mean: Mean = None,
+    std: Std = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """What one file says of some photos."""
+    start_logging(quiet)
+    from eval.accuracy import pixels_from_options
+
+    from cli.bare import predict_photos
+
+    answers = predict_photos(file, photos, pixels=pixels_from_options(pixels, mean, std))
+    lines = []
+    for answer in answers:
+        best = "  ".join(f"{p['class']} {p['probability']:.1%}" for p in answer["answers"][:3])
+        lines.append(f"{answer['photo']}  {best}")
+    show_result({"file": str(file), "predictions": answers}, "\n".join(lines), as_json=json)
+
+
+def is_file_target(target: list[str]) -> bool:
+    """Whether the words are model files rather than one target."""
+    from configs.errors import UserError
+
+    files = [Path(word).suffix.lower() in (".tflite", ".onnx") for word in target]
+    if any(files) and not all(files):
+        raise UserError(f"{' '.join(target)}: give one TARGET, or only .tflite and .onnx files.")
+    return all(files)
+
+
+def _one(target: list[str]) -> str:
+    from configs.errors import UserError
+
+    if len(target) != 1:
+        raise UserError(f"{' '.join(target)}: expected one TARGET, or .tflite and .onnx files.")
+    return target[0]
+
+
+def finish_report(directory: "RunDir", experiment: "Experiment") -> tuple[dict[str, Any], str]:
+    """Write the reports; returns report.json and the text that ends a run."""
+    from cli.steps import file_names, model_names, run_photos
+    from cli.table import files_table
+    from eval.report import write_report
+
+    result = write_report(
+        directory,
+        experiment,
+        photos=run_photos(directory),
+        models=model_names(experiment),
+        files=file_names(experiment),
+    )
+    models = "  ".join(f"{m['name']} {100 * m['accuracy']['top1']:.1f}" for m in result["models"])
+    verdict = result["verdict"]
+    text = (
+        f"top-1 on {result['data']['num_test']} test photos: {models}\n\n"
+        f"{files_table(result['files'], verdict['chosen_file'])}\n\n"
+        f"* {verdict['chosen_file']}: {verdict['reason']}\n"
+        f"report: {directory.path / 'report.html'}"
+    )
+    return result, text
+
+
+def _report_rows(directory: "RunDir", experiment: "Experiment") -> list[dict[str, Any]]:
+    from cli.steps import file_names, model_names, run_photos
+    from eval.report import build_report
+
+    report, _ = build_report(
+        directory,
+        experiment,
+        photos=run_photos(directory),
+        models=model_names(experiment),
+        files=file_names(experiment),
+    )
+    return list(report["files"])
+
+
+def _latency_rows(directory: "RunDir", manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    from cli.bare import latency_row
+
+    names = manifests[0]["latency"]
+    return [latency_row(directory.file(n), [m["latency"][n] for m in manifests]) for n in names]
+
+
+def _show_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    from cli.table import files_table
+
+    show_result({"files": rows}, files_table(rows), as_json=as_json)

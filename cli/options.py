@@ -1,0 +1,175 @@
+"""What commands take in common, and how a TARGET becomes a run."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from configs.errors import UserError
+
+if TYPE_CHECKING:
+    from configs.run_dir import RunDir
+    from configs.schema import Experiment
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        help="A config file, the name of a bundled one (quickstart), a folder of photos, "
+        "or a run directory.",
+        show_default=False,
+    ),
+]
+Run = Annotated[
+    Path | None, typer.Option("--run", help="Run directory.", show_default="runs/<config name>")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change the config; repeatable."),
+]
+Force = Annotated[
+    list[str] | None,
+    typer.Option("--force", metavar="STEP", help="Redo a step that is up to date; repeatable."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Neither progress nor notes.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on the last line.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def start_logging(quiet: bool) -> None:
+    """Send notes to standard error, in the way the progress goes."""
+    from rich.logging import RichHandler
+
+    from configs import progress
+
+    progress.quiet = quiet
+    handler: logging.Handler
+    if progress.console.is_terminal:
+        handler = RichHandler(console=progress.console, show_path=False, show_level=False)
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger = logging.getLogger("potstill")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def registries() -> dict[str, Any]:
+    """Every registry a config chooses from; loads TensorFlow."""
+    from distill.backbones import BACKBONES
+    from eval.devices import DEVICES
+
+    from compress.export import RECIPES
+    from compress.methods import METHODS
+    from distill.losses import LOSSES
+    from distill.sources import SOURCES
+    from distill.transfer import STRATEGIES
+
+    return {
+        "source": SOURCES,
+        "backbone": BACKBONES,
+        "strategy": STRATEGIES,
+        "loss": LOSSES,
+        "method": METHODS,
+        "recipe": RECIPES,
+        "device": DEVICES,
+    }
+
+
+def open_run(
+    target: str, run: Path | None, overrides: list[str] | None
+) -> "tuple[RunDir, Experiment]":
+    """The run directory and the checked experiment of a TARGET; experiment.yaml is written.
+
+    Raises:
+        UserError: there is no such target, its config is wrong, or the run directory is taken.
+    """
+    config, name, extra = _resolve(target)
+    from configs.run_dir import RunDir, write_text
+    from configs.schema import load_experiment, to_yaml
+
+    experiment = load_experiment(config, registries(), [*extra, *(overrides or [])])
+    if experiment.data.path is not None:
+        data = experiment.data.model_copy(update={"path": experiment.data.path.resolve()})
+        experiment = experiment.model_copy(update={"data": data})
+    here = config.parent if name is None else Path("runs") / name
+    directory = RunDir(run or here)
+    _check_free(directory, experiment)
+    write_text(directory.experiment, to_yaml(experiment))
+    _log_to(directory.path / "log.jsonl")
+    return directory, experiment
+
+
+def _resolve(target: str) -> tuple[Path, str | None, list[str]]:
+    """The config of a target, the run's default name (None: beside the config), overrides."""
+    path = Path(target)
+    bundled = CONFIGS / f"{target}.yaml"
+    if path.is_dir() and (path / "experiment.yaml").exists():
+        return path / "experiment.yaml", None, []
+    if path.is_dir():
+        name = path.resolve().name or "photos"
+        return CONFIGS / "photos.yaml", name, [f"data.path={_quoted(path)}", "data.source=folder"]
+    if path.is_file() and path.suffix in (".yaml", ".yml"):
+        return path, path.stem, []
+    if bundled.is_file():
+        return bundled, target, []
+    known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
+    what = "is no config" if path.exists() else "does not exist"
+    raise UserError(
+        f"{target} {what}. Expected a config file (.yaml), a folder of photos, a run directory, "
+        f"or the name of a bundled config: {known}."
+    )
+
+
+def _quoted(path: Path) -> str:
+    """A path as a YAML string, so that a folder called 2024 or 'a: b' stays a path."""
+    return json.dumps(str(path))
+
+
+def _check_free(run: "RunDir", experiment: "Experiment") -> None:
+    from omegaconf import OmegaConf
+
+    if run.path.is_file():
+        raise UserError(f"{run} is a file. Name a folder for the run with --run.")
+    if not run.experiment.exists():
+        if run.path.is_dir() and any(run.path.iterdir()):
+            raise UserError(
+                f"{run} holds other files and no run. Name a new folder for the run with --run."
+            )
+        return
+    try:
+        held: Any = OmegaConf.to_container(OmegaConf.load(run.experiment))
+        before = held["data"]
+    except Exception:  # whatever a damaged YAML file may raise
+        raise UserError(f"{run.experiment} is damaged. Delete it, and give a config.") from None
+    now = experiment.data.model_dump(mode="json")
+    if (before.get("source"), before.get("path")) != (now["source"], now["path"]):
+        raise UserError(
+            f"{run} holds a run on other photos ({before.get('path') or before.get('source')}, "
+            f"not {now['path'] or now['source']}). Name another run directory with --run."
+        )
+
+
+def _log_to(path: Path) -> None:
+    class JsonLines(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            line = {
+                "time": self.formatTime(record),
+                "level": record.levelname,
+                "message": record.getMessage(),
+            }
+            return json.dumps(line)
+
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(JsonLines())
+    logging.getLogger("potstill").addHandler(handler)
+
+
+def show_result(value: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """Print one result: a sentence or table for people, or JSON on the last line."""
+    typer.echo(json.dumps(value, default=str) if as_json else text)

@@ -1,0 +1,184 @@
+"""The steps of a run in their order, and what each needs to be there."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from compress.apply import method_step
+from compress.export import file_name, file_step, keeps_float32, method_chain, sources
+from configs.errors import UserError
+from configs.registry import nearest
+from configs.run_dir import RunDir, Step, is_current, take_step
+from configs.schema import Experiment
+from distill.data import Examples, data_step, load_examples
+from distill.predictions import model_predictions_step
+from distill.soft_labels import soft_labels_step
+from distill.student import control_step, student_step
+from distill.teacher import teacher_step
+from eval.report import RunPhotos
+from eval.results import Photos, file_predictions_step, latency_step
+
+Steps = Iterator[Step]
+
+# Which command does a step, for those who must be told to give it.
+COMMANDS = {
+    "data": "distill data",
+    "teacher": "distill teacher",
+    "label": "distill label",
+    "student": "distill student",
+    "prune": "compress prune",
+    "export": "compress export",
+    "quantize": "compress quantize",
+    "accuracy": "evaluate accuracy",
+    "latency": "evaluate latency",
+}
+NEEDS = {
+    "data": [],
+    "teacher": ["data"],
+    "label": ["data", "teacher"],
+    "student": ["data", "teacher", "label"],
+    "prune": ["data", "teacher", "label", "student"],
+    "export": ["data", "teacher", "student", "prune"],
+    "quantize": ["data", "teacher", "student", "prune"],
+    "accuracy": ["data", "teacher", "student", "prune", "export", "quantize"],
+    "latency": ["data", "teacher", "student", "prune", "export", "quantize"],
+    "report": ["data", "teacher", "student", "prune", "export", "quantize", "accuracy"],
+}
+
+
+def _data(run: RunDir, experiment: Experiment) -> Steps:
+    yield data_step(run, experiment.data)
+
+
+def _teacher(run: RunDir, experiment: Experiment) -> Steps:
+    yield teacher_step(run, experiment)
+
+
+def _label(run: RunDir, experiment: Experiment) -> Steps:
+    yield soft_labels_step(run, experiment)
+
+
+def _student(run: RunDir, experiment: Experiment) -> Steps:
+    yield student_step(run, experiment)
+    if experiment.student.control:
+        yield control_step(run, experiment)
+
+
+def _prune(run: RunDir, experiment: Experiment) -> Steps:
+    source = "student"
+    for name, method in method_chain(experiment):
+        yield method_step(run, experiment, source=source, name=name, method=method)
+        source = name
+
+
+def _export(run: RunDir, experiment: Experiment) -> Steps:
+    for source in sources(experiment):
+        for recipe in experiment.compress.recipes:
+            if keeps_float32(recipe.name):
+                yield file_step(run, experiment, source, recipe)
+
+
+def _quantize(run: RunDir, experiment: Experiment) -> Steps:
+    for source in sources(experiment):
+        for recipe in experiment.compress.recipes:
+            if not keeps_float32(recipe.name):
+                yield file_step(run, experiment, source, recipe)
+
+
+def _accuracy(run: RunDir, experiment: Experiment) -> Steps:
+    for name in model_names(experiment):
+        yield model_predictions_step(run, name)
+    photos = run_photos(run)
+    for name in file_names(experiment):
+        splits = [photos.validation, photos.test]
+        threads = experiment.evaluate.num_threads
+        yield file_predictions_step(run, run.file(name), splits, num_threads=threads)
+
+
+def _latency(run: RunDir, experiment: Experiment) -> Steps:
+    for device in experiment.evaluate.devices:
+        yield latency_step(
+            run,
+            [run.file(name) for name in file_names(experiment)],
+            device=device.name,
+            options=device.options,
+            num_threads=experiment.evaluate.num_threads,
+            num_warmup=experiment.evaluate.num_warmup,
+            num_runs=experiment.evaluate.num_runs,
+        )
+
+
+STEPS: dict[str, Callable[[RunDir, Experiment], Steps]] = {
+    "data": _data,
+    "teacher": _teacher,
+    "label": _label,
+    "student": _student,
+    "prune": _prune,
+    "export": _export,
+    "quantize": _quantize,
+    "accuracy": _accuracy,
+    "latency": _latency,
+}
+
+
+def model_names(experiment: Experiment) -> list[str]:
+    """Every model of the run, the teacher first."""
+    control = ["control"] if experiment.student.control else []
+    return ["teacher", "student", *control, *sources(experiment)[1:]]
+
+
+def file_names(experiment: Experiment) -> list[str]:
+    """Every file of the run, in the order of the config."""
+    recipes = experiment.compress.recipes
+    return [file_name(source, r.name) for source in sources(experiment) for r in recipes]
+
+
+def run_photos(run: RunDir) -> RunPhotos:
+    """The validation and test photos, as the results take them."""
+    validation, test = load_examples(run, "validation"), load_examples(run, "test")
+    return RunPhotos(test.classes, as_photos("validation", validation), as_photos("test", test))
+
+
+def as_photos(split: str, examples: Examples) -> Photos:
+    return Photos(split, examples.paths, examples.labels)
+
+
+def take(
+    run: RunDir,
+    experiment: Experiment,
+    names: list[str],
+    *,
+    target: str,
+    force: list[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Take some steps in their order, after a look that what they need is there.
+
+    Returns:
+        The manifests of what the last of the steps made.
+
+    Raises:
+        UserError: a step that is needed was never done or not for this config.
+    """
+    for step in force or []:
+        if step not in STEPS:
+            raise UserError(f"--force {step}: unknown step.{nearest(step, STEPS)}")
+        if step not in names:
+            raise UserError(f"--force {step}: this command does {', '.join(names)}.")
+    needed = [name for name in STEPS if any(name in NEEDS[n] for n in names) and name not in names]
+    for name in needed:
+        require(run, experiment, name, target)
+    manifests: list[dict[str, Any]] = []
+    for name in names:
+        steps = STEPS[name](run, experiment)
+        manifests = [take_step(run, step, force=name in (force or [])) for step in steps]
+    return manifests
+
+
+def require(run: RunDir, experiment: Experiment, name: str, target: str) -> None:
+    """Raise UserError unless a step was done for this config."""
+    for step in STEPS[name](run, experiment):
+        if not is_current(step.manifest, step.inputs):
+            been = "was done for other settings" if step.manifest.exists() else "has not been done"
+            raise UserError(
+                f"the {name} step of {run} {been} ({step.name}). Do it first:\n"
+                f"  {COMMANDS[name]} {target} --run {run}"
+            )

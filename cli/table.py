@@ -1,0 +1,45 @@
+"""The table of files, as every command that measures prints it."""
+
+from typing import Any
+
+COLUMNS = ["file", "KB", "top-1", "95 %", "drop", "same as source", "p50 ms", "p90 ms", "MiB"]
+
+
+def files_table(rows: list[dict[str, Any]], chosen: str | None = None) -> str:
+    """Rows of `files` in report.json as aligned text; `chosen` is marked with an asterisk."""
+    cells = [COLUMNS, *[_cells(row, chosen) for row in rows]]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
+    return "\n".join(
+        "  ".join(
+            c.ljust(w) if i == 0 else c.rjust(w)
+            for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    )
+
+
+def _cells(row: dict[str, Any], chosen: str | None) -> list[str]:
+    scores = row.get("accuracy") or {}
+    latency = row["latency"][0] if row.get("latency") else {}
+    interval = ""
+    if scores:
+        interval = f"{100 * scores['top1_low']:.1f}-{100 * scores['top1_high']:.1f}"
+    return [
+        row["name"] + (" *" if row["name"] == chosen else ""),
+        f"{row['file_bytes'] / 1000:.0f}",
+        _percent(scores.get("top1")),
+        interval,
+        _percent(scores.get("drop_vs_source")),
+        _percent(scores.get("agreement_with_source")),
+        _number(latency.get("p50_ms")),
+        _number(latency.get("p90_ms")),
+        _number(latency.get("peak_rss_mib"), 0),
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,88 @@
+"""The methods of a config, one on the result of the other, each fine-tuned under the student's loss."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from compress.methods import METHODS
+from compress.tfmot import FinetuneData
+from configs.progress import track
+from configs.run_dir import RunDir, Step, output_sha256
+from configs.schema import Choice, Experiment
+from distill.classifier import (
+    checkpoint_dir,
+    describe,
+    load_model,
+    remove_checkpoint,
+    save_model,
+)
+from distill.inputs import steps_per_epoch, training_batches
+from distill.soft_labels import load_soft_labels, soft_labels_step
+from distill.student import student_objective
+from distill.teacher import shared_views, view_inputs
+
+
+def method_step(
+    run: RunDir, experiment: Experiment, *, source: str, name: str, method: Choice
+) -> Step:
+    """Apply one method to the model `source`; the result is the model `name`."""
+    labels = soft_labels_step(run, experiment).manifest.with_suffix(".npy")
+    inputs = {
+        **view_inputs(run, experiment),
+        "source": output_sha256(run.model_dir(source) / "manifest.json", "model.keras"),
+        "method": method.model_dump(mode="json"),
+        "soft_labels": labels.stem,
+        "student": experiment.student.model_dump(mode="json", exclude={"control", "epochs"}),
+    }
+
+    def build() -> tuple[list[Path], dict[str, Any]]:
+        model = load_model(run.model(source))
+        keras.utils.set_random_seed(experiment.seed)
+        smaller, seconds = _finetuned(run, experiment, model, name, method, labels)
+        config = experiment.student
+        facts = describe(smaller, config.backbone.name, config.image_size)
+        return save_model(run, name, smaller, []), {**facts, "seconds_to_train": seconds}
+
+    return Step(
+        name=name,
+        manifest=run.model_dir(name) / "manifest.json",
+        inputs=inputs,
+        build=build,
+        clean=lambda: remove_checkpoint(run, name),
+    )
+
+
+def _finetuned(
+    run: RunDir, experiment: Experiment, model: keras.Model, name: str, method: Choice, labels: Path
+) -> tuple[keras.Model, float]:
+    """The model that the method makes of `model`, and the seconds it took."""
+    config = experiment.student
+    source = shared_views(run, experiment, experiment.soft_labels.num_views)
+    epochs = method.options.get("epochs", 1)
+    steps = steps_per_epoch(len(source.examples), config.batch_size)
+    start = time.monotonic()
+    with track(name, epochs * steps) as advance:
+
+        def progress(
+            epoch: int, epochs: int, step: int, steps_per_epoch: int, logs: dict[str, Any]
+        ) -> None:
+            advance(epoch * steps_per_epoch + step, f"loss {logs.get('loss', 0):.3f}")
+
+        finetune_data = FinetuneData(
+            train=lambda initial_epoch: training_batches(
+                source,
+                image_size=config.image_size,
+                batch_size=config.batch_size,
+                initial_epoch=initial_epoch,
+                epochs=epochs,
+                soft_labels=load_soft_labels(labels),
+            ),
+            steps_per_epoch=steps,
+            loss=student_objective(experiment),
+            checkpoint=checkpoint_dir(run, name) / "epoch.npz",
+            progress=progress,
+        )
+        smaller = METHODS[method.name](model, finetune_data=finetune_data, **method.options)
+    return smaller, round(time.monotonic() - start, 1)

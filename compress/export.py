@@ -1,0 +1,131 @@
+"""From a Keras model to files: every recipe of the config, with what the files say of themselves."""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from eval.accuracy import OWN_PIXELS, Pixels
+from eval.images import evaluation_image
+from eval.metadata import FileMetadata, write_metadata
+
+from compress import onnx, tflite
+from compress.graph import check_parity, image_size_of
+from configs.registry import Registry
+from configs.run_dir import RunDir, Step, output_sha256, whole_file
+from configs.schema import Choice, Experiment
+from distill.classifier import load_model
+from distill.data import Examples, load_examples
+
+RECIPES: Registry = tflite.RECIPES | onnx.RECIPES
+
+NUM_PARITY_IMAGES = 8
+
+Calibration = Callable[[], Iterator[np.ndarray]]
+
+
+def keeps_float32(recipe: str) -> bool:
+    """Whether a recipe changes nothing but the format: what `export` writes, not `quantize`."""
+    return recipe.endswith(".float32")
+
+
+def file_name(source: str, recipe: str) -> str:
+    """student + tflite.int8 -> student-int8.tflite."""
+    format_, _, short = recipe.partition(".")
+    return f"{source}-{short}.{format_}"
+
+
+def calibration_of(examples: Examples, size: tuple[int, int], pixels: Pixels) -> Calibration:
+    """Training photos through the evaluation view, the classes taking turns.
+
+    Returns:
+        A function that starts over: float32 (height, width, 3), as the model wants its pixels.
+    """
+    by_class = [np.flatnonzero(examples.labels == i) for i in range(len(examples.classes))]
+    turns = max(map(len, by_class))
+    order = [some[turn] for turn in range(turns) for some in by_class if turn < len(some)]
+
+    def images() -> Iterator[np.ndarray]:
+        for index in order:
+            yield pixels.apply(evaluation_image(examples.paths[index], size))
+
+    return images
+
+
+def write_file(
+    model: Any,
+    path: Path,
+    recipe: Choice,
+    *,
+    source: str,
+    examples: Examples,
+    pixels: Pixels = OWN_PIXELS,
+    output: str = "probabilities",
+) -> dict[str, Any]:
+    """Convert `model` by one recipe to `path`, whole or not at all.
+
+    Args:
+        examples: the training photos; the recipe calibrates on some of them.
+
+    Returns:
+        What the file's manifest says of it.
+
+    Raises:
+        StepFailed: a float file answers differently from its model.
+    """
+    size = image_size_of(model)
+    calibration = calibration_of(examples, size, pixels)
+    with whole_file(path) as unfinished:
+        RECIPES[recipe.name](
+            model, unfinished, calibration=calibration, output=output, **recipe.options
+        )
+        parity = None
+        if keeps_float32(recipe.name):
+            some = list(islice(calibration(), NUM_PARITY_IMAGES))
+            parity = check_parity(model, unfinished, np.stack(some))
+        metadata = FileMetadata(
+            classes=examples.classes,
+            output=output,
+            pixels=pixels.describe(),
+            image_size=list(size),
+            source=source,
+            recipe=recipe.name,
+        )
+        write_metadata(unfinished, metadata)
+    return {"source": source, "recipe": recipe.name, "format": path.suffix[1:], "parity": parity}
+
+
+def file_step(run: RunDir, experiment: Experiment, source: str, recipe: Choice) -> Step:
+    """Write one file of one model of the run."""
+    path = run.file(file_name(source, recipe.name))
+    inputs = {
+        "model": output_sha256(run.model_dir(source) / "manifest.json", "model.keras"),
+        "photos": output_sha256(run.photos_manifest.with_suffix(".json"), "manifest.csv"),
+        "recipe": recipe.model_dump(mode="json"),
+        "output": experiment.compress.output,
+    }
+
+    def build() -> tuple[list[Path], dict[str, Any]]:
+        facts = write_file(
+            load_model(run.model(source)),
+            path,
+            recipe,
+            source=source,
+            examples=load_examples(run, "train"),
+            output=experiment.compress.output,
+        )
+        return [path], facts
+
+    return Step(path.name, path.with_name(path.name + ".json"), inputs, build)
+
+
+def sources(experiment: Experiment) -> list[str]:
+    """The models that become files: the student, and what each method made of it."""
+    return ["student", *(name for name, _ in method_chain(experiment))]
+
+
+def method_chain(experiment: Experiment) -> list[tuple[str, Choice]]:
+    """The methods in order, each on the result of the one before: (name of the result, method)."""
+    methods = experiment.compress.methods
+    return [("-".join(m.name for m in methods[: i + 1]), m) for i, m in enumerate(methods)]

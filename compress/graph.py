@@ -1,0 +1,204 @@
+"""Keras graphs: what is checked, frozen, copied and replayed before anything is written."""
+
+import contextlib
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from eval.probe import open_model
+
+from configs.errors import StepFailed, UserError
+
+INPUT = "image"
+OUTPUTS = ("probabilities", "logits")
+MAX_PARITY_DIFF = 1e-3
+"""A float file further from its model than this is broken; rounding explains about 1e-5."""
+PASSES_VALUES_ON = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Dropout)
+
+
+def image_size_of(model: keras.Model) -> tuple[int, int]:
+    """(height, width) in pixels of an image classifier's input.
+
+    Raises:
+        UserError: the model is no image classifier that a file can hold.
+    """
+    inputs = getattr(model, "inputs", None) or []
+    outputs = getattr(model, "outputs", None) or []
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise _unfit(model, f"it has {len(inputs)} inputs and {len(outputs)} outputs")
+    shape, scores = tuple(inputs[0].shape), tuple(outputs[0].shape)
+    if len(shape) != 4 or shape[3] != 3:
+        raise _unfit(model, f"its input has the shape {shape}")
+    if shape[1] is None or shape[2] is None:
+        raise _unfit(
+            model,
+            f"its input has the shape {shape}, without a fixed height and width; "
+            "rebuild it with input_shape=(height, width, 3)",
+        )
+    if shape[0] not in (None, 1):
+        raise _unfit(model, f"its batch is fixed at {shape[0]} images")
+    if len(scores) != 2 or scores[1] is None:
+        raise _unfit(model, f"its output has the shape {scores}")
+    return shape[1], shape[2]
+
+
+def _unfit(model: keras.Model, reason: str) -> UserError:
+    return UserError(
+        f"model {model.name!r} cannot be written to a file: {reason}. Expected one input "
+        "(batch, height, width, 3) and one output (batch, classes), as in a Keras functional "
+        "or sequential image classifier."
+    )
+
+
+def last_activation(model: keras.Model) -> str:
+    """Name of the activation that makes the model's outputs ("softmax"; "linear" for logits)."""
+    tensor = model.outputs[0]
+    while True:
+        layer, node_index, _ = tensor._keras_history
+        if isinstance(layer, keras.Model):
+            return last_activation(layer)
+        if not isinstance(layer, PASSES_VALUES_ON):
+            break
+        tensor = layer._inbound_nodes[node_index].input_tensors[0]
+    if type(layer).__name__ in ("Softmax", "Sigmoid"):  # the layer, or keras.ops' operation
+        return type(layer).__name__.lower()
+    return getattr(getattr(layer, "activation", None), "__name__", "linear")
+
+
+def output_function(model: keras.Model, output: str) -> Callable[[Any], Any]:
+    """What turns the model's outputs into what a file returns.
+
+    Outputs that are probabilities already are passed on. A single score, as two-class Keras
+    models end in, becomes two classes: the score is the second one's.
+
+    Args:
+        output: "probabilities" or "logits".
+
+    Returns:
+        A function of (batch, scores) to (batch, classes).
+
+    Raises:
+        UserError: logits are asked of a model that ends in probabilities.
+    """
+    assert output in OUTPUTS, output
+    activation = last_activation(model)
+    single = model.outputs[0].shape[-1] == 1
+    if activation in ("softmax", "sigmoid"):
+        if output == "logits":
+            raise UserError(
+                f"model {model.name!r} ends in {activation}, so its files cannot return logits. "
+                "Ask for output: probabilities."
+            )
+        return (lambda p: tf.concat([1.0 - p, p], axis=-1)) if single else tf.identity
+    two_classes = (lambda z: tf.concat([tf.zeros_like(z), z], axis=-1)) if single else tf.identity
+    return two_classes if output == "logits" else lambda z: tf.nn.softmax(two_classes(z))
+
+
+def frozen_function(model: keras.Model, output: str) -> Any:
+    """The model's inference as a TensorFlow function with constants for weights.
+
+    The batch is 1 and static: with Keras' dynamic batch EfficientNetB0 falls into 17 pieces for
+    the runtimes. Freezing also turns the constants that Normalization layers hold, which
+    converters else take for hidden inputs, into plain constants.
+
+    Returns:
+        A function of `image`, (1, height, width, 3), to (1, classes).
+    """
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    height, width = image_size_of(model)
+    finish = output_function(model, output)
+
+    @tf.function(autograph=False)
+    def infer(image: tf.Tensor) -> tf.Tensor:
+        return finish(tf.cast(model(image, training=False), tf.float32))
+
+    signature = tf.TensorSpec((1, height, width, 3), tf.float32, name=INPUT)
+    return convert_variables_to_constants_v2(infer.get_concrete_function(signature))
+
+
+@contextlib.contextmanager
+def quiet_converters() -> Iterator[None]:
+    """Keep what converters say off standard output, and their notes out of the log."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def check_parity(
+    model: keras.Model, path: Path, images: np.ndarray, *, output: str = "probabilities"
+) -> float:
+    """Largest difference between the outputs of a float file and those of its model.
+
+    Args:
+        images: float32, (batch, height, width, 3).
+
+    Raises:
+        StepFailed: the file does not compute what the model computes.
+    """
+    outputs = model.predict_on_batch(images)
+    expected = output_function(model, output)(tf.constant(outputs, tf.float32)).numpy()
+    difference = float(np.abs(open_model(path).predict(images) - expected).max())
+    if not difference <= MAX_PARITY_DIFF:
+        raise StepFailed(
+            f"{path} differs from its Keras model by up to {difference:.2g} in its {output} "
+            f"(at most {MAX_PARITY_DIFF:g} expected). Do not ship it; the conversion went wrong."
+        )
+    return difference
+
+
+def copy_of(model: keras.Model) -> keras.Model:
+    """A model with the same graph, weights and outputs that shares nothing with `model`."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    for _, layer in named_layers(copy):
+        if isinstance(layer, keras.layers.Normalization) and layer.input_mean is None:
+            layer.finalize_state()  # its constants were computed before the weights came
+    return copy
+
+
+def named_layers(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, keras.Layer]]:
+    """Every layer that is not a model itself, under a name unique also across nested models."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from named_layers(layer, f"{prefix}{layer.name}.")
+        else:
+            yield prefix + layer.name, layer
+
+
+def replay(model: keras.Model, inputs: Any, stand_in: Callable[[keras.Layer], Callable]) -> Any:
+    """The outputs of the model's graph when other functions stand in for its layers.
+
+    Nested models are entered, so stand-ins are asked for plain layers only.
+
+    Args:
+        inputs: what the first stand-in gets.
+        stand_in: layer -> function of the layer's arguments; asked once for each use.
+
+    Raises:
+        UserError: the model, or one nested in it, keeps no graph of its layers.
+    """
+
+    def enter(operation: Any) -> Callable:
+        if isinstance(operation, keras.Model):
+            return lambda *args, **kwargs: replay(operation, args[0], stand_in)
+        return stand_in(operation)
+
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    if not hasattr(graph, "_run_through_graph"):
+        raise UserError(
+            f"model {model.name!r} ({type(model).__name__}) keeps no graph of its layers. "
+            "Expected a Keras functional model, or a sequential one with an input shape."
+        )
+    return graph._run_through_graph(inputs, operation_fn=enter)

@@ -1,0 +1,110 @@
+"""Magnitude pruning: the smallest weights become zero while the network keeps learning."""
+
+from typing import Annotated, Any
+
+import keras
+from pydantic import Field
+
+from compress.graph import copy_of
+from compress.methods import METHODS
+from compress.tfmot import FinetuneData, copy_back, finetune, import_tfmot, to_tf_keras
+from configs.errors import UserError
+
+SHARE_OF_STEPS = 0.7
+"""When the asked sparsity is reached; the remaining steps mend what it cost."""
+NUM_PRUNINGS = 100
+"""About how often the masks are drawn again on the way there."""
+
+
+@METHODS.add
+def magnitude(
+    model: keras.Model,
+    *,
+    finetune_data: FinetuneData,
+    sparsity: Annotated[float, Field(gt=0, lt=1)] = 0.5,
+    epochs: Annotated[int, Field(gt=0)] = 5,
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4,
+) -> keras.Model:
+    """A copy of the model in which the smallest weights of most kernels are zero.
+
+    Sparsity grows on a cubic from 0 (Zhu and Gupta 2017, arXiv:1710.01878, section 3). As
+    there for MobileNet, the first convolution and the depthwise ones stay dense: they hold
+    about 1 % of the weights and every feature passes through them. So does the last kernel,
+    which makes the logits. What sparsity buys is a smaller file once that is zipped: the
+    runtimes still multiply by the zeros.
+
+    Args:
+        sparsity: share of zeros in every pruned kernel.
+        epochs: how long the model learns while it is pruned and afterwards.
+        learning_rate: at the start; it falls to zero on a cosine.
+
+    Raises:
+        UserError: the model has no kernel to prune.
+    """
+    tfmot = import_tfmot()
+    tf_model = to_tf_keras(model)
+    schedule = _schedule(sparsity, epochs * finetune_data.steps_per_epoch)
+    pruned = _wrapped(tf_model, schedule)
+    finetune(
+        pruned,
+        train=finetune_data.train,
+        steps_per_epoch=finetune_data.steps_per_epoch,
+        epochs=epochs,
+        loss=finetune_data.loss,
+        learning_rate=learning_rate,
+        checkpoint=finetune_data.checkpoint,
+        callbacks=[tfmot.sparsity.keras.UpdatePruningStep()],
+        progress=finetune_data.progress,
+    )
+    return copy_back(tfmot.sparsity.keras.strip_pruning(pruned), into=copy_of(model))
+
+
+def _wrapped(tf_model: Any, schedule: Any) -> Any:
+    import tf_keras
+
+    prune = import_tfmot().sparsity.keras.prune_low_magnitude
+    chosen = {layer.name for layer in prunable(tf_model)}
+    return tf_keras.models.clone_model(
+        tf_model,
+        clone_function=lambda layer: prune(layer, schedule) if layer.name in chosen else layer,
+    )
+
+
+def prunable(tf_model: Any) -> list[Any]:
+    """The Conv2D and Dense layers of a tf_keras model but for the first and the last of them.
+
+    Raises:
+        UserError: there are none.
+    """
+    import tf_keras
+
+    kinds = (tf_keras.layers.Conv2D, tf_keras.layers.Dense)
+    dense_kinds = (tf_keras.layers.DepthwiseConv2D, tf_keras.layers.SeparableConv2D)
+    with_kernels = [layer for layer in tf_model.layers if isinstance(layer, kinds)]
+    chosen = [layer for layer in with_kernels[1:-1] if not isinstance(layer, dense_kinds)]
+    if not chosen:
+        raise UserError(
+            f"model {tf_model.name!r} has nothing to prune: magnitude leaves the first and the "
+            f"last of its {len(with_kernels)} Conv2D and Dense layers dense. Leave it out."
+        )
+    return chosen
+
+
+def _schedule(sparsity: float, num_steps: int) -> Any:
+    """Cubic growth that ends on a step at which tfmot prunes.
+
+    tfmot prunes at every `frequency`-th step only: an end in between would leave the last
+    stretch of the cubic out and the kernels denser than asked.
+    """
+    schedules = import_tfmot().sparsity.keras
+    last = int(SHARE_OF_STEPS * (num_steps - 1))
+    if last < 1:
+        return schedules.ConstantSparsity(sparsity, begin_step=0, frequency=1)
+    frequency = max(last // NUM_PRUNINGS, 1)
+    return schedules.PolynomialDecay(
+        initial_sparsity=0.0,
+        final_sparsity=sparsity,
+        begin_step=0,
+        end_step=last // frequency * frequency,
+        frequency=frequency,
+    )

@@ -1,0 +1,275 @@
+"""`Experiment`: everything a run is told, checked whole before the first step."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from yaml import YAMLError
+
+from configs.errors import UserError
+from configs.registry import Registry, nearest
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Strict(BaseModel):
+    """Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Choice(BaseModel):
+    """A registered name and its options; a choice without options may be a bare name."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_yaml(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value, "options": {}}
+        if isinstance(value, Mapping) and "options" not in value:
+            return {
+                "name": value.get("name"),
+                "options": {k: v for k, v in value.items() if k != "name"},
+            }
+        return value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+        options = {
+            "type": "object",
+            "properties": {"name": {"type": "string"}},
+            "required": ["name"],
+            "additionalProperties": True,
+        }
+        return {"anyOf": [{"type": "string"}, options]}
+
+    @model_serializer
+    def _to_yaml(self) -> dict[str, Any]:
+        return {"name": self.name, **self.options}
+
+
+class DataConfig(Strict):
+    source: str = "folder"
+    """Where photos come from: folder (class folders, or train/, validation/, test/), digits."""
+    path: Path | None = None
+    """The folder of photos; relative to where the command runs."""
+    validation: Share = 0.1
+    """Share of the photos kept for choosing between models."""
+    test: Share = 0.2
+    """Share of the photos kept for the report."""
+    max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """More unusable photos than this share stop the run."""
+
+
+class ViewsConfig(Strict):
+    crop: Annotated[tuple[float, float], Field()] = (0.5, 1.0)
+    """Smallest and largest share of the photo's area that a training crop covers."""
+    flip: bool = True
+    """Mirror half of the views left to right."""
+
+    @model_validator(mode="after")
+    def _crop_in_order(self) -> "ViewsConfig":
+        if not 0 < self.crop[0] <= self.crop[1] <= 1:
+            raise ValueError("crop must be [smallest, largest] with 0 < smallest <= largest <= 1")
+        return self
+
+
+class TrainingConfig(Strict):
+    backbone: Choice
+    image_size: Annotated[int, Field(ge=32, le=2048)]
+    """Height and width of the model's input, in pixels."""
+    strategy: Choice = Choice(name="auto")
+    """Which layers learn when."""
+    epochs: Annotated[int, Field(gt=0)]
+    batch_size: Annotated[int, Field(gt=0)] = 32
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """Peak of the cosine schedule; auto: 1e-3 from scratch, 2e-4 from pretrained weights."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    label_smoothing: Share = 0.0
+    patience: Annotated[int, Field(gt=0)] | None = None
+    """Stop after so many epochs without a better validation loss; null trains all epochs."""
+
+
+class TeacherConfig(TrainingConfig):
+    pass
+
+
+class SoftLabelsConfig(Strict):
+    num_views: Annotated[int, Field(gt=0)] = 10
+    """How many different views of a photo the epochs take turns with."""
+
+
+class StudentConfig(TrainingConfig):
+    loss: Choice = Choice(name="kd")
+    soft_weight: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Share of the soft-label loss in the total; the label loss gets the rest."""
+    control: bool = True
+    """Also train the same student on labels alone, to know what the teacher was worth."""
+
+
+class BudgetConfig(Strict):
+    max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Validation top-1 that the chosen file may lose against the student (0.01: a point)."""
+
+
+class CompressConfig(Strict):
+    methods: list[Choice] = []
+    recipes: list[Choice] = [Choice(name="tflite.float32"), Choice(name="tflite.int8")]
+    output: Literal["probabilities", "logits"] = "probabilities"
+    """What the files return."""
+    budget: BudgetConfig = BudgetConfig()
+
+
+class EvaluateConfig(Strict):
+    devices: list[Choice] = [Choice(name="local")]
+    num_threads: Annotated[int, Field(gt=0)] = 1
+    num_warmup: Annotated[int, Field(ge=0)] = 10
+    num_runs: Annotated[int, Field(gt=0)] = 200
+
+
+class Experiment(Strict):
+    """One whole experiment."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    data: DataConfig
+    views: ViewsConfig = ViewsConfig()
+    teacher: TeacherConfig
+    soft_labels: SoftLabelsConfig = SoftLabelsConfig()
+    student: StudentConfig
+    compress: CompressConfig = CompressConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+
+def load_experiment(
+    path: Path, registries: Mapping[str, Registry], overrides: list[str] | None = None
+) -> Experiment:
+    """The experiment of a YAML file, with every name and option checked and every default set.
+
+    Args:
+        registries: by the kind of name they hold: source, backbone, strategy, loss, method,
+            recipe, device.
+        overrides: "key.path=value", applied on top of the file.
+
+    Raises:
+        UserError: the file cannot be read, or a key, name, option or value does not fit.
+    """
+    raw = _read_yaml(path)
+    for override in overrides or []:
+        if "=" not in override:
+            raise UserError(f"--set {override}: expected key.path=value, as in student.epochs=5.")
+    try:
+        merged = OmegaConf.merge(raw, OmegaConf.from_dotlist(list(overrides or [])))
+        values = OmegaConf.to_container(merged, resolve=True)
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise UserError(f"{path} with --set {overrides}: {error}") from None
+    try:
+        experiment = Experiment.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(path, error)) from None
+    return _check_choices(experiment, registries)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        raw = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist. Expected a config file.") from None
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path} is not a YAML file that can be read: {error}") from None
+    if not OmegaConf.is_dict(raw):
+        raise UserError(f"{path} holds no keys and values. See configs/quickstart.yaml for one.")
+    return raw
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        where = [str(part) for part in problem["loc"]]
+        if problem["type"] == "extra_forbidden":
+            known = _fields_at(where[:-1])
+            lines.append(f"unknown key {'.'.join(where)}.{nearest(where[-1], known)}")
+        elif problem["type"] == "missing":
+            lines.append(f"{'.'.join(where)} is missing.")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{'.'.join(where)} is {problem['input']!r}: {message}.")
+    return f"{path}: " + "\n  ".join(dict.fromkeys(lines))
+
+
+def _fields_at(where: list[str]) -> list[str]:
+    model: Any = Experiment
+    for part in where:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def _check_choices(experiment: Experiment, registries: Mapping[str, Registry]) -> Experiment:
+    """The same experiment with all options of all choices written out."""
+
+    def checked(kind: str, where: str, choice: Choice) -> Choice:
+        try:
+            options = registries[kind].check(choice.name, choice.options)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        return Choice(name=choice.name, options=options)
+
+    def checked_list(kind: str, where: str, choices: list[Choice]) -> list[Choice]:
+        names = [choice.name for choice in choices]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise UserError(f"{where} names {', '.join(sorted(twice))} twice. Keep one.")
+        return [checked(kind, f"{where}[{i}]", choice) for i, choice in enumerate(choices)]
+
+    teacher, student = experiment.teacher, experiment.student
+    compress, evaluate = experiment.compress, experiment.evaluate
+    registries["source"][experiment.data.source]
+    return experiment.model_copy(
+        update={
+            "teacher": teacher.model_copy(
+                update={
+                    "backbone": checked("backbone", "teacher.backbone", teacher.backbone),
+                    "strategy": checked("strategy", "teacher.strategy", teacher.strategy),
+                }
+            ),
+            "student": student.model_copy(
+                update={
+                    "backbone": checked("backbone", "student.backbone", student.backbone),
+                    "strategy": checked("strategy", "student.strategy", student.strategy),
+                    "loss": checked("loss", "student.loss", student.loss),
+                }
+            ),
+            "compress": compress.model_copy(
+                update={
+                    "methods": checked_list("method", "compress.methods", compress.methods),
+                    "recipes": checked_list("recipe", "compress.recipes", compress.recipes),
+                }
+            ),
+            "evaluate": evaluate.model_copy(
+                update={"devices": checked_list("device", "evaluate.devices", evaluate.devices)}
+            ),
+        }
+    )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a config, for editors."""
+    return {"title": "Potstill experiment", **Experiment.model_json_schema(by_alias=True)}
+
+
+def to_yaml(experiment: Experiment) -> str:
+    """The experiment as YAML with every default written out."""
+    return OmegaConf.to_yaml(OmegaConf.create(experiment.model_dump(mode="json")))

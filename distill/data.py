@@ -1,0 +1,272 @@
+"""From a source of photos to a manifest of usable ones, each in its split."""
+
+import csv
+import hashlib
+import io
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from eval.images import PHOTO_SUFFIXES, UnreadablePhoto, decode_photo
+
+from configs.errors import UserError
+from configs.progress import track
+from configs.run_dir import RunDir, Step, digest, file_sha256, read_json, write_text
+from configs.schema import DataConfig
+from distill.sources import SOURCES, Listing
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One row of the manifest; `id` is the start of `sha256`, the digest of the file's bytes."""
+
+    id: str
+    path: str
+    label: str
+    split: str
+    width: int
+    height: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is not used, and why; `unusable` where a photo was expected."""
+
+    path: str
+    reason: str
+    unusable: bool = False
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Photos of one split: ids, files and class indices, in the order of their ids."""
+
+    ids: list[str]
+    paths: list[Path]
+    labels: np.ndarray
+    classes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def list_source(data: DataConfig, run: RunDir) -> tuple[Listing, str]:
+    """The files of the source, and a digest of their names, sizes and times of change."""
+    listing = SOURCES[data.source](data.path, run.photos_manifest.parent)
+    stats = []
+    for path, label, split in listing.files:
+        stat = os.stat(listing.root / path) if os.path.exists(listing.root / path) else None
+        stats.append([path, label, split, stat and stat.st_size, stat and stat.st_mtime_ns])
+    return listing, digest(stats)
+
+
+def split_of(sha256: str, *, validation: float, test: float) -> str:
+    """The split a photo belongs to: by its content alone, so renames and additions move nothing."""
+    position = int(hashlib.sha256(f"split {sha256}".encode()).hexdigest()[:13], 16) / 16**13
+    if position < test:
+        return "test"
+    return "validation" if position < test + validation else "train"
+
+
+def scan(
+    listing: Listing, *, validation: float, test: float, max_skipped: float
+) -> tuple[list[Photo], list[Skipped]]:
+    """Open every file; sort out what cannot serve; give each photo its split.
+
+    Raises:
+        UserError: too much had to be skipped, or what is left cannot train a classifier.
+    """
+    if validation + test >= 1:
+        raise UserError(
+            f"data.validation {validation} and data.test {test} leave nothing to train on. "
+            "Their sum must be below 1."
+        )
+    opened: list[tuple[Photo, bool]] = []
+    skipped: list[Skipped] = []
+    with ThreadPoolExecutor() as pool, track("photos", len(listing.files)) as advance:
+        jobs = pool.map(lambda file: _open(listing.root, *file[:2]), listing.files)
+        for number, (result, file) in enumerate(zip(jobs, listing.files, strict=True), 1):
+            if isinstance(result, Skipped):
+                skipped.append(result)
+            else:
+                split = file[2] or _carved(listing, result.sha256, validation, test)
+                opened.append((_with_split(result, split), file[2] is not None))
+            advance(number, f"{len(skipped)} skipped")
+    photos, doubles = _without_doubles(opened)
+    skipped += doubles
+    _check_enough(listing, photos, skipped, max_skipped)
+    return photos, skipped
+
+
+def _carved(listing: Listing, sha256: str, validation: float, test: float) -> str:
+    """Splits that have folders of their own get nothing from the train folder."""
+    given = {split for _, _, split in listing.files if split}
+    share = {"validation": validation, "test": test}
+    return split_of(sha256, **{k: 0.0 if k in given else v for k, v in share.items()})
+
+
+def _with_split(photo: Photo, split: str) -> Photo:
+    return Photo(**{**photo.__dict__, "split": split})
+
+
+def _open(root: Path, path: str, label: str) -> Photo | Skipped:
+    full = root / path
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        readable = path.encode("utf-8", "backslashreplace").decode()
+        return Skipped(readable, "file name is not UTF-8", unusable=True)
+    if full.suffix.lower() not in PHOTO_SUFFIXES:
+        return Skipped(path, f"not a photo ({full.suffix or 'no ending'})")
+    try:
+        height, width = decode_photo(full).shape[:2]
+        sha256 = file_sha256(full)
+    except UnreadablePhoto as error:
+        return Skipped(path, str(error), unusable=True)
+    except OSError as error:
+        return Skipped(path, error.strerror or str(error), unusable=True)
+    return Photo(sha256[:16], path, label, "", width, height, sha256)
+
+
+def _without_doubles(opened: Iterable[tuple[Photo, bool]]) -> tuple[list[Photo], list[Skipped]]:
+    """One photo for each content.
+
+    Under two labels none is kept: nobody knows which one is right. Of one in train and one in
+    a given validation or test folder the latter stays, so that nothing tested was learned.
+    """
+    same: dict[str, list[tuple[Photo, bool]]] = defaultdict(list)
+    for photo, given in opened:
+        same[photo.sha256].append((photo, given))
+    photos, skipped = [], []
+    for group in same.values():
+        group.sort(key=lambda member: (-SPLITS.index(member[0].split), not member[1]))
+        members = [photo for photo, _ in group]
+        labels = sorted({photo.label for photo in members})
+        if len(labels) > 1:
+            reason = f"the same photo under {' and '.join(labels)}"
+            skipped += [Skipped(photo.path, reason) for photo in members]
+            continue
+        photos.append(members[0])
+        skipped += [Skipped(p.path, f"the same photo as {members[0].path}") for p in members[1:]]
+    return sorted(photos, key=lambda photo: photo.id), skipped
+
+
+def _check_enough(
+    listing: Listing, photos: list[Photo], skipped: list[Skipped], max_skipped: float
+) -> None:
+    unusable = [s for s in skipped if s.unusable]
+    expected = len(photos) + len(unusable)
+    if unusable and len(unusable) > max_skipped * expected:
+        examples = "\n  ".join(f"{s.path}: {s.reason}" for s in unusable[:5])
+        raise UserError(
+            f"{len(unusable)} of {expected} photos in {listing.root} cannot be used, more than "
+            f"data.max_skipped ({max_skipped:.0%}) allows:\n  {examples}\n"
+            "Mend or remove them, or raise it: --set data.max_skipped=0.5"
+        )
+    count = Counter((photo.label, photo.split) for photo in photos)
+    classes = sorted({label for _, label, _ in listing.files})
+    usable = [name for name in classes if any(count[name, split] for split in SPLITS)]
+    if len(usable) < 2:
+        raise UserError(
+            f"{listing.root} holds usable photos of {len(usable)} class(es) "
+            f"({', '.join(usable) or 'none'}). A classifier needs at least two folders of photos."
+        )
+    for name in usable:
+        if not count[name, "train"]:
+            raise UserError(
+                f"class {name!r} in {listing.root} has no photo to train on. Add photos of it "
+                "(about ten at the least), or remove the folder."
+            )
+    for split in ("validation", "test"):
+        if not any(count[name, split] for name in usable):
+            raise UserError(
+                f"the {split} split is empty: {len(photos)} photos are too few, or "
+                f"data.{split} is too small. Add photos, or raise data.{split}."
+            )
+
+
+def write_manifest(run: RunDir, photos: list[Photo], skipped: list[Skipped]) -> list[Path]:
+    """Write data/manifest.csv and data/skipped.csv; returns their paths."""
+    columns = list(Photo.__dataclass_fields__)
+    rows = [[getattr(photo, column) for column in columns] for photo in photos]
+    skipped_csv = run.photos_manifest.with_name("skipped.csv")
+    write_text(run.photos_manifest, _csv(columns, rows))
+    write_text(skipped_csv, _csv(["path", "reason"], [[s.path, s.reason] for s in skipped]))
+    return [run.photos_manifest, skipped_csv]
+
+
+def _csv(columns: list[str], rows: list[list[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows([columns, *rows])
+    return text.getvalue()
+
+
+def load_examples(run: RunDir, split: str) -> Examples:
+    """The photos of one split of a run.
+
+    Raises:
+        UserError: the run has no manifest yet.
+    """
+    facts = read_json(run.photos_manifest.with_suffix(".json"))
+    with open(run.photos_manifest, newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+    return make_examples(rows, Path(facts["root"]), facts["classes"])
+
+
+def make_examples(rows: Iterable[dict[str, str]], root: Path, classes: list[str]) -> Examples:
+    """Examples of manifest rows (as dictionaries of their columns)."""
+    rows = list(rows)
+    number = {name: i for i, name in enumerate(classes)}
+    return Examples(
+        ids=[row["id"] for row in rows],
+        paths=[root / row["path"] for row in rows],
+        labels=np.array([number[row["label"]] for row in rows], "int32"),
+        classes=classes,
+    )
+
+
+def data_step(run: RunDir, data: DataConfig) -> Step:
+    """Scan and split the photos; done again when a file of the source came, went or changed."""
+    listing, listed = list_source(data, run)
+    config = data.model_dump(mode="json")
+
+    def build() -> tuple[list[Path], dict[str, Any]]:
+        photos, skipped = scan(
+            listing,
+            validation=data.validation,
+            test=data.test,
+            max_skipped=data.max_skipped,
+        )
+        count = Counter(photo.split for photo in photos)
+        return write_manifest(run, photos, skipped), {
+            "root": str(listing.root.resolve()),
+            "source": data.source,
+            "classes": sorted({photo.label for photo in photos}),
+            **{f"num_{split}": count[split] for split in SPLITS},
+            "num_skipped": len(skipped),
+        }
+
+    manifest = run.photos_manifest.with_suffix(".json")
+    return Step("data", manifest, {"data": config, "listing": listed}, build)
+
+
+def scan_folder(path: Path) -> dict[str, Examples]:
+    """Examples by split of a folder of photos that belongs to no run, split by the same rule."""
+    data = DataConfig(source="folder", path=path)
+    listing = SOURCES["folder"](path, Path())
+    photos, _ = scan(
+        listing, validation=data.validation, test=data.test, max_skipped=data.max_skipped
+    )
+    classes = sorted({photo.label for photo in photos})
+    return {
+        split: make_examples((vars(p) for p in photos if p.split == split), path, classes)
+        for split in SPLITS
+    }

@@ -1,0 +1,143 @@
+"""`tf.data` pipelines: views for training and labelling, the evaluation view elsewhere."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import tensorflow as tf
+from eval.images import decode_photo, evaluation_batches
+
+from configs.schema import ViewsConfig
+from distill.data import Examples
+from distill.views import training_view
+
+SHARE_OF_FREE_MEMORY = 0.25
+
+
+class PhotoStore:
+    """Decoded photos by their index, kept in memory as far as a quarter of what is free goes.
+
+    Photos are shrunk to `max_short_side` as they are decoded: what a crop can show at the size
+    of the largest model, and no more.
+    """
+
+    def __init__(self, examples: Examples, max_short_side: int) -> None:
+        self._paths = examples.paths
+        self._max_short_side = max_short_side
+        self._kept: dict[int, np.ndarray] = {}
+        self._bytes_left = int(psutil.virtual_memory().available * SHARE_OF_FREE_MEMORY)
+
+    def __call__(self, index: np.int64) -> np.ndarray:
+        photo = self._kept.get(int(index))
+        if photo is None:
+            photo = decode_photo(self._paths[index], self._max_short_side)
+            if photo.nbytes <= self._bytes_left:
+                self._bytes_left -= photo.nbytes
+                self._kept[int(index)] = photo
+        return photo
+
+
+@dataclass(frozen=True)
+class ViewSource:
+    """Examples and the rule by which they become views: what teacher and student share."""
+
+    examples: Examples
+    store: PhotoStore
+    views: ViewsConfig
+    num_views: int
+    seed: int
+
+    def images(self, pairs: tf.data.Dataset, image_size: int) -> tf.data.Dataset:
+        """(index, view) pairs -> (index, view, image), in order, in parallel."""
+        ids = tf.constant([int(i[:15], 16) for i in self.examples.ids], tf.int64)
+
+        def see(index: tf.Tensor, view: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            photo = tf.numpy_function(self.store, [index], tf.uint8, stateful=False)
+            photo.set_shape((None, None, 3))
+            image = training_view(
+                photo,
+                example_id=ids[index],
+                view=view,
+                seed=self.seed,
+                crop=self.views.crop,
+                flip=self.views.flip,
+                image_size=image_size,
+            )
+            return index, view, image
+
+        return pairs.map(see, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def view_source(
+    examples: Examples, *, views: ViewsConfig, num_views: int, seed: int, largest_image: int
+) -> ViewSource:
+    """The views of `examples`; `largest_image`: the larger of the models' two sizes, in pixels."""
+    # Twice the input: a crop of a quarter of the area still has a pixel for every one asked.
+    store = PhotoStore(examples, max_short_side=2 * largest_image)
+    return ViewSource(examples, store, views, num_views, seed)
+
+
+def training_batches(
+    source: ViewSource,
+    *,
+    image_size: int,
+    batch_size: int,
+    initial_epoch: int,
+    epochs: int,
+    soft_labels: np.ndarray | None = None,
+) -> tf.data.Dataset:
+    """(images, targets) of all epochs from `initial_epoch` on, one after the other.
+
+    An epoch is a permutation drawn from (seed, epoch) without its last, partial batch, so that
+    a run resumed at an epoch sees what the undisturbed one does.
+
+    Args:
+        soft_labels: (examples, views, classes) teacher logits, or None.
+
+    Returns:
+        images float32 (batch, image_size, image_size, 3); targets float32 (batch, classes),
+        one-hot, or (batch, 2 * classes) with the teacher's logits behind.
+    """
+    num = len(source.examples)
+    steps = steps_per_epoch(num, batch_size)
+    batch_size = min(batch_size, num)
+    one_hot = np.eye(len(source.examples.classes), dtype="float32")[source.examples.labels]
+
+    def pairs(epoch: tf.Tensor) -> tf.data.Dataset:
+        seed = tf.stack([source.seed, tf.cast(epoch, tf.int32)])
+        order = tf.random.experimental.stateless_shuffle(tf.range(num, dtype=tf.int64), seed)
+        view = epoch % source.num_views
+        return tf.data.Dataset.from_tensor_slices(order[: steps * batch_size]).map(
+            lambda index: (index, view)
+        )
+
+    def targets(indices: np.ndarray, views: np.ndarray) -> np.ndarray:
+        if soft_labels is None:
+            return one_hot[indices]
+        logits = soft_labels[indices, views].astype("float32")
+        return np.concatenate([one_hot[indices], logits], axis=1)
+
+    def batch(indices: tf.Tensor, views: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        packed = tf.numpy_function(targets, [indices, views], tf.float32, stateful=False)
+        packed.set_shape((batch_size, one_hot.shape[1] * (1 if soft_labels is None else 2)))
+        return images, packed
+
+    epochs_left = tf.data.Dataset.range(initial_epoch, epochs).flat_map(pairs)
+    seen = source.images(epochs_left, image_size).batch(batch_size, drop_remainder=True)
+    return seen.map(batch).prefetch(tf.data.AUTOTUNE)
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """Whole batches in an epoch; one of all examples where they fill none."""
+    return max(num_examples // batch_size, 1)
+
+
+def evaluation_images(
+    examples: Examples, image_size: tuple[int, int], batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(images float32 (batch, height, width, 3), labels (batch,)) through the evaluation view."""
+    start = 0
+    for images in evaluation_batches(examples.paths, image_size, batch_size):
+        yield images.astype("float32"), examples.labels[start : start + len(images)]
+        start += len(images)

@@ -1,0 +1,57 @@
+"""What a Keras model says of the validation and test photos, kept for the report."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from eval.accuracy import Pixels, as_probabilities
+
+from configs.progress import track
+from configs.run_dir import RunDir, Step, file_sha256, output_sha256, whole_file
+from distill.classifier import EVALUATION_BATCH, load_model
+from distill.data import Examples, load_examples
+from distill.inputs import evaluation_images
+
+
+def model_predictions_step(run: RunDir, name: str) -> Step:
+    """Probabilities of one model of the run on both splits, as `.npz` with an array for each."""
+    path = run.predictions(name)
+    inputs = {
+        "photos": file_sha256(run.photos_manifest),
+        "model": output_sha256(run.model_dir(name) / "manifest.json", "model.keras"),
+    }
+
+    def build() -> tuple[list[Path], dict[str, Any]]:
+        model = load_model(run.model(name))
+        splits = {s: load_examples(run, s) for s in ("validation", "test")}
+        probs = {s: model_probabilities(model, some, name=name) for s, some in splits.items()}
+        save_predictions(path, probs)
+        return [path], {}
+
+    return Step(f"predictions of {name}", path.with_suffix(".json"), inputs, build)
+
+
+def save_predictions(path: Path, probs: dict[str, np.ndarray]) -> None:
+    """Write probabilities by split, whole or not at all."""
+    with whole_file(path) as unfinished:
+        np.savez(unfinished, **probs)  # type: ignore[arg-type]
+
+
+def model_probabilities(
+    model: keras.Model, examples: Examples, *, name: str, pixels: Pixels | None = None
+) -> np.ndarray:
+    """Probabilities of a Keras model (of logits or probabilities), float32 (examples, classes).
+
+    Args:
+        pixels: what a foreign model expects of its input; ours take 0..255 as it is.
+    """
+    height, width = model.input_shape[1:3]
+    batches = evaluation_images(examples, (height, width), EVALUATION_BATCH)
+    outputs = []
+    with track(f"{name}: accuracy", len(examples)) as advance:
+        for images, _ in batches:
+            seen = images if pixels is None else pixels.apply(images)
+            outputs.append(np.asarray(model.predict_on_batch(seen)))
+            advance(sum(map(len, outputs)))
+    return as_probabilities(np.concatenate(outputs))

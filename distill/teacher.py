@@ -1,0 +1,52 @@
+"""The first training step: the teacher."""
+
+from configs.run_dir import RunDir, Step, file_sha256
+from configs.schema import Experiment
+from distill.classifier import Course, remove_checkpoint, train_classifier
+from distill.data import load_examples
+from distill.inputs import ViewSource, view_source
+from distill.losses import label_objective
+
+
+def shared_views(run: RunDir, experiment: Experiment, num_views: int) -> ViewSource:
+    """The views of the training photos, the same for every model of the run."""
+    return view_source(
+        load_examples(run, "train"),
+        views=experiment.views,
+        num_views=num_views,
+        seed=experiment.seed,
+        largest_image=max(experiment.teacher.image_size, experiment.student.image_size),
+    )
+
+
+def view_inputs(run: RunDir, experiment: Experiment) -> dict[str, object]:
+    """What the views depend on."""
+    return {
+        "manifest": file_sha256(run.photos_manifest),
+        "views": experiment.views.model_dump(mode="json"),
+        "seed": experiment.seed,
+        "largest_image": max(experiment.teacher.image_size, experiment.student.image_size),
+    }
+
+
+def teacher_step(run: RunDir, experiment: Experiment) -> Step:
+    """Fine-tune the teacher on labels; a new view in every epoch."""
+    config = experiment.teacher
+    inputs = {**view_inputs(run, experiment), "teacher": config.model_dump(mode="json")}
+    return Step(
+        name="teacher",
+        manifest=run.model_dir("teacher") / "manifest.json",
+        inputs=inputs,
+        build=lambda: train_classifier(
+            run,
+            Course(
+                name="teacher",
+                config=config,
+                source=shared_views(run, experiment, num_views=config.epochs),
+                objective=label_objective(config.label_smoothing),
+                seed=experiment.seed,
+                inputs=inputs,
+            ),
+        ),
+        clean=lambda: remove_checkpoint(run, "teacher"),
+    )

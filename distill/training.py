@@ -1,0 +1,236 @@
+"""The one `fit` of Keras 3 models: optimizer, schedule, validation, checkpoints, early stopping."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from configs.progress import Advance, track
+from distill.checkpoint import load_checkpoint, save_checkpoint
+from distill.losses import Objective
+
+log = logging.getLogger("potstill")
+
+WARMUP_SHARE = 0.05
+# Weight decay on these shrinks what normalises the activations, and helps nothing.
+NOT_DECAYED = ["gamma", "beta", "bias"]
+
+Batches = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast a model learns.
+
+    Attributes:
+        learning_rate: peak of a cosine schedule with a short linear warm-up.
+        patience: epochs without a lower validation loss before training stops and the best
+            weights come back; None trains all epochs and keeps the last.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    learning_rate: float
+    weight_decay: float
+    patience: int | None = None
+
+
+def fit(
+    model: keras.Model,
+    *,
+    train: Callable[[int], Any],
+    validation: Batches,
+    objective: Objective,
+    schedule: Schedule,
+    checkpoint: Path,
+    key: str,
+    name: str,
+    prepare: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
+    """Train `model` in place; a killed training continues at its last finished epoch.
+
+    Args:
+        train: initial epoch -> dataset of (images, targets) from there to the last epoch.
+        validation: -> (images, labels) of the validation split.
+        checkpoint: file the state is kept in until the caller removes it.
+        key: digest of all the training depends on; a checkpoint of another key is not used.
+        name: what is trained, for the progress bar.
+        prepare: done once, before the first epoch (the head's own training); its outcome is
+            part of the first checkpoint.
+
+    Returns:
+        One dictionary per epoch: epoch, loss, accuracy, val_loss, val_accuracy, seconds.
+    """
+    _compile(model, objective, schedule)
+    with track(name, schedule.epochs * schedule.steps_per_epoch) as advance:
+        keeper = _EpochKeeper(
+            checkpoint=checkpoint,
+            key=key,
+            validation=validation,
+            advance=advance,
+            schedule=schedule,
+        )
+        keeper.set_model(model)
+        if not keeper.restore():
+            prepare()
+            keeper.save()
+        if not keeper.finished:
+            model.fit(
+                train(keeper.epoch),
+                initial_epoch=keeper.epoch,
+                epochs=schedule.epochs,
+                steps_per_epoch=schedule.steps_per_epoch,
+                callbacks=[keeper],
+                verbose=0,
+            )
+    if keeper.best:
+        _assign(model.variables, keeper.best)
+    return keeper.history
+
+
+def _compile(model: keras.Model, objective: Objective, schedule: Schedule) -> None:
+    steps = schedule.epochs * schedule.steps_per_epoch
+    warmup = max(int(steps * WARMUP_SHARE), 1)
+    optimizer = keras.optimizers.AdamW(
+        keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=schedule.learning_rate / 10,
+            warmup_target=schedule.learning_rate,
+            warmup_steps=warmup,
+            decay_steps=max(steps - warmup, 1),
+        ),
+        weight_decay=schedule.weight_decay,
+    )
+    optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
+    optimizer.build(model.trainable_variables)
+
+    def accuracy(targets: Any, logits: Any) -> Any:
+        labels = keras.ops.argmax(targets[:, : logits.shape[-1]], axis=-1)
+        return keras.ops.cast(labels == keras.ops.argmax(logits, axis=-1), "float32")
+
+    # XLA takes minutes to compile a B4, and gains nothing back on CPU.
+    model.compile(optimizer=optimizer, loss=objective, metrics=[accuracy], jit_compile=False)
+
+
+def _assign(variables: list[Any], values: list[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def _values(variables: list[Any]) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(variable) for variable in variables]
+
+
+@dataclass
+class _Progressed:
+    epoch: int = 0
+    stale_epochs: int = 0
+    best_loss: float = math.inf
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _EpochKeeper(keras.callbacks.Callback):
+    """At the end of an epoch: validate, note, decide whether to stop, save all of it."""
+
+    def __init__(
+        self,
+        *,
+        checkpoint: Path,
+        key: str,
+        validation: Batches,
+        advance: Advance,
+        schedule: Schedule,
+    ) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+        self.key = key
+        self.validation = validation
+        self.advance = advance
+        self.schedule = schedule
+        self.done = _Progressed()
+        self.best: list[np.ndarray] = []
+        self.epoch_start = 0.0
+
+    @property
+    def epoch(self) -> int:
+        return self.done.epoch
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return self.done.history
+
+    @property
+    def finished(self) -> bool:
+        patience = self.schedule.patience
+        out_of_patience = patience is not None and self.done.stale_epochs >= patience
+        return out_of_patience or self.epoch >= self.schedule.epochs
+
+    def restore(self) -> bool:
+        stored = load_checkpoint(self.checkpoint)
+        if stored is None or stored[0]["key"] != self.key:
+            return False
+        state, arrays = stored
+        self.done = _Progressed(**state["done"])
+        self.best = arrays.get("best", [])
+        _assign(self.model.variables, arrays["model"])
+        _assign(self.model.optimizer.variables, arrays["optimizer"])
+        if self.epoch:
+            log.info("continuing after epoch %d", self.epoch)
+        return True
+
+    def save(self) -> None:
+        arrays = {
+            "model": _values(self.model.variables),
+            "optimizer": _values(self.model.optimizer.variables),
+            "best": self.best,
+        }
+        save_checkpoint(self.checkpoint, {"key": self.key, "done": self.done.__dict__}, arrays)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.epoch_start = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        last = self.history[-1] if self.history else None
+        note = f"val top-1 {last['val_accuracy']:.1%}" if last else ""
+        self.advance(self.epoch * self.schedule.steps_per_epoch + batch + 1, note)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        scores = validate(self.model, self.validation)
+        trained = {k: float(v) for k, v in (logs or {}).items()}
+        self.done.epoch = epoch + 1
+        seconds = round(time.monotonic() - self.epoch_start, 2)
+        self.history.append({"epoch": epoch + 1, **trained, **scores, "seconds": seconds})
+        if scores["val_loss"] < self.done.best_loss:
+            self.done.best_loss = scores["val_loss"]
+            self.done.stale_epochs = 0
+            if self.schedule.patience is not None:
+                self.best = _values(self.model.variables)
+        else:
+            self.done.stale_epochs += 1
+        self.save()
+        if self.finished:
+            self.model.stop_training = True
+
+
+def predict(model: keras.Model, batches: Iterator[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Logits of all images, float32 (examples, classes)."""
+    return np.concatenate([np.asarray(model.predict_on_batch(images)) for images, _ in batches])
+
+
+def validate(model: keras.Model, batches: Batches) -> dict[str, float]:
+    """Mean cross-entropy (val_loss) and top-1 (val_accuracy) on the validation split."""
+    logits, labels = [], []
+    for images, some in batches():
+        logits.append(np.asarray(model.predict_on_batch(images)))
+        labels.append(some)
+    all_logits, all_labels = np.concatenate(logits).astype("float64"), np.concatenate(labels)
+    shifted = all_logits - all_logits.max(axis=1, keepdims=True)
+    log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    loss = -log_probs[np.arange(len(all_labels)), all_labels].mean()
+    accuracy = (all_logits.argmax(axis=1) == all_labels).mean()
+    return {"val_loss": float(loss), "val_accuracy": float(accuracy)}

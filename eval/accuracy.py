@@ -1,0 +1,160 @@
+"""Scores of a file on photos."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.errors import UserError
+from eval.probe import ModelFileError, open_model, predict
+from eval.statistics import (
+    expected_calibration_error,
+    macro_f1,
+    mcnemar_p,
+    negative_log_likelihood,
+    top_k,
+    wilson_interval,
+)
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What a model expects of its input: (pixel - mean) / std, pixels being 0..255."""
+
+    mean: Triple = (0.0, 0.0, 0.0)
+    std: Triple = (1.0, 1.0, 1.0)
+
+    def apply(self, images: np.ndarray) -> np.ndarray:
+        """float32 images as the model takes them, from uint8 or float (..., 3)."""
+        mean, std = np.array(self.mean, "float32"), np.array(self.std, "float32")
+        return (images.astype("float32") - mean) / std
+
+    def describe(self) -> dict[str, Any]:
+        """For a file's metadata."""
+        return {"range": [0, 255], "mean": list(self.mean), "std": list(self.std)}
+
+
+OWN_PIXELS = Pixels()
+RANGES = {
+    "0..255": OWN_PIXELS,
+    "0..1": Pixels(std=(255.0,) * 3),
+    "-1..1": Pixels(mean=(127.5,) * 3, std=(127.5,) * 3),
+}
+
+
+def pixels_from_options(pixels: str | None, mean: str | None, std: str | None) -> Pixels:
+    """What `--pixels`, or `--mean` and `--std`, say of a foreign model.
+
+    Raises:
+        UserError: both were given, or one that cannot be read.
+    """
+    if pixels is not None and (mean or std):
+        raise UserError("--pixels and --mean/--std say the same thing twice. Give one of them.")
+    if pixels is None:
+        return Pixels(_triple("--mean", mean or "0"), _triple("--std", std or "1", positive=True))
+    if pixels not in RANGES:
+        raise UserError(f"--pixels {pixels}: expected one of {', '.join(RANGES)}.")
+    return RANGES[pixels]
+
+
+def _triple(option: str, text: str, *, positive: bool = False) -> Triple:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    values = values * 3 if len(values) == 1 else values
+    if len(values) != 3 or (positive and min(values) <= 0):
+        raise UserError(f"{option} {text}: expected R,G,B in 0..255, as in 123.7,116.3,103.5.")
+    return values[0], values[1], values[2]
+
+
+def as_probabilities(outputs: np.ndarray) -> np.ndarray:
+    """Rows that are probabilities as they are, renormalised; anything else through softmax.
+
+    An int8 output holds probabilities in steps of 1/256, whose sum is off by a percent or two.
+    """
+    outputs = outputs.astype("float32")
+    sums = outputs.sum(axis=1, keepdims=True)
+    if outputs.min() >= 0 and np.abs(sums - 1).max() < 0.05:
+        return outputs / sums
+    exp = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    return np.asarray(exp / exp.sum(axis=1, keepdims=True))
+
+
+def predict_file(
+    path: Path,
+    batches: Iterable[np.ndarray],
+    pixels: Pixels = OWN_PIXELS,
+    num_threads: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Probabilities of a model file, float32 (examples, classes).
+
+    Args:
+        batches: uint8 images (batch, height, width, 3) of the evaluation view.
+        progress: called with how many images are done.
+
+    Raises:
+        UserError: the file cannot be run.
+    """
+    try:
+        model = open_model(path, num_threads)
+    except ModelFileError as error:
+        raise UserError(f"{path} is no model that can be run here: {error}.") from None
+    outputs: list[np.ndarray] = []
+    for images in batches:
+        outputs.append(predict(model, pixels.apply(images)))
+        if progress:
+            progress(sum(map(len, outputs)))
+    return as_probabilities(np.concatenate(outputs))
+
+
+def accuracy(
+    probs: np.ndarray, labels: np.ndarray, *, split: str, teacher_probs: np.ndarray | None = None
+) -> dict[str, Any]:
+    """ACCURACY of report.json: scores of probabilities (examples, classes) against labels."""
+    predicted = probs.argmax(axis=1)
+    num_right, n = int((predicted == labels).sum()), len(labels)
+    low, high = wilson_interval(num_right, n)
+    return {
+        "split": split,
+        "n": n,
+        "top1": num_right / n,
+        "top1_low": low,
+        "top1_high": high,
+        "top5": top_k(probs, labels, 5),
+        "macro_f1": macro_f1(predicted, labels),
+        "nll": negative_log_likelihood(probs, labels),
+        "ece": expected_calibration_error(probs, labels),
+        "agreement_with_teacher": None
+        if teacher_probs is None
+        else float((predicted == teacher_probs.argmax(axis=1)).mean()),
+    }
+
+
+def compare(
+    probs: np.ndarray,
+    source_probs: np.ndarray,
+    labels: np.ndarray,
+    student_probs: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """A file against the model it came from, on the same photos; drops are positive losses."""
+    ours, theirs = probs.argmax(axis=1), source_probs.argmax(axis=1)
+    right, source_right = ours == labels, theirs == labels
+    drop = float(source_right.mean() - right.mean())
+    student = None
+    if student_probs is not None:
+        student = float((student_probs.argmax(axis=1) == labels).mean() - right.mean())
+    return {
+        "agreement_with_source": float((ours == theirs).mean()),
+        "num_flips": int((ours != theirs).sum()),
+        "drop_vs_source": drop,
+        "drop_vs_student": student,
+        "mcnemar_p": mcnemar_p(
+            int((right & ~source_right).sum()), int((source_right & ~right).sum())
+        ),
+    }

@@ -1,0 +1,102 @@
+"""`DEVICES`: where a probe runs."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from configs.errors import StepFailed
+from configs.registry import Registry
+
+DEVICES = Registry("device")
+
+PROBE = Path(__file__).with_name("probe.py")
+
+
+class ProbeSession:
+    """One probe at work on one file, in a process of its own, until closed.
+
+    A process for each file, so that load time and peak memory are that file's alone.
+
+    Attributes:
+        ready: what the probe said when the file was loaded.
+    """
+
+    def __init__(self, command: list[str], file: Path) -> None:
+        self._file = file
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the session
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            encoding="utf-8",
+        )
+        self.ready = self._answer()
+
+    def run(self, count: int) -> list[float]:
+        """Milliseconds of each of `count` executions."""
+        return list(self._ask({"run": count})["times_ms"])
+
+    def close(self) -> dict[str, Any]:
+        """End the probe; returns its last word, with peak_rss_mib."""
+        last = self._ask({"quit": True})
+        self._process.wait(timeout=60)
+        self._release()
+        return last
+
+    def kill(self) -> None:
+        """End the probe whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        self._release()
+
+    def _release(self) -> None:
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream is not None:
+                stream.close()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        try:
+            print(json.dumps(request), file=self._process.stdin, flush=True)
+        except (BrokenPipeError, ValueError):
+            self._fail("it ended early")
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._fail("it ended early")
+        message: dict[str, Any] = json.loads(line)
+        if "error" in message:
+            self._fail(message["error"])
+        return message
+
+    def _fail(self, reason: str) -> None:
+        self._process.kill()
+        code = self._process.wait()
+        self._errors.seek(0)
+        tail = self._errors.read().decode(errors="replace").strip()[-400:]
+        self._release()
+        raise StepFailed(
+            f"the probe of {self._file} failed: {reason} (exit code {code}). {tail}\n"
+            "Check the file with: evaluate predict FILE PHOTO"
+        )
+
+
+Device = Callable[..., ProbeSession]
+"""(file, *, num_threads, options of the device) -> an open probe."""
+
+
+@DEVICES.add
+def local(file: Path, *, num_threads: int) -> ProbeSession:
+    """This machine, with the runtimes of this Python."""
+    # -P: the probe's folder holds a statistics.py, which must not hide Python's own.
+    command = [sys.executable, "-P", str(PROBE), str(file), "--num-threads", str(num_threads)]
+    return ProbeSession(command, file)

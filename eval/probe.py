@@ -1,0 +1,268 @@
+"""Executes one model file and times it.
+
+One file on purpose, with nothing but the standard library, numpy and a runtime: it is what is
+copied to a device. As a program it serves JSON lines:
+
+    python probe.py FILE --num-threads 1
+    <- {"ready": true, "load_ms": ..., "first_ms": ..., "runtime": ..., "runtime_version": ...}
+    -> {"run": 20}      <- {"times_ms": [...]}
+    -> {"quit": true}   <- {"peak_rss_mib": ...}
+"""
+
+import argparse
+import json
+import re
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class ModelFileError(ValueError):
+    """A file that cannot be run: says what is wrong with it."""
+
+
+class TfliteModel:
+    """A `.tflite` file in LiteRT."""
+
+    runtime = "litert"
+
+    def __init__(self, path: Path, num_threads: int) -> None:
+        content = Path(path).read_bytes()
+        if len(content) < 32 or content[4:8] != b"TFL3":
+            raise ModelFileError("no TFLite model (its identifier TFL3 is missing)")
+        interpreter, self.runtime_version = _litert()
+        try:
+            self._interpreter = interpreter(model_path=str(path), num_threads=num_threads)
+            inputs = self._interpreter.get_input_details()
+            outputs = self._interpreter.get_output_details()
+            _check_one(inputs, outputs)
+            shape = _image_shape([int(n) for n in inputs[0]["shape_signature"]])
+            self._interpreter.resize_tensor_input(inputs[0]["index"], [shape[0] or 1, *shape[1:]])
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            if isinstance(error, ModelFileError):
+                raise
+            raise ModelFileError(f"damaged, or with operators not known here ({error})") from None
+        self._input = self._interpreter.get_input_details()[0]
+        self._output = self._interpreter.get_output_details()[0]
+        self.batch = shape[0] or 1
+        self.input_shape = (shape[1], shape[2], 3)
+        self.input_dtype = np.dtype(self._input["dtype"]).name
+        self.num_classes = int(self._output["shape"][-1])
+        self._set(np.zeros((self.batch, *self.input_shape), "float32"))
+
+    def _set(self, images: np.ndarray) -> None:
+        self._interpreter.set_tensor(self._input["index"], _quantized(images, self._input))
+
+    def run_once(self) -> None:
+        """Execute on the input that is set."""
+        self._interpreter.invoke()
+
+    def predict_batch(self, images: np.ndarray) -> np.ndarray:
+        self._set(images)
+        self._interpreter.invoke()
+        output = self._interpreter.get_tensor(self._output["index"])
+        scale, zero = self._output["quantization"]
+        if self._output["dtype"] in (np.int8, np.uint8):
+            return (output.astype("float32") - zero) * scale
+        return np.asarray(output, "float32")
+
+
+def _litert() -> tuple[Any, str]:
+    try:
+        import ai_edge_litert
+        from ai_edge_litert.interpreter import Interpreter
+
+        return Interpreter, str(getattr(ai_edge_litert, "__version__", ""))
+    except ImportError:
+        try:
+            import tflite_runtime  # type: ignore[import-not-found]
+            from tflite_runtime.interpreter import (  # type: ignore[import-not-found]
+                Interpreter,
+            )
+        except ImportError:
+            raise ModelFileError(
+                "no runtime for .tflite here: pip install ai-edge-litert"
+            ) from None
+        return Interpreter, str(getattr(tflite_runtime, "__version__", ""))
+
+
+def _check_one(inputs: list[Any], outputs: list[Any]) -> None:
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ModelFileError(
+            f"{len(inputs)} inputs and {len(outputs)} outputs; expected one image and one answer"
+        )
+
+
+def _image_shape(shape: list[Any]) -> tuple[int | None, int, int, int]:
+    """(batch or None, height, width, 3) of an input's shape."""
+    if len(shape) != 4:
+        raise ModelFileError(f"input of shape {shape}; expected (batch, height, width, 3)")
+    if shape[1] == 3 and shape[3] != 3:
+        raise ModelFileError(
+            f"input of shape {shape} with channels first; expected (batch, height, width, 3): "
+            "export the model with channels last"
+        )
+    known = [n if isinstance(n, int) and n > 0 else None for n in shape]
+    if known[1] is None or known[2] is None:
+        raise ModelFileError(
+            f"input of shape {shape} without a fixed height and width: export it with one"
+        )
+    if known[3] != 3:
+        raise ModelFileError(f"input of shape {shape}; expected three channels (RGB)")
+    return known[0], known[1], known[2], 3
+
+
+def _quantized(images: np.ndarray, details: dict[str, Any]) -> np.ndarray:
+    """Images as the input's type holds them."""
+    dtype = np.dtype(details["dtype"])
+    if dtype.kind == "f":
+        return images.astype(dtype)
+    scale, zero = details["quantization"]
+    limits = np.iinfo(dtype)
+    values = images / (scale or 1.0) + zero
+    return np.clip(np.round(values), limits.min, limits.max).astype(dtype)
+
+
+class OnnxModel:
+    """An `.onnx` file in ONNX Runtime, on the CPU."""
+
+    runtime = "onnxruntime"
+
+    def __init__(self, path: Path, num_threads: int) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise ModelFileError("no runtime for .onnx here: pip install onnxruntime") from None
+        self.runtime_version = onnxruntime.__version__
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        if not Path(path).stat().st_size:
+            raise ModelFileError("empty file")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's own classes share no base but this
+            first = str(error).strip().splitlines()[0]
+            raise ModelFileError(f"no ONNX model, or a damaged one ({first})") from None
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        _check_one(inputs, outputs)
+        shape = _image_shape(list(inputs[0].shape))
+        self._name = inputs[0].name
+        self.input_dtype = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}.get(
+            inputs[0].type, inputs[0].type
+        )
+        if self.input_dtype not in ("float32", "uint8"):
+            raise ModelFileError(f"input of type {inputs[0].type}; expected float or uint8")
+        self.batch = shape[0] or 1
+        self.input_shape = (shape[1], shape[2], 3)
+        self._feed = {self._name: np.zeros((self.batch, *self.input_shape), self.input_dtype)}
+        self.num_classes = int(self._session.run(None, self._feed)[0].shape[-1])
+
+    def run_once(self) -> None:
+        """Execute on the input that is set."""
+        self._session.run(None, self._feed)
+
+    def predict_batch(self, images: np.ndarray) -> np.ndarray:
+        output = self._session.run(None, {self._name: images.astype(self.input_dtype)})[0]
+        return np.asarray(output, "float32")
+
+
+Model = TfliteModel | OnnxModel
+
+
+def open_model(path: Path, num_threads: int = 1) -> Model:
+    """A model file, ready to run.
+
+    Raises:
+        ModelFileError: it is none, or one that takes no single RGB image.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".tflite":
+        return TfliteModel(path, num_threads)
+    if suffix == ".onnx":
+        return OnnxModel(path, num_threads)
+    raise ModelFileError(f"a {suffix or 'nameless'} file; expected .tflite or .onnx")
+
+
+def predict(model: Model, images: np.ndarray) -> np.ndarray:
+    """What the file answers: float32, (n, classes), for float32 images (n, height, width, 3)."""
+    outputs = []
+    for start in range(0, len(images), model.batch):
+        part = images[start : start + model.batch]
+        padded = np.concatenate([part, np.repeat(part[-1:], model.batch - len(part), axis=0)])
+        outputs.append(model.predict_batch(padded).reshape(model.batch, -1)[: len(part)])
+    return np.concatenate(outputs)
+
+
+def peak_rss_mib() -> float:
+    """The most memory this process ever held, in MiB."""
+    try:
+        match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if match:  # ru_maxrss starts at the parent's size, this does not
+            return int(match[1]) / 1024
+    except OSError:
+        pass
+    maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return maximum / 1024 / (1024 if sys.platform == "darwin" else 1)
+
+
+def _timed(model: Model, count: int) -> list[float]:
+    times = []
+    for _ in range(count):
+        start = time.perf_counter()
+        model.run_once()
+        times.append(1000 * (time.perf_counter() - start))
+    return times
+
+
+def _say(message: dict[str, Any]) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def serve(path: Path, num_threads: int) -> None:
+    """Load a file and answer requests until told to quit."""
+    start = time.perf_counter()
+    model = open_model(path, num_threads)
+    load_ms = 1000 * (time.perf_counter() - start)
+    _say(
+        {
+            "ready": True,
+            "load_ms": load_ms,
+            "first_ms": _timed(model, 1)[0],
+            "runtime": model.runtime,
+            "runtime_version": model.runtime_version,
+            "batch": model.batch,
+        }
+    )
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "run" in request:
+            _say({"times_ms": _timed(model, int(request["run"]))})
+        if request.get("quit"):
+            _say({"peak_rss_mib": peak_rss_mib()})
+            return
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Time one model file over standard input.")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--num-threads", type=int, default=1)
+    options = parser.parse_args()
+    try:
+        serve(options.file, options.num_threads)
+    except (ModelFileError, OSError) as error:
+        _say({"error": str(error)})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""The results of a run directory: `report.json`, `report.md` and `report.html`."""
+
+import csv
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.run_dir import RunDir, read_json, write_json, write_text
+from configs.schema import Experiment
+from eval.accuracy import accuracy
+from eval.machine import machine
+from eval.page import Details, Disagreement, render_html, render_markdown
+from eval.results import Photos, Reference, choose, file_row, load_latency, load_predictions
+
+MAX_DISAGREEMENTS = 12
+
+
+@dataclass(frozen=True)
+class RunPhotos:
+    """The photos that the results are about."""
+
+    classes: list[str]
+    validation: Photos
+    test: Photos
+
+
+def write_report(
+    run: RunDir, experiment: Experiment, *, photos: RunPhotos, models: list[str], files: list[str]
+) -> dict[str, Any]:
+    """Write the three reports of a run from what is measured; returns `report.json`.
+
+    Args:
+        models: names of the run's models, the teacher first.
+        files: names of the run's files.
+    """
+    report, probs = build_report(run, experiment, photos=photos, models=models, files=files)
+    details = _details(run, report, photos, probs)
+    html, markdown = render_html(report, details), render_markdown(report, details)
+    write_text(run.path / "report.md", markdown)
+    write_text(run.path / "report.html", html)
+    write_json(run.path / "report.json", report)
+    return report
+
+
+def build_report(
+    run: RunDir, experiment: Experiment, *, photos: RunPhotos, models: list[str], files: list[str]
+) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+    """`report.json` as DESIGN.md has it, and all predictions by name and split."""
+    probs = {name: load_predictions(run, name) for name in [*models, *files]}
+    latency = load_latency(run)
+    teacher = probs["teacher"]["test"]
+    rows = [
+        _file_row(run, name, probs, photos.test, teacher, latency.get(name, [])) for name in files
+    ]
+    labels = photos.validation.labels
+    validation_top1 = {n: _top1(probs[n]["validation"], labels) for n in [*files, "student"]}
+    verdict = choose(
+        rows,
+        validation_top1=validation_top1,
+        student_validation_top1=validation_top1["student"],
+        max_drop=experiment.compress.budget.max_drop,
+    )
+    facts = read_json(run.photos_manifest.with_suffix(".json"))
+    counts = {k: facts[k] for k in ("num_train", "num_validation", "num_test", "num_skipped")}
+    report = {
+        "run": run.path.resolve().name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": experiment.seed,
+        "machine": machine(),
+        "data": {"source": _source(experiment), "classes": photos.classes, **counts},
+        "models": [_model_row(run, n, probs[n]["test"], photos.test, teacher) for n in models],
+        "files": rows,
+        "verdict": verdict,
+    }
+    return report, probs
+
+
+def _source(experiment: Experiment) -> str:
+    path = experiment.data.path
+    return experiment.data.source if path is None else f"{experiment.data.source} {path.name}"
+
+
+def _top1(probs: np.ndarray, labels: np.ndarray) -> float:
+    return float((probs.argmax(axis=1) == labels).mean())
+
+
+def _model_row(
+    run: RunDir, name: str, probs: np.ndarray, test: Photos, teacher: np.ndarray
+) -> dict[str, Any]:
+    facts = read_json(run.model_dir(name) / "manifest.json")
+    kept = ("backbone", "input_shape", "num_parameters", "num_macs", "seconds_to_train")
+    scores = accuracy(probs, test.labels, split="test", teacher_probs=teacher)
+    return {"name": name, **{key: facts[key] for key in kept}, "accuracy": scores}
+
+
+def _file_row(
+    run: RunDir,
+    name: str,
+    probs: dict[str, dict[str, np.ndarray]],
+    test: Photos,
+    teacher: np.ndarray,
+    latency: list[dict[str, Any]],
+) -> dict[str, Any]:
+    path = run.file(name)
+    facts = read_json(path.with_name(name + ".json"))
+    reference = Reference(
+        source=probs[facts["source"]]["test"], student=probs["student"]["test"], teacher=teacher
+    )
+    return file_row(
+        path,
+        facts={**facts, "path": f"files/{name}"},
+        probs=probs[name]["test"],
+        photos=test,
+        reference=reference,
+        latency=latency,
+    )
+
+
+def _details(
+    run: RunDir,
+    report: dict[str, Any],
+    photos: RunPhotos,
+    probs: dict[str, dict[str, np.ndarray]],
+) -> Details:
+    chosen = report["verdict"]["chosen_file"]
+    names = [model["name"] for model in report["models"]]
+    confusion = None
+    if chosen:
+        counts = np.zeros((len(photos.classes),) * 2, int)
+        np.add.at(counts, (photos.test.labels, probs[chosen]["test"].argmax(axis=1)), 1)
+        confusion = counts.tolist()
+    return Details(
+        histories={name: _history(run, name) for name in names if _history(run, name)},
+        confusion=confusion,
+        disagreements=_disagreements(report, photos, probs),
+    )
+
+
+def _history(run: RunDir, name: str) -> list[dict[str, Any]]:
+    path = run.model_dir(name) / "history.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def _disagreements(
+    report: dict[str, Any], photos: RunPhotos, probs: dict[str, dict[str, np.ndarray]]
+) -> list[Disagreement]:
+    """Test photos on which an int8 file (the chosen one, else the first) left its source."""
+    int8 = [row for row in report["files"] if "int8" in row["recipe"]]
+    int8.sort(key=lambda row: row["name"] != report["verdict"]["chosen_file"])
+    if not int8:
+        return []
+    ours, theirs = probs[int8[0]["name"]]["test"], probs[int8[0]["source"]]["test"]
+    differ = np.flatnonzero(ours.argmax(axis=1) != theirs.argmax(axis=1))
+    # The surest changes of mind first: they tell the most.
+    sure = ours.max(axis=1) + theirs.max(axis=1)
+    differ = differ[np.argsort(-sure[differ], kind="stable")][:MAX_DISAGREEMENTS]
+    return [
+        Disagreement(
+            photo=photos.test.paths[i],
+            label=photos.classes[photos.test.labels[i]],
+            source_answer=photos.classes[theirs[i].argmax()],
+            source_confidence=float(theirs[i].max()),
+            file_answer=photos.classes[ours[i].argmax()],
+            file_confidence=float(ours[i].max()),
+        )
+        for i in differ
+        if Path(photos.test.paths[i]).exists()  # a report can be made where the photos are not
+    ]

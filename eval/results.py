@@ -1,0 +1,232 @@
+"""The measured rows of a report: models, files, and which file to ship."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.progress import track
+from configs.run_dir import RunDir, Step, file_sha256, read_json, whole_file
+from eval.accuracy import OWN_PIXELS, Pixels, accuracy, compare, predict_file
+from eval.footprint import file_bytes, zip_bytes
+from eval.images import evaluation_batches
+from eval.latency import measure
+from eval.probe import open_model
+
+BATCH_SIZE = 32
+# Float outputs of one network on two runtimes; more than this is another network.
+RAW_LATENCY = "times_ms"
+
+
+@dataclass(frozen=True)
+class Photos:
+    """One split, as the results need it: files and class indices."""
+
+    split: str
+    paths: list[Path]
+    labels: np.ndarray
+
+
+def file_probabilities(
+    path: Path, photos: Photos, *, num_threads: int, pixels: Pixels = OWN_PIXELS
+) -> np.ndarray:
+    """Probabilities of one file on one split, float32 (examples, classes)."""
+    size = open_model(path, num_threads).input_shape[:2]
+    batches = evaluation_batches(photos.paths, size, BATCH_SIZE)
+    with track(f"{path.name}: {photos.split}", len(photos.paths)) as advance:
+        return predict_file(path, batches, pixels, num_threads, advance)
+
+
+def file_predictions_step(
+    run: RunDir, path: Path, splits: list[Photos], *, num_threads: int
+) -> Step:
+    """What one file of the run says of the validation and test photos."""
+    target = run.predictions(path.name)
+    inputs = {"photos": file_sha256(run.photos_manifest), "file": file_sha256(path)}
+
+    def build() -> tuple[list[Path], dict[str, Any]]:
+        probs = {s.split: file_probabilities(path, s, num_threads=num_threads) for s in splits}
+        with whole_file(target) as unfinished:
+            np.savez(unfinished, **probs)  # type: ignore[arg-type]
+        return [target], {}
+
+    manifest = target.with_name(target.name.removesuffix(".npz") + ".json")
+    return Step(f"predictions of {path.name}", manifest, inputs, build)
+
+
+def load_predictions(run: RunDir, name: str) -> dict[str, np.ndarray]:
+    """Probabilities by split, as a predictions step wrote them."""
+    with np.load(run.predictions(name)) as stored:
+        return {split: stored[split] for split in stored.files}
+
+
+def latency_step(
+    run: RunDir,
+    files: list[Path],
+    *,
+    device: str,
+    options: dict[str, Any],
+    num_threads: int,
+    num_warmup: int,
+    num_runs: int,
+) -> Step:
+    """Time the files of the run on one device: results/latency-<device>.json, raw times kept."""
+    path = run.path / "results" / f"latency-{device}.json"
+    inputs = {
+        "files": {file.name: file_sha256(file) for file in files},
+        "device": {"name": device, **options},
+        "runs": [num_threads, num_warmup, num_runs],
+    }
+
+    def build() -> tuple[list[Path], dict[str, Any]]:
+        rows = timed(
+            files,
+            device=device,
+            options=options,
+            num_threads=num_threads,
+            num_warmup=num_warmup,
+            num_runs=num_runs,
+        )
+        return [], {"latency": rows}
+
+    return Step(f"latency on {device}", path, inputs, build)
+
+
+def timed(
+    files: list[Path],
+    *,
+    device: str = "local",
+    options: dict[str, Any] | None = None,
+    num_threads: int,
+    num_warmup: int,
+    num_runs: int,
+) -> dict[str, dict[str, Any]]:
+    """Latency rows by file name, the raw times in each."""
+    with track(f"latency on {device}", len(files) * (num_warmup + num_runs)) as advance:
+        rows = measure(
+            files,
+            device=device,
+            options=options or {},
+            num_threads=num_threads,
+            num_warmup=num_warmup,
+            num_runs=num_runs,
+            progress=advance,
+        )
+    return {file.name: rows[file] for file in files}
+
+
+def load_latency(run: RunDir) -> dict[str, list[dict[str, Any]]]:
+    """The latency rows of each file over all devices, without their raw times."""
+    by_file: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted((run.path / "results").glob("latency-*.json")):
+        for name, row in read_json(path)["latency"].items():
+            by_file.setdefault(name, []).append(_without_raw(row))
+    return by_file
+
+
+def _without_raw(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != RAW_LATENCY}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a file is compared with: probabilities on the photos it is scored on, or None."""
+
+    source: np.ndarray | None = None
+    student: np.ndarray | None = None
+    teacher: np.ndarray | None = None
+
+
+def file_row(
+    path: Path,
+    *,
+    facts: dict[str, Any],
+    probs: np.ndarray,
+    photos: Photos,
+    reference: Reference,
+    latency: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """One entry of `files` in report.json.
+
+    Args:
+        facts: recipe and source, as the file's manifest or metadata gives them.
+        latency: rows with or without their raw times; those are left out.
+    """
+    scores = accuracy(probs, photos.labels, split=photos.split, teacher_probs=reference.teacher)
+    against: dict[str, Any] = dict.fromkeys(
+        ["agreement_with_source", "num_flips", "drop_vs_source", "drop_vs_student", "mcnemar_p"]
+    )
+    if reference.source is not None:
+        against = compare(probs, reference.source, photos.labels, student_probs=reference.student)
+    return {
+        "name": path.name,
+        "path": str(facts.get("path", path)),
+        "format": path.suffix[1:],
+        "recipe": facts.get("recipe"),
+        "source": facts.get("source"),
+        "file_bytes": file_bytes(path),
+        "zip_bytes": zip_bytes(path),
+        "parity": _parity(probs, reference.source) if _is_float32(facts) else None,
+        "accuracy": {**scores, **against},
+        "latency": [_without_raw(row) for row in latency],
+    }
+
+
+def _is_float32(facts: dict[str, Any]) -> bool:
+    return str(facts.get("recipe") or "").endswith("float32")
+
+
+def _parity(probs: np.ndarray, source_probs: np.ndarray | None) -> dict[str, Any] | None:
+    """How far a float file is from the Keras model it came from, over all test photos."""
+    if source_probs is None:
+        return None
+    return {
+        "max_abs_diff": float(np.abs(probs - source_probs).max()),
+        "argmax_equal": int((probs.argmax(1) == source_probs.argmax(1)).sum()),
+        "n": len(probs),
+    }
+
+
+def choose(
+    rows: list[dict[str, Any]],
+    *,
+    validation_top1: dict[str, float],
+    student_validation_top1: float | None,
+    max_drop: float,
+) -> dict[str, Any]:
+    """The fastest file whose validation top-1 is within `max_drop` of the student's.
+
+    The validation split chooses, so that the test scores of the chosen file stay unbiased.
+
+    Returns:
+        `verdict` of report.json.
+    """
+
+    def drop(row: dict[str, Any]) -> float:
+        assert student_validation_top1 is not None
+        return student_validation_top1 - validation_top1[row["name"]]
+
+    def speed(row: dict[str, Any]) -> tuple[float, int]:
+        p50 = row["latency"][0]["p50_ms"] if row["latency"] else float("inf")
+        return p50, row["file_bytes"]
+
+    if not rows or student_validation_top1 is None:
+        return {"chosen_file": None, "reason": "there is nothing to choose from or compare with"}
+    within = [row for row in rows if drop(row) <= max_drop]
+    if not within:
+        best = min(rows, key=drop)
+        reason = (
+            f"no file stays within {100 * max_drop:.1f} points of the student on the validation "
+            f"photos; this one loses the least ({100 * drop(best):.1f} points)"
+        )
+        return {"chosen_file": best["name"], "reason": reason}
+    chosen = min(within, key=speed)
+    measured = bool(chosen["latency"])
+    lost = 100 * drop(chosen)
+    reason = (
+        f"the {'fastest' if measured else 'smallest'} of {len(within)} files within "
+        f"{100 * max_drop:.1f} points of the student on the validation photos "
+        f"(it {'loses' if lost > 0 else 'gains'} {abs(lost):.1f})"
+    )
+    return {"chosen_file": chosen["name"], "reason": reason}

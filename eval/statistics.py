@@ -1,0 +1,77 @@
+"""Intervals, tests and scores of classifications; numpy alone."""
+
+import math
+
+import numpy as np
+
+Z_95 = 1.959963984540054
+
+
+def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, float]:
+    """The interval of a share (Wilson 1927, Journal of the ASA 22, p. 209), 95 % by default.
+
+    Raises:
+        ValueError: n is 0.
+    """
+    if n == 0:
+        raise ValueError("an interval needs at least one example")
+    share = successes / n
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    # The ends are exact at 0 and n; rounding must not put them outside.
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def mcnemar_p(only_first: int, only_second: int) -> float:
+    """Two-sided exact p-value that two classifiers are equally often right.
+
+    Args:
+        only_first: examples that only the first gets right.
+        only_second: examples that only the second gets right.
+
+    Source: McNemar 1947, Psychometrika 12, in its exact binomial form.
+    """
+    n, fewer = only_first + only_second, min(only_first, only_second)
+    if only_first == only_second:
+        return 1.0
+    # Logarithms: 2**n leaves the range of floats at a thousand discordant examples.
+    terms = [
+        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)
+        for k in range(fewer + 1)
+    ]
+    return min(2 * sum(math.exp(term) for term in terms), 1.0)
+
+
+def top_k(probs: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Share of examples whose label is among the k most probable classes."""
+    best = np.argsort(-probs, axis=1, kind="stable")[:, :k]
+    return float((best == labels[:, None]).any(axis=1).mean())
+
+
+def negative_log_likelihood(probs: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of -ln p(label); probabilities below 1e-7, as int8 files give, count as 1e-7."""
+    return float(-np.log(np.maximum(probs[np.arange(len(labels)), labels], 1e-7)).mean())
+
+
+def expected_calibration_error(probs: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
+    """Mean distance of confidence from accuracy over bins of equal width.
+
+    Source: Guo et al. 2017, section 2, equation 3 (arXiv:1706.04599).
+    """
+    confidence, right = probs.max(axis=1), probs.argmax(axis=1) == labels
+    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+    error = 0.0
+    for number in range(num_bins):
+        inside = bins == number
+        if inside.any():
+            error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    return float(error)
+
+
+def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """Mean F1 over the classes that are a label or an answer of at least one example."""
+    scores = []
+    for label in np.union1d(predicted, labels):
+        right = ((predicted == label) & (labels == label)).sum()
+        scores.append(2 * right / ((predicted == label).sum() + (labels == label).sum()))
+    return float(np.mean(scores))

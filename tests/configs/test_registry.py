@@ -1,0 +1,54 @@
+from typing import Annotated
+
+import pytest
+from pydantic import Field
+
+from configs.errors import UserError
+from configs.registry import Registry
+
+
+@pytest.fixture
+def losses() -> Registry:
+    registry = Registry("loss")
+
+    @registry.add
+    def kd(*, logits: object, temperature: Annotated[float, Field(gt=0)] = 4.0) -> object:
+        return logits
+
+    return registry
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_one(losses: Registry) -> None:
+    with pytest.raises(UserError, match=r"unknown loss 'kdd'. Did you mean kd\?"):
+        losses["kdd"]
+
+
+def test_an_unknown_option_is_answered_with_the_nearest_one(losses: Registry) -> None:
+    with pytest.raises(UserError, match=r"no option temprature. Did you mean temperature\?"):
+        losses.check("kd", {"temprature": 2.0})
+
+
+def test_an_option_out_of_range_is_refused_with_its_value(losses: Registry) -> None:
+    with pytest.raises(UserError, match=r"temperature of loss 'kd' is -1.*greater than 0"):
+        losses.check("kd", {"temperature": -1})
+
+
+def test_an_argument_without_a_default_is_no_option(losses: Registry) -> None:
+    with pytest.raises(UserError, match="no option logits"):
+        losses.check("kd", {"logits": 1})
+
+
+def test_defaults_are_written_out(losses: Registry) -> None:
+    assert losses.check("kd", {}) == {"temperature": 4.0}
+
+
+def test_a_prefix_stands_before_every_name() -> None:
+    recipes = Registry("recipe", prefix="tflite.")
+
+    @recipes.add
+    def int8() -> None:
+        pass
+
+    other = Registry("recipe", prefix="onnx.")
+    other.add(int8)
+    assert (recipes | other).names() == ["onnx.int8", "tflite.int8"]

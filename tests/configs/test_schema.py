@@ -1,0 +1,81 @@
+import json
+from pathlib import Path
+
+import pytest
+from cli.options import registries
+
+from configs.errors import UserError
+from configs.schema import Experiment, json_schema, load_experiment, to_yaml
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+ALL_CONFIGS = sorted(CONFIGS.glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def names() -> dict:
+    return registries()
+
+
+@pytest.mark.parametrize("path", ALL_CONFIGS, ids=lambda path: path.stem)
+def test_every_bundled_config_names_only_what_exists(path: Path, names: dict) -> None:
+    experiment = load_experiment(path, names)
+    assert experiment.student.loss.options  # written out, defaults and all
+
+
+@pytest.mark.parametrize("path", ALL_CONFIGS, ids=lambda path: path.stem)
+def test_an_experiment_written_out_reads_back_as_itself(
+    path: Path, names: dict, tmp_path: Path
+) -> None:
+    experiment = load_experiment(path, names)
+    written = tmp_path / "experiment.yaml"
+    written.write_text(to_yaml(experiment))
+    assert load_experiment(written, names) == experiment
+
+
+@pytest.mark.parametrize("path", ALL_CONFIGS, ids=lambda path: path.stem)
+def test_every_bundled_config_says_how_to_run_it(path: Path) -> None:
+    assert f"distill run {path.stem}" in path.read_text() or path.stem == "photos"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("student.epoch=5", r"unknown key student.epoch. Did you mean epochs\?"),
+        ("student.epochs=0", r"student.epochs is 0: .*greater than 0"),
+        ("student.epochs=many", r"student.epochs is 'many'"),
+        ("student.loss.name=kdd", r"student.loss: unknown loss 'kdd'"),
+        ("student.loss.temprature=2", r"student.loss: loss 'kd' has no option temprature"),
+        ("student.loss.temperature=hot", r"temperature of loss 'kd' is 'hot'"),
+        ("teacher.backbone.name=efficientnet_b9", r"teacher.backbone: unknown backbone"),
+        ("teacher.backbone.weights=imagnet", r"weights"),
+        ("compress.recipes=[tflite.int9]", r"recipes\[0\]: unknown recipe 'tflite.int9'"),
+        ("compress.recipes=[tflite.int8,tflite.int8]", r"names tflite.int8 twice"),
+        ("views.crop=[0.9,0.1]", r"crop must be"),
+        ("data.source=tape", r"unknown source 'tape'"),
+        ("no_equals_sign", r"expected key.path=value"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(override: str, message: str, names: dict) -> None:
+    with pytest.raises(UserError, match=message):
+        load_experiment(CONFIGS / "smoke.yaml", names, [override])
+
+
+def test_an_override_reads_numbers_as_yaml_would_not(names: dict) -> None:
+    experiment = load_experiment(CONFIGS / "smoke.yaml", names, ["student.learning_rate=1e-3"])
+    assert experiment.student.learning_rate == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [1", "just words", "\0\0"])
+def test_what_is_no_config_is_refused(text: str, names: dict, tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="broken.yaml"):
+        load_experiment(path, names)
+
+
+def test_the_schema_file_for_editors_is_the_schema() -> None:
+    assert json.loads((CONFIGS / "experiment.schema.json").read_text()) == json_schema()
+
+
+def test_defaults_keep_to_the_schema() -> None:
+    assert set(json_schema()["properties"]) == set(Experiment.model_fields)
