@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from eval.accuracy import OWN_PIXELS, Pixels, predict_file
-from eval.images import UnreadablePhoto, evaluation_image
-from eval.metadata import FileMetadata, read_metadata
-from eval.probe import ModelFileError, open_model
 
 from cli.steps import as_photos
 from configs.errors import UserError
 from distill.data import Examples, scan_folder
+from eval.accuracy import OWN_PIXELS, Pixels, predict_file
+from eval.images import UnreadablePhoto, evaluation_image
+from eval.metadata import FileMetadata, read_metadata
+from eval.probe import ModelFileError, open_model
 from eval.results import Reference, file_probabilities, file_row, timed
 
 NUM_WARMUP = 10
@@ -62,7 +62,6 @@ def measure_files(
 def latency_row(file: Path, latency: list[dict[str, Any]]) -> dict[str, Any]:
     """A row of report.json with the timing alone, raw times left out."""
     from eval.footprint import file_bytes
-
     from eval.results import RAW_LATENCY
 
     metadata = _describe(file)

@@ -115,10 +115,9 @@ def quantize(
         _write_files("quantize", target, run, set_, force, quiet=quiet, json=json)
         return
     start_logging(quiet)
-    from eval.accuracy import pixels_from_options
-
     from cli.table import files_table
     from compress.standalone import quantize_model
+    from eval.accuracy import pixels_from_options
 
     rows, verdict = quantize_model(
         Path(target),

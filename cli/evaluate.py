@@ -66,9 +66,8 @@ def accuracy(
     """Score the files of a run, or bare files on a folder of photos."""
     start_logging(quiet)
     if is_file_target(target):
-        from eval.accuracy import pixels_from_options
-
         from cli.bare import measure_files
+        from eval.accuracy import pixels_from_options
 
         rows = measure_files(
             [Path(file) for file in target],
@@ -160,9 +159,8 @@ def predict(
 ) -> None:
     """What one file says of some photos."""
     start_logging(quiet)
-    from eval.accuracy import pixels_from_options
-
     from cli.bare import predict_photos
+    from eval.accuracy import pixels_from_options
 
     answers = predict_photos(file, photos, pixels=pixels_from_options(pixels, mean, std))
     lines = []

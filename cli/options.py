@@ -61,14 +61,13 @@ def start_logging(quiet: bool) -> None:
 
 def registries() -> dict[str, Any]:
     """Every registry a config chooses from; loads TensorFlow."""
-    from distill.backbones import BACKBONES
-    from eval.devices import DEVICES
-
     from compress.export import RECIPES
     from compress.methods import METHODS
+    from distill.backbones import BACKBONES
     from distill.losses import LOSSES
     from distill.sources import SOURCES
     from distill.transfer import STRATEGIES
+    from eval.devices import DEVICES
 
     return {
         "source": SOURCES,

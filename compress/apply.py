@@ -1,4 +1,4 @@
-"""The methods of a config, one on the result of the other, each fine-tuned under the student's loss."""
+"""The methods of a config, one on the result of the other, fine-tuned under the student's loss."""
 
 import time
 from pathlib import Path

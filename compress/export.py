@@ -1,4 +1,4 @@
-"""From a Keras model to files: every recipe of the config, with what the files say of themselves."""
+"""From a Keras model to files: the recipes of a config, with what the files say of themselves."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from eval.accuracy import OWN_PIXELS, Pixels
-from eval.images import evaluation_image
-from eval.metadata import FileMetadata, write_metadata
 
 from compress import onnx, tflite
 from compress.graph import check_parity, image_size_of
@@ -17,6 +14,10 @@ from configs.run_dir import RunDir, Step, output_sha256, whole_file
 from configs.schema import Choice, Experiment
 from distill.classifier import load_model
 from distill.data import Examples, load_examples
+from eval.accuracy import OWN_PIXELS, Pixels
+from eval.footprint import zip_bytes
+from eval.images import evaluation_image
+from eval.metadata import FileMetadata, write_metadata
 
 RECIPES: Registry = tflite.RECIPES | onnx.RECIPES
 
@@ -83,7 +84,7 @@ def write_file(
         parity = None
         if keeps_float32(recipe.name):
             some = list(islice(calibration(), NUM_PARITY_IMAGES))
-            parity = check_parity(model, unfinished, np.stack(some))
+            parity = check_parity(model, unfinished, np.stack(some), output=output)
         metadata = FileMetadata(
             classes=examples.classes,
             output=output,
@@ -93,7 +94,14 @@ def write_file(
             recipe=recipe.name,
         )
         write_metadata(unfinished, metadata)
-    return {"source": source, "recipe": recipe.name, "format": path.suffix[1:], "parity": parity}
+    return {
+        "source": source,
+        "recipe": recipe.name,
+        "format": path.suffix[1:],
+        "parity": parity,
+        # Kept: level 9 takes a second for each file, and every report asks.
+        "zip_bytes": zip_bytes(path),
+    }
 
 
 def file_step(run: RunDir, experiment: Experiment, source: str, recipe: Choice) -> Step:

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from eval.accuracy import Pixels
-
 from compress.export import RECIPES, file_name, write_file
 from compress.graph import image_size_of
 from configs.errors import UserError
@@ -13,6 +11,7 @@ from configs.schema import Choice
 from distill.classifier import load_model
 from distill.data import Examples, scan_folder
 from distill.predictions import model_probabilities
+from eval.accuracy import Pixels
 from eval.results import Photos, Reference, choose, file_probabilities, file_row, timed
 
 NUM_WARMUP = 10

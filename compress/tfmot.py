@@ -93,7 +93,8 @@ def import_tfmot() -> Any:
 def to_tf_keras(model: keras.Model) -> Any:
     """The same network as a flat tf_keras model, with the same layer names and weights.
 
-    A layer of a nested model is called "<nested model>.<layer>".
+    A layer of a nested model is called "<nested model>.<layer>". All layers are trainable there,
+    whichever the Keras model was last trained with.
 
     Raises:
         UserError: tf_keras has no counterpart for a layer.
@@ -141,7 +142,7 @@ def _tf_keras_layer(layer: keras.Layer, name: str, seed: int) -> Any:
     if kind == "Dropout":
         # A generator of its own can be put back where it was when training resumes.
         options |= {"rng_type": "stateful", "seed": seed}
-    return getattr(tf_keras.layers, kind)(name=name, trainable=layer.trainable, **options)
+    return getattr(tf_keras.layers, kind)(name=name, **options)
 
 
 def _activation(activation: Any, name: str) -> Any:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from eval.images import PHOTO_SUFFIXES, UnreadablePhoto, decode_photo
 
 from configs.errors import UserError
 from configs.progress import track
 from configs.run_dir import RunDir, Step, digest, file_sha256, read_json, write_text
 from configs.schema import DataConfig
 from distill.sources import SOURCES, Listing
+from eval.images import PHOTO_SUFFIXES, UnreadablePhoto, decode_photo
 
 SPLITS = ("train", "validation", "test")
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import psutil
 import tensorflow as tf
-from eval.images import decode_photo, evaluation_batches
 
 from configs.schema import ViewsConfig
 from distill.data import Examples
 from distill.views import training_view
+from eval.images import decode_photo, evaluation_batches
 
 SHARE_OF_FREE_MEMORY = 0.25
 

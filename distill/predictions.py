@@ -5,13 +5,13 @@ from typing import Any
 
 import keras
 import numpy as np
-from eval.accuracy import Pixels, as_probabilities
 
 from configs.progress import track
 from configs.run_dir import RunDir, Step, file_sha256, output_sha256, whole_file
 from distill.classifier import EVALUATION_BATCH, load_model
 from distill.data import Examples, load_examples
 from distill.inputs import evaluation_images
+from eval.accuracy import Pixels, as_probabilities
 
 
 def model_predictions_step(run: RunDir, name: str) -> Step:

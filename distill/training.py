@@ -87,6 +87,7 @@ def fit(
                 epochs=schedule.epochs,
                 steps_per_epoch=schedule.steps_per_epoch,
                 callbacks=[keeper],
+                shuffle=False,
                 verbose=0,
             )
     if keeper.best:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.errors import UserError
-from eval.probe import ModelFileError, open_model, predict
+from configs.errors import StepFailed, UserError
+from eval.probe import ModelFileError, open_model
 from eval.statistics import (
     expected_calibration_error,
     macro_f1,
@@ -75,12 +75,17 @@ def _triple(option: str, text: str, *, positive: bool = False) -> Triple:
 def as_probabilities(outputs: np.ndarray) -> np.ndarray:
     """Rows that are probabilities as they are, renormalised; anything else through softmax.
 
-    An int8 output holds probabilities in steps of 1/256, whose sum is off by a percent or two.
+    An int8 output holds probabilities in steps of 1/256, so a sum is off by up to half a step
+    for each class. Decided for all rows together: a file returns one or the other.
     """
     outputs = outputs.astype("float32")
     sums = outputs.sum(axis=1, keepdims=True)
-    if outputs.min() >= 0 and np.abs(sums - 1).max() < 0.05:
-        return outputs / sums
+    num_classes = outputs.shape[1]
+    tolerance = max(0.05, num_classes / 512)
+    in_range = outputs.min(initial=0) >= 0 and outputs.max(initial=0) <= 1.01
+    if in_range and np.abs(sums - 1).max(initial=0) <= tolerance:
+        # A row that was rounded to zeros knows nothing.
+        return np.where(sums > 0, outputs / np.maximum(sums, 1e-7), 1 / num_classes)
     exp = np.exp(outputs - outputs.max(axis=1, keepdims=True))
     return np.asarray(exp / exp.sum(axis=1, keepdims=True))
 
@@ -99,18 +104,24 @@ def predict_file(
         progress: called with how many images are done.
 
     Raises:
-        UserError: the file cannot be run.
+        UserError: the file cannot be run, or has a single score where classes are expected.
+        StepFailed: it answers with values that are no numbers.
     """
     try:
         model = open_model(path, num_threads)
     except ModelFileError as error:
         raise UserError(f"{path} is no model that can be run here: {error}.") from None
-    outputs: list[np.ndarray] = []
+    if model.num_classes < 2:
+        raise UserError(f"{path} answers with a single score; expected one for each class.")
+    outputs = [np.zeros((0, model.num_classes), "float32")]
     for images in batches:
-        outputs.append(predict(model, pixels.apply(images)))
+        outputs.append(model.predict(pixels.apply(images)))
         if progress:
             progress(sum(map(len, outputs)))
-    return as_probabilities(np.concatenate(outputs))
+    answers = np.concatenate(outputs)
+    if not np.isfinite(answers).all():
+        raise StepFailed(f"{path} answers with NaN or infinity: its arithmetic overflows.")
+    return as_probabilities(answers)
 
 
 def accuracy(

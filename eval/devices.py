@@ -1,5 +1,6 @@
 """`DEVICES`: where a probe runs."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -57,8 +58,10 @@ class ProbeSession:
 
     def _release(self) -> None:
         for stream in (self._process.stdin, self._process.stdout, self._errors):
-            if stream is not None:
-                stream.close()
+            # A request that never reached a dead probe is written again on closing.
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.close()
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None

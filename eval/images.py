@@ -3,7 +3,9 @@
 Pillow and numpy only: the same pixels on the training machine, in the service and on a device.
 """
 
+import struct
 import warnings
+import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +15,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+# Damaged EXIF and large photos are warned of; `catch_warnings` would not be safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+# What Pillow's decoders raise on files that are not whole.
+DAMAGED = (
+    OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, MemoryError,
+    OverflowError, NotImplementedError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 class UnreadablePhoto(Exception):
@@ -34,26 +45,26 @@ def decode_photo(path: Path, max_short_side: int | None = None) -> np.ndarray:
 
     Raises:
         UnreadablePhoto: empty, cut short, damaged, too large, or no photo at all.
-        OSError: the file cannot be opened.
+        FileNotFoundError: there is no such file.
     """
     if Path(path).stat().st_size == 0:
         raise UnreadablePhoto("empty file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                if max_short_side is not None and image.format == "JPEG":
-                    # The decoder leaves out what would be thrown away; never below the aim.
-                    image.draft(None, (max_short_side, max_short_side))
-                image.load()
-                rgb = _to_rgb(ImageOps.exif_transpose(image))
+        with Image.open(path) as image:
+            if max_short_side is not None and image.format == "JPEG":
+                # The decoder leaves out what would be thrown away; never below the aim.
+                image.draft(None, (max_short_side, max_short_side))
+            image.load()
+            rgb = _to_rgb(_upright(image))
     except UnidentifiedImageError:
         raise UnreadablePhoto("not a photo, or of a kind that is not known") from None
     except Image.DecompressionBombError:
         raise UnreadablePhoto("too many pixels to be a photo") from None
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError, ValueError, IndexError, EOFError, MemoryError) as error:
+    except PermissionError:
+        raise UnreadablePhoto("no permission to read it") from None
+    except DAMAGED as error:
         reason = "truncated" if "truncated" in str(error) else "damaged"
         raise UnreadablePhoto(f"{reason} ({error})") from None
     if max_short_side is not None and min(rgb.size) > max_short_side:
@@ -63,10 +74,18 @@ def decode_photo(path: Path, max_short_side: int | None = None) -> np.ndarray:
     return np.asarray(rgb)
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except DAMAGED:
+        return image  # the pixels are whole; only what is said of them is not
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype="float64")
-        if image.mode == "F" or values.max(initial=0) <= 255:
+        # Mode I holds any range; I;16 is 16 bits, however dark the photo.
+        if image.mode == "F" or (image.mode == "I" and values.max(initial=0) <= 255):
             scaled = np.clip(values, 0, 255)
         else:
             scaled = np.clip(values, 0, 65535) / 257  # 65535 -> 255
@@ -94,7 +113,13 @@ def evaluation_view(photo: np.ndarray, image_size: tuple[int, int]) -> np.ndarra
     image = Image.fromarray(photo).resize(
         (width, height),
         Image.Resampling.BILINEAR,
-        box=(left, top, left + crop_width, top + crop_height),
+        # Rounding must not put the box outside the photo.
+        box=(
+            max(left, 0.0),
+            max(top, 0.0),
+            min(left + crop_width, photo.shape[1]),
+            min(top + crop_height, photo.shape[0]),
+        ),
     )
     return np.asarray(image)
 

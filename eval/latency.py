@@ -39,7 +39,7 @@ def measure(
     open_probe = DEVICES[device]
     sessions: dict[Path, ProbeSession] = {}
     try:
-        for file in files:
+        for file in dict.fromkeys(files):
             sessions[file] = open_probe(file, num_threads=num_threads, **(options or {}))
         times = _rounds(sessions, num_warmup, num_runs, progress)
         rows = {}
@@ -65,7 +65,7 @@ def _rounds(
         sessions[file].run(num_warmup)
         done += num_warmup
     for number, count in enumerate(_shares(num_runs, NUM_ROUNDS)):
-        start = number % len(files)
+        start = number % max(len(files), 1)
         for file in files[start:] + files[:start]:
             sessions[file].run(1)  # its caches went cold while the others ran
             times[file] += sessions[file].run(count)

@@ -34,7 +34,7 @@ def machine() -> dict[str, Any]:
         "num_cores": os.cpu_count(),
         "isa": isa,
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "python": platform.pythonpackage_version(),
+        "python": platform.python_version(),
         "packages": {name: package_version(name) for name in PACKAGES if package_version(name)},
     }
 

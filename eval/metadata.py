@@ -4,7 +4,6 @@ In a `.tflite` file it is a ZIP behind the model (labels.txt and metadata.json),
 write it; in an `.onnx` file it is metadata_props.
 """
 
-import io
 import json
 import zipfile
 from dataclasses import asdict, dataclass, field
@@ -43,16 +42,14 @@ def write_metadata(path: Path, metadata: FileMetadata) -> None:
         return
     if read_metadata(path) is not None:
         raise ValueError(f"{path} has metadata already")
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+    # Stored, not deflated: MediaPipe's readers refuse compressed members.
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
         for name, text in (
             ("labels.txt", "".join(f"{_one_line(name)}\n" for name in metadata.classes)),
             ("metadata.json", json.dumps(asdict(metadata), indent=2)),
         ):
             # A fixed date: the same model gives the same bytes.
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text)
-    with open(path, "ab") as file:
-        file.write(content.getvalue())
 
 
 def _one_line(text: str) -> str:
@@ -77,7 +74,7 @@ def read_metadata(path: Path) -> FileMetadata | None:
     try:
         values = _onnx_values(path) if path.suffix == ".onnx" else _zip_values(path)
         return FileMetadata(**values) if values else None
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, zipfile.BadZipFile):
         return None  # somebody else's metadata
 
 

@@ -11,10 +11,11 @@ copied to a device. As a program it serves JSON lines:
 
 import argparse
 import json
+import os
 import re
-import resource
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,13 @@ class TfliteModel:
             raise ModelFileError("no TFLite model (its identifier TFL3 is missing)")
         interpreter, self.runtime_version = _litert()
         try:
+            # Verifies the flatbuffer: a truncated file ends here.
             self._interpreter = interpreter(model_path=str(path), num_threads=num_threads)
             inputs = self._interpreter.get_input_details()
             outputs = self._interpreter.get_output_details()
             _check_one(inputs, outputs)
+            if np.dtype(inputs[0]["dtype"]).kind not in "fiu":
+                raise ModelFileError(f"input of type {inputs[0]['dtype']}; expected numbers")
             shape = _image_shape([int(n) for n in inputs[0]["shape_signature"]])
             self._interpreter.resize_tensor_input(inputs[0]["index"], [shape[0] or 1, *shape[1:]])
             self._interpreter.allocate_tensors()
@@ -52,7 +56,7 @@ class TfliteModel:
         self.batch = shape[0] or 1
         self.input_shape = (shape[1], shape[2], 3)
         self.input_dtype = np.dtype(self._input["dtype"]).name
-        self.num_classes = int(self._output["shape"][-1])
+        self.num_classes = _num_classes(self._output["shape"], self.batch)
         self._set(np.zeros((self.batch, *self.input_shape), "float32"))
 
     def _set(self, images: np.ndarray) -> None:
@@ -67,28 +71,35 @@ class TfliteModel:
         self._interpreter.invoke()
         output = self._interpreter.get_tensor(self._output["index"])
         scale, zero = self._output["quantization"]
-        if self._output["dtype"] in (np.int8, np.uint8):
-            return (output.astype("float32") - zero) * scale
+        if np.dtype(self._output["dtype"]).kind in "iu":
+            return (output.astype("float32") - zero) * (scale or 1.0)
         return np.asarray(output, "float32")
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """What the file answers: float32 (n, classes), for float32 (n, height, width, 3)."""
+        return _in_batches(self, images)
 
 
 def _litert() -> tuple[Any, str]:
     try:
-        import ai_edge_litert
         from ai_edge_litert.interpreter import Interpreter
 
-        return Interpreter, str(getattr(ai_edge_litert, "__version__", ""))
+        return Interpreter, _version("ai-edge-litert")
     except ImportError:
         try:
-            import tflite_runtime  # type: ignore[import-not-found]
-            from tflite_runtime.interpreter import (  # type: ignore[import-not-found]
-                Interpreter,
-            )
+            from tflite_runtime.interpreter import Interpreter
         except ImportError:
             raise ModelFileError(
                 "no runtime for .tflite here: pip install ai-edge-litert"
             ) from None
-        return Interpreter, str(getattr(tflite_runtime, "__version__", ""))
+        return Interpreter, _version("tflite-runtime")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _check_one(inputs: list[Any], outputs: list[Any]) -> None:
@@ -115,6 +126,14 @@ def _image_shape(shape: list[Any]) -> tuple[int | None, int, int, int]:
     if known[3] != 3:
         raise ModelFileError(f"input of shape {shape}; expected three channels (RGB)")
     return known[0], known[1], known[2], 3
+
+
+def _num_classes(shape: Any, batch: int) -> int:
+    """Classes of an output's shape: (batch, classes), maybe with ones between."""
+    numbers = [int(n) for n in shape]
+    if not numbers or int(np.prod(numbers)) != batch * numbers[-1]:
+        raise ModelFileError(f"output of shape {numbers}; expected (batch, classes)")
+    return numbers[-1]
 
 
 def _quantized(images: np.ndarray, details: dict[str, Any]) -> np.ndarray:
@@ -150,8 +169,7 @@ class OnnxModel:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's own classes share no base but this
-            first = str(error).strip().splitlines()[0]
-            raise ModelFileError(f"no ONNX model, or a damaged one ({first})") from None
+            raise ModelFileError(f"no ONNX model, or a damaged one ({_first(error)})") from None
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         _check_one(inputs, outputs)
         shape = _image_shape(list(inputs[0].shape))
@@ -164,15 +182,35 @@ class OnnxModel:
         self.batch = shape[0] or 1
         self.input_shape = (shape[1], shape[2], 3)
         self._feed = {self._name: np.zeros((self.batch, *self.input_shape), self.input_dtype)}
-        self.num_classes = int(self._session.run(None, self._feed)[0].shape[-1])
+        answer = list(outputs[0].shape)
+        if not all(isinstance(n, int) for n in answer[1:]):
+            answer = self._output_shape()
+        self.num_classes = _num_classes([self.batch, *answer[1:]], self.batch)
+
+    def _output_shape(self) -> list[int]:
+        """Found by running the file, where it does not say."""
+        try:
+            return list(self._session.run(None, self._feed)[0].shape)
+        except Exception as error:  # onnxruntime's own classes share no base but this
+            raise ModelFileError(f"it loads and does not run ({_first(error)})") from None
 
     def run_once(self) -> None:
         """Execute on the input that is set."""
         self._session.run(None, self._feed)
 
     def predict_batch(self, images: np.ndarray) -> np.ndarray:
+        if self.input_dtype == "uint8":
+            images = np.clip(np.round(images), 0, 255)
         output = self._session.run(None, {self._name: images.astype(self.input_dtype)})[0]
         return np.asarray(output, "float32")
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """What the file answers: float32 (n, classes), for float32 (n, height, width, 3)."""
+        return _in_batches(self, images)
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 Model = TfliteModel | OnnxModel
@@ -192,9 +230,11 @@ def open_model(path: Path, num_threads: int = 1) -> Model:
     raise ModelFileError(f"a {suffix or 'nameless'} file; expected .tflite or .onnx")
 
 
-def predict(model: Model, images: np.ndarray) -> np.ndarray:
-    """What the file answers: float32, (n, classes), for float32 images (n, height, width, 3)."""
-    outputs = []
+def _in_batches(model: Model, images: np.ndarray) -> np.ndarray:
+    """The answers for any number of images, a batch of the file's at a time."""
+    if images.shape[1:] != model.input_shape:
+        raise ValueError(f"images of shape {images.shape[1:]}; expected {model.input_shape}")
+    outputs = [np.zeros((0, model.num_classes), "float32")]
     for start in range(0, len(images), model.batch):
         part = images[start : start + model.batch]
         padded = np.concatenate([part, np.repeat(part[-1:], model.batch - len(part), axis=0)])
@@ -210,6 +250,8 @@ def peak_rss_mib() -> float:
             return int(match[1]) / 1024
     except OSError:
         pass
+    import resource  # missing on Windows
+
     maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return maximum / 1024 / (1024 if sys.platform == "darwin" else 1)
 
@@ -256,6 +298,9 @@ def main() -> int:
     parser.add_argument("file", type=Path)
     parser.add_argument("--num-threads", type=int, default=1)
     options = parser.parse_args()
+    # What a runtime prints must not get between the answers.
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     try:
         serve(options.file, options.num_threads)
     except (ModelFileError, OSError) as error:

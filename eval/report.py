@@ -132,10 +132,13 @@ def _details(
         counts = np.zeros((len(photos.classes),) * 2, int)
         np.add.at(counts, (photos.test.labels, probs[chosen]["test"].argmax(axis=1)), 1)
         confusion = counts.tolist()
+    shown, file, num_disagreements = _disagreements(report, photos, probs)
     return Details(
-        histories={name: _history(run, name) for name in names if _history(run, name)},
+        histories={name: rows for name in names if (rows := _history(run, name))},
         confusion=confusion,
-        disagreements=_disagreements(report, photos, probs),
+        disagreements=shown,
+        disagreeing_file=file,
+        num_disagreements=num_disagreements,
     )
 
 
@@ -149,18 +152,22 @@ def _history(run: RunDir, name: str) -> list[dict[str, Any]]:
 
 def _disagreements(
     report: dict[str, Any], photos: RunPhotos, probs: dict[str, dict[str, np.ndarray]]
-) -> list[Disagreement]:
-    """Test photos on which an int8 file (the chosen one, else the first) left its source."""
+) -> tuple[list[Disagreement], str | None, int]:
+    """Some test photos on which an int8 file left its source, that file, and how many there are.
+
+    The chosen file if it is int8, else the first that is.
+    """
     int8 = [row for row in report["files"] if "int8" in row["recipe"]]
     int8.sort(key=lambda row: row["name"] != report["verdict"]["chosen_file"])
     if not int8:
-        return []
+        return [], None, 0
     ours, theirs = probs[int8[0]["name"]]["test"], probs[int8[0]["source"]]["test"]
     differ = np.flatnonzero(ours.argmax(axis=1) != theirs.argmax(axis=1))
     # The surest changes of mind first: they tell the most.
     sure = ours.max(axis=1) + theirs.max(axis=1)
+    num_disagreements = len(differ)
     differ = differ[np.argsort(-sure[differ], kind="stable")][:MAX_DISAGREEMENTS]
-    return [
+    shown = [
         Disagreement(
             photo=photos.test.paths[i],
             label=photos.classes[photos.test.labels[i]],
@@ -172,3 +179,4 @@ def _disagreements(
         for i in differ
         if Path(photos.test.paths[i]).exists()  # a report can be made where the photos are not
     ]
+    return shown, int8[0]["name"], num_disagreements

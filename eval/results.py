@@ -166,7 +166,7 @@ def file_row(
         "recipe": facts.get("recipe"),
         "source": facts.get("source"),
         "file_bytes": file_bytes(path),
-        "zip_bytes": zip_bytes(path),
+        "zip_bytes": facts.get("zip_bytes") or zip_bytes(path),
         "parity": _parity(probs, reference.source) if _is_float32(facts) else None,
         "accuracy": {**scores, **against},
         "latency": [_without_raw(row) for row in latency],

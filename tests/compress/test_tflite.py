@@ -158,7 +158,5 @@ def test_a_layer_without_counterpart_is_named(tmp_path):
 def test_efficientnet_crosses_exactly(efficientnet, tmp_path):
     images = np.random.default_rng(2).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
     path = tmp_path / "b0.tflite"
-    RECIPES["tflite.float32"](
-        efficientnet, path, calibration=lambda: iter(images), output="logits"
-    )
+    RECIPES["tflite.float32"](efficientnet, path, calibration=lambda: iter(images), output="logits")
     assert check_parity(efficientnet, path, images, output="logits") < 1e-4

@@ -55,7 +55,7 @@ def every_layer():
     x = layers.Concatenate()([x, layers.Average()([x, layers.ReLU(None, 0.1)(x)])])
     x = layers.Conv2D(4, 3, activation="gelu", data_format="channels_last")(x)
     shared = layers.Dense(6, activation="tanh")
-    pooled = [layers.GlobalMaxPooling2D()(x), layers.Flatten()(layers.MaxPooling2D(6)(x))]
+    pooled = [layers.GlobalMaxPooling2D()(x), layers.Flatten()(layers.MaxPooling2D(5)(x))]
     return keras.Model(pixels, layers.Softmax()(layers.Add()([shared(y) for y in pooled])))
 
 
@@ -126,7 +126,7 @@ def test_finetuning_lowers_the_loss(tiny_model, course):
     first, targets = next(iter(course["train"](0)))
     before = cross_entropy(targets, tf_model(first)).numpy().mean()
     finetune(tf_model, **{**course, "epochs": 10})
-    assert cross_entropy(targets, tf_model(first)).numpy().mean() < before / 2
+    assert cross_entropy(targets, tf_model(first)).numpy().mean() < 0.8 * before
 
 
 def test_progress_counts_epochs_from_0_and_steps_done(tiny_model, course):
@@ -134,6 +134,18 @@ def test_progress_counts_epochs_from_0_and_steps_done(tiny_model, course):
     finetune(to_tf_keras(tiny_model), **course, progress=lambda *where: told.append(where))
     assert [where[:4] for where in told[:3]] == [(0, 3, 1, 2), (0, 3, 2, 2), (1, 3, 1, 2)]
     assert all(where[4]["loss"] > 0 for where in told)
+
+
+def test_layers_that_were_frozen_learn_again(tiny_model, images, course):
+    frozen = copy_of(tiny_model)
+    frozen.trainable = False
+    tf_model = to_tf_keras(frozen)
+    np.testing.assert_allclose(tf_model(images), tiny_model(images), atol=1e-5)
+    assert len(tf_model.trainable_variables) == len(tiny_model.trainable_variables)
+    back = copy_back(finetune(tf_model, **course), into=frozen)
+    assert not np.array_equal(
+        back.get_layer("stem").get_weights(), tiny_model.get_layer("stem").get_weights()
+    )
 
 
 class Killed(Exception):

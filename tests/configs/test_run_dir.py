@@ -10,9 +10,14 @@ from configs.run_dir import RunDir, Step, is_current, step_lock, take_step, whol
 def test_a_file_that_failed_half_way_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
     path.write_text("old")
-    with pytest.raises(RuntimeError), whole_file(path) as unfinished:
-        unfinished.write_text("ne")
-        raise RuntimeError
+
+    def fail_half_way() -> None:
+        with whole_file(path) as unfinished:
+            unfinished.write_text("ne")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

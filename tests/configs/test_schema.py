@@ -2,8 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
-from cli.options import registries
 
+from cli.options import registries
 from configs.errors import UserError
 from configs.schema import Experiment, json_schema, load_experiment, to_yaml
 
@@ -69,7 +69,7 @@ def test_an_override_reads_numbers_as_yaml_would_not(names: dict) -> None:
 def test_what_is_no_config_is_refused(text: str, names: dict, tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match="broken.yaml"):
+    with pytest.raises(UserError, match=r"broken\.yaml"):
         load_experiment(path, names)
 
 

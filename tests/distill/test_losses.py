@@ -9,9 +9,7 @@ def test_kd_matches_a_value_worked_by_hand(temperature: float) -> None:
     # Softened teacher (3/4, 1/4) against student (1/2, 1/2): 3/4 ln(3/2) + 1/4 ln(1/2)
     teacher_logits = np.array([[temperature * np.log(3), 0.0]], "float32")
     student_logits = np.zeros((1, 2), "float32")
-    loss = kd(
-        student_logits=student_logits, teacher_logits=teacher_logits, temperature=temperature
-    )
+    loss = kd(student_logits=student_logits, teacher_logits=teacher_logits, temperature=temperature)
     # float32 holds seven digits
     assert float(loss[0]) == pytest.approx(temperature**2 * 0.130812, rel=1e-4)
 
@@ -20,7 +18,9 @@ def test_kd_agrees_with_scipy() -> None:
     special = pytest.importorskip("scipy.special")
     stats = pytest.importorskip("scipy.stats")
     teacher, student = np.random.default_rng(0).normal(0, 3, (2, 6, 5)).astype("float32")
-    expected = 9.0 * stats.entropy(special.softmax(teacher / 3, 1), special.softmax(student / 3, 1), axis=1)
+    expected = 9.0 * stats.entropy(
+        special.softmax(teacher / 3, 1), special.softmax(student / 3, 1), axis=1
+    )
     got = kd(student_logits=student, teacher_logits=teacher, temperature=3.0)
     assert np.allclose(got, expected, rtol=1e-4)  # float32 against float64
 

@@ -39,7 +39,9 @@ def test_the_same_view_is_the_same_pixels() -> None:
     assert np.array_equal(view_of(), view_of())
 
 
-@pytest.mark.parametrize("change", [{"example_id": 8}, {"view": 1}, {"seed": 2}, {"example_id": 7 + 2**40}])
+@pytest.mark.parametrize(
+    "change", [{"example_id": 8}, {"view": 1}, {"seed": 2}, {"example_id": 7 + 2**40}]
+)
 def test_another_example_view_or_seed_is_another_view(change: dict) -> None:
     assert not np.array_equal(view_of(), view_of(**change))
 
@@ -58,7 +60,10 @@ def test_two_sizes_show_the_same_crop() -> None:
     # A photo that is a ramp: the mean colour tells where the crop was.
     ramp = np.broadcast_to(np.arange(240, dtype=np.uint8)[:, None, None], (240, 240, 3)).copy()
     for view in range(8):
-        small, large = view_of(ramp, view=view, image_size=16), view_of(ramp, view=view, image_size=48)
+        small, large = (
+            view_of(ramp, view=view, image_size=16),
+            view_of(ramp, view=view, image_size=48),
+        )
         assert small.mean() == pytest.approx(large.mean(), abs=0.5)  # half a grey level
 
 

@@ -1,0 +1,152 @@
+"""Charts as SVG text: colours come from the page's CSS, so they follow its light or dark."""
+
+import math
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 640, 340
+LEFT, RIGHT, TOP, BOTTOM = 58, 16, 16, 46
+RADIUS = 11
+
+
+@dataclass(frozen=True)
+class Point:
+    """One numbered mark of a scatter chart, with the interval of its y."""
+
+    number: int
+    name: str
+    x: float
+    y: float
+    low: float
+    high: float
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Maps values to pixels; `ticks` are round numbers."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    ticks: list[float]
+
+    def at(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def axis(values: list[float], *, start: float, end: float, zero: bool = False) -> Axis:
+    """An axis over `values` with about five round ticks."""
+    low, high = (0.0 if zero else min(values)), max(values)
+    if high - low < 1e-9:
+        low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
+    raw = (high - low) / 4
+    unit = 10 ** math.floor(math.log10(raw))
+    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    ticks = [i * step for i in range(first, last + 1)]
+    return Axis(ticks[0], ticks[-1], start, end, ticks)
+
+
+def pareto_front(points: list[Point]) -> list[Point]:
+    """The points that no other one beats in both: less x and more y; by rising x."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.x, -p.y)):
+        if not front or point.y > front[-1].y:
+            front.append(point)
+    return front
+
+
+def _frame(x: Axis, y: Axis, *, x_title: str, y_title: str, percent: bool) -> list[str]:
+    parts = []
+    for tick in y.ticks:
+        text = f"{100 * tick:g} %" if percent else f"{tick:.4g}"
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y.at(tick):.1f}" '
+            f'y2="{y.at(tick):.1f}"/><text class="tick" text-anchor="end" x="{LEFT - 8}" '
+            f'y="{y.at(tick) + 4:.1f}">{text}</text>'
+        )
+    for tick in x.ticks:
+        parts.append(
+            f'<line class="grid" y1="{TOP}" y2="{HEIGHT - BOTTOM}" x1="{x.at(tick):.1f}" '
+            f'x2="{x.at(tick):.1f}"/><text class="tick" text-anchor="middle" '
+            f'x="{x.at(tick):.1f}" y="{HEIGHT - BOTTOM + 18}">{tick:.4g}</text>'
+        )
+    parts.append(
+        f'<text class="title" text-anchor="middle" x="{(LEFT + WIDTH - RIGHT) / 2}" '
+        f'y="{HEIGHT - 6}">{escape(x_title)}</text>'
+        f'<text class="title" text-anchor="middle" transform="translate(14 '
+        f'{(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)">{escape(y_title)}</text>'
+    )
+    return parts
+
+
+def _svg(parts: list[str], label: str) -> str:
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
+        + "".join(parts)
+        + "</svg>"
+    )
+
+
+def scatter(points: list[Point], *, x_title: str, y_title: str) -> str:
+    """Accuracy against cost: numbered marks, their intervals, and the Pareto front."""
+    x = axis([p.x for p in points], start=LEFT, end=WIDTH - RIGHT, zero=True)
+    y = axis([v for p in points for v in (p.low, p.high)], start=HEIGHT - BOTTOM, end=TOP)
+    parts = _frame(x, y, x_title=x_title, y_title=y_title, percent=True)
+    steps = []
+    for point in pareto_front(points):
+        if steps:
+            steps.append(f"H {x.at(point.x):.1f}")
+        steps.append(f"{'V' if steps else f'M {x.at(point.x):.1f}'} {y.at(point.y):.1f}")
+    parts.append(f'<path class="front" d="{" ".join(steps)}"/>')
+    taken: list[tuple[float, float]] = []
+    for point in points:
+        px, py = x.at(point.x), y.at(point.y)
+        parts.append(
+            f'<line class="interval" x1="{px:.1f}" x2="{px:.1f}" '
+            f'y1="{y.at(point.low):.1f}" y2="{y.at(point.high):.1f}"/>'
+        )
+        mx, my = _free_place(px, py, taken)
+        taken.append((mx, my))
+        kind = "mark chosen" if point.chosen else "mark"
+        title = f"{point.name}: {100 * point.y:.1f} %, {point.x:.4g}"
+        parts.append(
+            f'<line class="leader" x1="{px:.1f}" y1="{py:.1f}" x2="{mx:.1f}" y2="{my:.1f}"/>'
+            f'<g class="{kind}"><title>{escape(title)}</title>'
+            f'<circle cx="{mx:.1f}" cy="{my:.1f}" r="{RADIUS}"/>'
+            f'<text text-anchor="middle" x="{mx:.1f}" y="{my + 4:.1f}">{point.number}</text></g>'
+        )
+    names = ", ".join(f"{p.number} {p.name} {100 * p.y:.1f} % at {p.x:.3g}" for p in points)
+    return _svg(parts, f"{y_title} against {x_title}: {names}")
+
+
+def _free_place(px: float, py: float, taken: list[tuple[float, float]]) -> tuple[float, float]:
+    """The nearest place to (px, py) where a mark covers no other one."""
+    for ring in range(8):
+        for turn in range(1 if ring == 0 else 12):
+            angle = math.tau * turn / 12
+            mx = px + ring * RADIUS * math.cos(angle)
+            my = py + ring * RADIUS * math.sin(angle)
+            inside = LEFT <= mx <= WIDTH - RADIUS and TOP <= my <= HEIGHT - BOTTOM
+            if inside and all(math.hypot(mx - a, my - b) > 2 * RADIUS + 1 for a, b in taken):
+                return mx, my
+    return px, py
+
+
+def lines(
+    series: dict[str, list[tuple[float, float]]], *, x_title: str, y_title: str, percent: bool
+) -> str:
+    """One line for each series of (x, y); each has the CSS class of its name."""
+    points = [point for some in series.values() for point in some]
+    x = axis([p[0] for p in points], start=LEFT, end=WIDTH - RIGHT)
+    y = axis([p[1] for p in points], start=HEIGHT - BOTTOM, end=TOP)
+    parts = _frame(x, y, x_title=x_title, y_title=y_title, percent=percent)
+    for name, some in series.items():
+        path = " ".join(f"{x.at(a):.1f},{y.at(b):.1f}" for a, b in some)
+        dots = "".join(f'<circle cx="{x.at(a):.1f}" cy="{y.at(b):.1f}" r="2.5"/>' for a, b in some)
+        kind = f"series {escape(name)}"
+        parts.append(f'<g class="{kind}"><polyline points="{path}"/>{dots}</g>')
+    last = ", ".join(f"{name} ends at {some[-1][1]:.3g}" for name, some in series.items())
+    return _svg(parts, f"{y_title} by {x_title}: {last}")

@@ -1,0 +1,169 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import eval.probe as probe
+from eval.probe import ModelFileError, open_model
+
+MakeOnnx = Callable[..., Path]
+
+
+def test_an_onnx_file_is_described_and_answers(
+    onnx_file: Path, colours: np.ndarray, expected_probs: np.ndarray
+) -> None:
+    model = open_model(onnx_file)
+    assert (model.runtime, model.batch, model.num_classes) == ("onnxruntime", 1, 4)
+    assert (model.input_shape, model.input_dtype) == ((8, 8, 3), "float32")
+    assert model.runtime_version
+    probs = model.predict(colours.astype("float32"))
+    np.testing.assert_allclose(probs, expected_probs, rtol=1e-5)  # float32 sums in another order
+
+
+@pytest.mark.parametrize(("name", "atol"), [("float32", 1e-6), ("int8", 0.02), ("uint8", 0.02)])
+def test_tflite_edges_are_quantized_and_back(
+    tflite_files: dict[str, Path],
+    colours: np.ndarray,
+    expected_probs: np.ndarray,
+    name: str,
+    atol: float,
+) -> None:
+    # int8 logits have steps of about 4/255 and probabilities steps of 1/256.
+    model = open_model(tflite_files[name])
+    assert (model.runtime, model.batch, model.num_classes) == ("litert", 1, 4)
+    assert (model.input_shape, model.input_dtype) == ((8, 8, 3), name)
+    probs = model.predict(colours.astype("float32"))
+    assert probs.dtype == np.float32
+    np.testing.assert_allclose(probs, expected_probs, atol=atol)
+
+
+def test_a_dynamic_batch_is_run_one_by_one(
+    tflite_files: dict[str, Path],
+    make_onnx: MakeOnnx,
+    colours: np.ndarray,
+    expected_probs: np.ndarray,
+) -> None:
+    for path in (tflite_files["batch"], make_onnx(["n", 8, 8, 3])):
+        model = open_model(path)
+        assert (model.batch, model.num_classes) == (1, 4)
+        probs = model.predict(colours.astype("float32"))
+        np.testing.assert_allclose(probs, expected_probs, rtol=1e-5)
+
+
+def test_a_static_batch_that_does_not_divide_is_filled_up(
+    make_onnx: MakeOnnx, colours: np.ndarray, expected_probs: np.ndarray
+) -> None:
+    model = open_model(make_onnx([2, 8, 8, 3]))
+    assert model.batch == 2
+    np.testing.assert_allclose(model.predict(colours.astype("float32")), expected_probs, rtol=1e-5)
+
+
+def test_no_images_have_no_answers(onnx_file: Path) -> None:
+    assert open_model(onnx_file).predict(np.zeros((0, 8, 8, 3), "float32")).shape == (0, 4)
+
+
+def test_images_of_another_size_are_refused(onnx_file: Path) -> None:
+    with pytest.raises(ValueError, match=r"\(9, 9, 3\); expected \(8, 8, 3\)"):
+        open_model(onnx_file).predict(np.zeros((1, 9, 9, 3), "float32"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "reason"),
+    [
+        ([1, 3, 8, 8], (2, 3), "channels first"),
+        ([1, "height", "width", 3], (1, 2), "without a fixed height and width"),
+        ([1, 8, 3], (1,), "expected \\(batch, height, width, 3\\)"),
+    ],
+)
+def test_an_onnx_input_that_is_no_rgb_image_is_refused(
+    make_onnx: MakeOnnx, shape: list[Any], axes: tuple[int, ...], reason: str
+) -> None:
+    with pytest.raises(ModelFileError, match=reason):
+        open_model(make_onnx(shape, axes=axes))
+
+
+def test_an_output_that_is_an_image_is_refused(tmp_path: Path) -> None:
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 8, 8, 3])
+    mask = helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, 8, 8, 3])
+    graph = helper.make_graph([helper.make_node("Relu", ["image"], ["mask"])], "g", [image], [mask])
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "a.onnx")
+    with pytest.raises(ModelFileError, match=r"output of shape .* expected \(batch, classes\)"):
+        open_model(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("suffix", [".tflite", ".onnx"])
+@pytest.mark.parametrize("content", [b"", b"just some text, renamed" * 9, bytes(range(256)) * 9])
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"no TFLite model|no ONNX model|empty"):
+        open_model(path)
+
+
+@pytest.mark.parametrize("part", [0.05, 0.3, 0.6, 0.95])
+def test_a_truncated_model_is_refused(
+    tflite_files: dict[str, Path], onnx_file: Path, tmp_path: Path, part: float
+) -> None:
+    for source in (tflite_files["int8"], onnx_file):
+        whole = source.read_bytes()
+        path = tmp_path / source.name
+        path.write_bytes(whole[: int(len(whole) * part)])
+        with pytest.raises(ModelFileError):
+            open_model(path)
+
+
+def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"a \.keras file; expected \.tflite or \.onnx"):
+        open_model(tmp_path / "model.keras")
+
+
+def served(path: Path, requests: list[dict[str, Any]]) -> tuple[int, list[dict[str, Any]]]:
+    """The probe as a device runs it: alone in a folder, with nothing of this project."""
+    result = subprocess.run(
+        [sys.executable, "-P", probe.__file__, str(path), "--num-threads", "1"],
+        input="".join(json.dumps(request) + "\n" for request in requests),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=path.parent,
+    )
+    return result.returncode, [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_as_a_program_it_times_runs_and_reports_its_memory(
+    onnx_file: Path, tflite_files: dict[str, Path]
+) -> None:
+    for path in (onnx_file, tflite_files["float32"]):
+        code, answers = served(path, [{"run": 5}, {"run": 2}, {"quit": True}])
+        assert code == 0
+        ready, five, two, last = answers
+        assert ready["ready"] is True
+        assert ready["batch"] == 1
+        assert {"load_ms", "first_ms", "runtime", "runtime_version"} <= set(ready)
+        assert (len(five["times_ms"]), len(two["times_ms"])) == (5, 2)
+        assert min(five["times_ms"]) > 0
+        # An interpreter with numpy and a runtime: tens of MiB, not the hundreds of this process.
+        assert 10 < last["peak_rss_mib"] < 300
+
+
+def test_as_a_program_it_ends_with_its_caller(onnx_file: Path) -> None:
+    assert served(onnx_file, [])[0] == 0
+
+
+def test_as_a_program_it_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.tflite").write_text("no model at all")
+    code, answers = served(tmp_path / "a.tflite", [])
+    assert code == 1
+    assert "no TFLite model" in answers[0]["error"]
+    code, answers = served(tmp_path / "missing.onnx", [])
+    assert code == 1
+    assert "missing.onnx" in answers[0]["error"]

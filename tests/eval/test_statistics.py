@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from eval.statistics import (
+    expected_calibration_error,
+    macro_f1,
+    mcnemar_p,
+    negative_log_likelihood,
+    top_k,
+    wilson_interval,
+)
+
+
+def test_wilson_interval_of_a_published_value() -> None:
+    # 81 of 263: Newcombe 1998, Statistics in Medicine 17, table I, method 3
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+
+
+def test_wilson_interval_at_the_ends() -> None:
+    # None of n: from 0 to z**2 / (n + z**2), with z**2 = 3.8415
+    assert wilson_interval(0, 10) == pytest.approx((0, 3.8415 / 13.8415), abs=1e-5)
+    assert wilson_interval(10, 10) == pytest.approx((10 / 13.8415, 1), abs=1e-5)
+    with pytest.raises(ValueError, match="at least one"):
+        wilson_interval(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "p"),
+    [
+        (0, 0, 1.0),
+        (5, 5, 1.0),
+        (0, 1, 1.0),  # 2 * 1/2
+        (0, 5, 1 / 16),  # 2 * 1/32
+        (1, 5, 14 / 64),  # 2 * (1 + 6) / 64
+        (5, 1, 14 / 64),
+    ],
+)
+def test_mcnemar_matches_binomials_worked_by_hand(
+    only_first: int, only_second: int, p: float
+) -> None:
+    assert mcnemar_p(only_first, only_second) == pytest.approx(p, rel=1e-9)
+
+
+def test_mcnemar_agrees_with_scipy_where_powers_of_two_overflow() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.binomtest(2400, 5000).pvalue
+    assert mcnemar_p(2400, 2600) == pytest.approx(expected, rel=1e-8)
+
+
+def test_top_k_counts_labels_among_the_best() -> None:
+    probs = np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2], [0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
+    labels = np.array([0, 1, 2, 2])
+    assert [top_k(probs, labels, k) for k in (1, 2, 3, 5)] == [0.5, 0.75, 1.0, 1.0]
+
+
+def test_negative_log_likelihood_is_bounded_where_a_probability_is_zero() -> None:
+    probs = np.array([[0.5, 0.5], [1.0, 0.0]])
+    expected = (np.log(2) + np.log(1e7)) / 2
+    assert negative_log_likelihood(probs, np.array([0, 1])) == pytest.approx(expected)
+
+
+def test_calibration_error_is_the_gap_weighted_by_bin() -> None:
+    # Three answers at 0.9, two of them right; one at 0.6, right: (3 |2/3 - 0.9| + |1 - 0.6|) / 4
+    probs = np.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.6, 0.4]])
+    labels = np.array([0, 1, 1, 0])
+    assert expected_calibration_error(probs, labels) == pytest.approx((0.7 + 0.4) / 4)
+
+
+def test_a_sure_and_right_model_is_calibrated() -> None:
+    assert expected_calibration_error(np.eye(3), np.arange(3)) == 0
+
+
+def test_macro_f1_weighs_classes_alike() -> None:
+    # Class 0: 2 * 3 / (4 + 3) = 6/7; class 1: 0 right, so 0; class 2: 1
+    predicted, labels = np.array([0, 0, 0, 0, 2]), np.array([0, 0, 0, 1, 2])
+    assert macro_f1(predicted, labels) == pytest.approx((6 / 7 + 0 + 1) / 3)

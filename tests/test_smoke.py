@@ -1,0 +1,150 @@
+"""configs/smoke.yaml from teacher to report: real training, real conversion, real runtimes."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import command, save_photo
+
+FILES = {
+    f"{source}-{recipe}"
+    for source in ("student", "magnitude")
+    for recipe in ("float32.tflite", "int8.tflite", "float32.onnx", "int8.onnx")
+}
+
+
+@pytest.fixture(scope="module")
+def report(smoke_run: Path) -> dict:
+    return json.loads((smoke_run / "report.json").read_text())
+
+
+def test_the_report_keeps_its_contract(report: dict) -> None:
+    assert {"run", "created", "seed", "machine", "data", "models", "files", "verdict"} <= set(
+        report
+    )
+    assert {row["name"] for row in report["files"]} == FILES
+    assert [row["name"] for row in report["models"]] == [
+        "teacher", "student", "control", "magnitude",
+    ]  # fmt: skip
+    accuracy = {
+        "split", "n", "top1", "top1_low", "top1_high", "top5", "macro_f1", "nll", "ece",
+        "agreement_with_teacher",
+    }  # fmt: skip
+    of_a_file = {
+        "agreement_with_source", "num_flips", "drop_vs_source", "drop_vs_student", "mcnemar_p",
+    }  # fmt: skip
+    latency = {
+        "device", "runtime", "num_threads", "batch", "num_warmup", "num_runs", "p50_ms", "p90_ms",
+        "p99_ms", "mean_ms", "load_ms", "peak_rss_mib",
+    }  # fmt: skip
+    for model in report["models"]:
+        assert {"backbone", "input_shape", "num_parameters", "num_macs"} <= set(model)
+        assert accuracy <= set(model["accuracy"])
+    for row in report["files"]:
+        assert accuracy | of_a_file <= set(row["accuracy"])
+        assert row["accuracy"]["split"] == "test"
+        assert row["accuracy"]["n"] == report["data"]["num_test"]
+        assert latency <= set(row["latency"][0])
+        assert row["zip_bytes"] < row["file_bytes"]
+    assert report["verdict"]["chosen_file"] in FILES
+
+
+def test_float_files_answer_as_their_models(report: dict) -> None:
+    for row in report["files"]:
+        if row["recipe"].endswith("float32"):
+            assert row["parity"]["max_abs_diff"] < 1e-3
+            assert row["parity"]["argmax_equal"] == row["parity"]["n"] == row["accuracy"]["n"]
+
+
+def test_raw_times_are_kept(smoke_run: Path) -> None:
+    latency = json.loads((smoke_run / "results" / "latency-local.json").read_text())["latency"]
+    assert {len(row["times_ms"]) for row in latency.values()} == {30}
+
+
+def test_training_is_written_down_epoch_by_epoch(smoke_run: Path) -> None:
+    for name in ("teacher", "student", "control"):
+        with open(smoke_run / name / "history.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert not list(smoke_run.rglob("checkpoint"))
+    assert not list(smoke_run.rglob(".unfinished*"))
+
+
+def test_the_page_needs_no_network(smoke_run: Path) -> None:
+    page = (smoke_run / "report.html").read_text()
+    assert len(page) < 1_000_000
+    for word in ("http://", "https://", 'src="/', "@import"):
+        assert word not in page.replace("http://www.w3.org/", "")
+
+
+def test_a_second_run_does_nothing_again(smoke_run: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in smoke_run.rglob("manifest.json")}
+    outcome = command("distill", "run", "smoke", "--run", smoke_run)
+    assert outcome.code == 0
+    assert "working" not in outcome.err
+    assert {p: p.stat().st_mtime_ns for p in smoke_run.rglob("manifest.json")} == before
+    assert "student-int8.tflite" in outcome.out
+    assert str(smoke_run / "report.html") in outcome.out
+
+
+def test_another_temperature_leaves_teacher_soft_labels_and_control(smoke_run: Path) -> None:
+    from cli.options import open_run
+    from configs.run_dir import is_current
+    from distill.soft_labels import soft_labels_step
+    from distill.student import control_step, student_step
+    from distill.teacher import teacher_step
+
+    changed = ["student.loss.temperature=2"]
+    run, experiment = open_run("smoke", smoke_run, changed)
+    current = {
+        step.name: is_current(step.manifest, step.inputs)
+        for step in (
+            f(run, experiment) for f in (teacher_step, soft_labels_step, control_step, student_step)
+        )
+    }
+    assert current == {"teacher": True, "soft labels": True, "control": True, "student": False}
+    open_run("smoke", smoke_run, [])  # experiment.yaml as it was
+
+
+@pytest.mark.parametrize("name", ["student-int8.tflite", "student-int8.onnx"])
+def test_a_file_answers_about_photos(smoke_run: Path, tmp_path: Path, name: str) -> None:
+    photo = save_photo(tmp_path / "a photo.png", seed=1)
+    outcome = command("evaluate", "predict", smoke_run / "files" / name, photo, "--json")
+    assert outcome.code == 0, outcome.err
+    answer = json.loads(outcome.out.splitlines()[-1])["predictions"][0]["answers"]
+    assert {a["class"] for a in answer} == {str(digit) for digit in range(10)}
+    assert sum(a["probability"] for a in answer) == pytest.approx(1, abs=1e-5)
+
+
+def test_bare_files_are_scored_and_timed(smoke_run: Path) -> None:
+    files = [
+        smoke_run / "files" / "student-int8.tflite",
+        smoke_run / "files" / "student-float32.onnx",
+    ]
+    digits = smoke_run / "data" / "digits"
+    outcome = command("evaluate", "accuracy", *files, "--data", digits, "--json")
+    assert outcome.code == 0, outcome.err
+    rows = json.loads(outcome.out.splitlines()[-1])["files"]
+    expected = json.loads((smoke_run / "report.json").read_text())["files"]
+    top1 = {row["name"]: row["accuracy"]["top1"] for row in expected}
+    for row in rows:  # the folder is split by the same rule, with the same default fractions
+        assert row["accuracy"]["top1"] == top1[row["name"]]
+    outcome = command("evaluate", "latency", *files, "--num-runs", "20", "--json")
+    assert outcome.code == 0, outcome.err
+    rows = json.loads(outcome.out.splitlines()[-1])["files"]
+    assert all(row["latency"][0]["p50_ms"] > 0 for row in rows)
+
+
+def test_a_damaged_model_is_named_and_made_again(smoke_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "damaged"
+    shutil.copytree(smoke_run, run)
+    model = run / "student" / "model.keras"
+    model.write_bytes(b"x" * model.stat().st_size)
+    (run / "files" / "student-int8.tflite.json").unlink()
+    outcome = command("compress", "quantize", "smoke", "--run", run)
+    assert outcome.code == 2
+    assert "is not a Keras model" in outcome.err
+    assert "--force" in outcome.err
+    assert "Traceback" not in outcome.err
