@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 640, 340
-LEFT, RIGHT, TOP, BOTTOM = 58, 16, 16, 46
+LEFT, RIGHT, TOP, BOTTOM = 76, 18, 16, 46
 RADIUS = 11
 
 
@@ -36,14 +36,17 @@ class Axis:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
-def axis(values: list[float], *, start: float, end: float, zero: bool = False) -> Axis:
-    """An axis over `values` with about five round ticks."""
+def axis(
+    values: list[float], *, start: float, end: float, zero: bool = False, whole: bool = False
+) -> Axis:
+    """An axis over `values` with about five round ticks; `whole`: of whole numbers."""
     low, high = (0.0 if zero else min(values)), max(values)
     if high - low < 1e-9:
         low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
     raw = (high - low) / 4
     unit = 10 ** math.floor(math.log10(raw))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= raw * 0.999)
+    step = max(round(step), 1) if whole else step
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = [i * step for i in range(first, last + 1)]
     return Axis(ticks[0], ticks[-1], start, end, ticks)
@@ -95,7 +98,7 @@ def scatter(points: list[Point], *, x_title: str, y_title: str) -> str:
     x = axis([p.x for p in points], start=LEFT, end=WIDTH - RIGHT, zero=True)
     y = axis([v for p in points for v in (p.low, p.high)], start=HEIGHT - BOTTOM, end=TOP)
     parts = _frame(x, y, x_title=x_title, y_title=y_title, percent=True)
-    steps = []
+    steps: list[str] = []
     for point in pareto_front(points):
         if steps:
             steps.append(f"H {x.at(point.x):.1f}")
@@ -140,7 +143,7 @@ def lines(
 ) -> str:
     """One line for each series of (x, y); each has the CSS class of its name."""
     points = [point for some in series.values() for point in some]
-    x = axis([p[0] for p in points], start=LEFT, end=WIDTH - RIGHT)
+    x = axis([p[0] for p in points], start=LEFT, end=WIDTH - RIGHT, whole=True)
     y = axis([p[1] for p in points], start=HEIGHT - BOTTOM, end=TOP)
     parts = _frame(x, y, x_title=x_title, y_title=y_title, percent=percent)
     for name, some in series.items():

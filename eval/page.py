@@ -69,15 +69,31 @@ def _environment(*, autoescape: bool) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": lambda v, digits=1: "–" if v is None else f"{100 * v:.{digits}f} %",
-        "points": lambda v: "–" if v is None else f"{100 * v:+.1f}".replace("-", "−"),
-        "number": lambda v, digits=2: "–" if v is None else f"{v:.{digits}f}",
+        "percent": _percent,
+        "points": _points_text,
+        "number": _number,
         "p_value": _p_value,
         "size": _size,
         "count": _count,
         "duration": _duration,
     }
     return environment
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _points_text(share: float | None) -> str:
+    """A difference of shares in points, with its sign."""
+    if share is None:
+        return "–"
+    text = f"{100 * share:+.1f}".replace("-", "−")
+    return text[1:] if text[1:] == "0.0" else text
 
 
 def _p_value(value: float | None) -> str:
