@@ -172,7 +172,9 @@ def load_experiment(
         if "=" not in override:
             raise UserError(f"--set {override}: expected key.path=value, as in student.epochs=5.")
     try:
-        merged = OmegaConf.merge(raw, OmegaConf.from_dotlist(list(overrides or [])))
+        merged = OmegaConf.merge(
+            _with_named_choices(raw), OmegaConf.from_dotlist(list(overrides or []))
+        )
         values = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise UserError(f"{path} with --set {overrides}: {error}") from None
@@ -193,6 +195,26 @@ def _read_yaml(path: Path) -> Any:
     if not OmegaConf.is_dict(raw):
         raise UserError(f"{path} holds no keys and values. See configs/quickstart.yaml for one.")
     return raw
+
+
+def _with_named_choices(raw: Any) -> Any:
+    """Every single choice as a mapping with a name, so that --set can change one option of it."""
+    values = OmegaConf.to_container(raw)
+    assert isinstance(values, dict)
+    for section, model in (("teacher", TeacherConfig), ("student", StudentConfig)):
+        some = values.get(section)
+        if not isinstance(some, dict):
+            continue
+        for key, field in model.model_fields.items():
+            if field.annotation is not Choice:
+                continue
+            default = {} if field.is_required() else {"name": field.default.name}
+            given = some.get(key, {})
+            if isinstance(given, str):
+                some[key] = {"name": given}
+            elif isinstance(given, dict) and (given or default):
+                some[key] = {**default, **given}
+    return OmegaConf.create(values)
 
 
 def _explain(path: Path, error: ValidationError) -> str:

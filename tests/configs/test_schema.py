@@ -79,3 +79,16 @@ def test_the_schema_file_for_editors_is_the_schema() -> None:
 
 def test_defaults_keep_to_the_schema() -> None:
     assert set(json_schema()["properties"]) == set(Experiment.model_fields)
+
+
+@pytest.mark.parametrize("loss", ["loss: kd", "loss: {name: kd}", ""])
+def test_one_option_of_a_choice_can_be_set(loss: str, names: dict, tmp_path: Path) -> None:
+    config = tmp_path / "some.yaml"
+    config.write_text(
+        "data: {source: digits}\n"
+        "teacher: {backbone: efficientnet_b0, image_size: 32, epochs: 1}\n"
+        f"student:\n  backbone: efficientnet_b0\n  image_size: 32\n  epochs: 1\n  {loss}\n"
+    )
+    experiment = load_experiment(config, names, ["student.loss.temperature=2.5"])
+    assert experiment.student.loss.name == "kd"
+    assert experiment.student.loss.options == {"temperature": 2.5}
