@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow's first import
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import typer
 

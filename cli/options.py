@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,8 +62,25 @@ def start_logging(quiet: bool) -> None:
     logger.propagate = False
 
 
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """TensorFlow greets on file descriptor 2 before any setting can stop it."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def registries() -> dict[str, Any]:
     """Every registry a config chooses from; loads TensorFlow."""
+    with _silent_stderr():
+        import tensorflow  # noqa: F401
+
     from compress.export import RECIPES
     from compress.methods import METHODS
     from distill.backbones import BACKBONES

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import command, save_photo
+from support import command, save_photo
 
 FILES = {
     f"{source}-{recipe}"

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import save_photo
+from support import save_photo
 
 SMOKE = ["--set", "data.source=folder"]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import save_photo
 from PIL import Image
+from support import save_photo
 
 from configs.errors import UserError
 from configs.run_dir import RunDir, take_step

@@ -47,8 +47,8 @@ def report() -> dict:
     ]  # fmt: skip
     return {
         "run": "flowers", "created": "2026-01-01T00:00:00+00:00", "seed": 1,
-        "machine": {"cpu": "a cpu", "num_cores": 2, "isa": ["avx2"], "os": "Linux", "python": "3.11",
-                    "packages": {"keras": "3.15"}},
+        "machine": {"cpu": "a cpu", "num_cores": 2, "isa": ["avx2"], "os": "Linux",
+                    "python": "3.11", "packages": {"keras": "3.15"}},
         "data": {"source": "folder", "classes": ["a", SCRIPT, LONG], "num_train": 1,
                  "num_validation": 1, "num_test": 100, "num_skipped": 0},
         "models": [model("teacher", 0.95), model("student", 0.9), model("control", 0.7)],

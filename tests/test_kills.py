@@ -1,0 +1,68 @@
+"""A run that is killed again and again ends where the undisturbed one does."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import ROOT, command
+
+NUM_KILLS = 10
+
+
+def manifests(run: Path) -> dict[str, tuple[int, str]]:
+    """Every finished artifact, with when it was finished and of what."""
+    paths = [*run.rglob("manifest.json"), *run.rglob("*.tflite.json"), *run.rglob("*.onnx.json")]
+    return {
+        str(p.relative_to(run)): (p.stat().st_mtime_ns, json.loads(p.read_text())["inputs_digest"])
+        for p in paths
+    }
+
+
+def start_and_kill(run: Path, seconds: float) -> bool:
+    """Start the smoke run and kill it after so many seconds; whether it was still at work."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from cli.main import distill; distill()", "run", "smoke",
+         "--run", str(run)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        return True
+    return False
+
+
+@pytest.mark.slow
+def test_ten_kills_cost_no_finished_artifact_and_no_accuracy(
+    smoke_run: Path, tmp_path: Path
+) -> None:
+    run, moments = tmp_path / "smoke", random.Random(20_261_121)
+    killed = 0
+    while killed < NUM_KILLS:
+        before = manifests(run)
+        if not start_and_kill(run, moments.uniform(8, 45)):
+            break  # it came to its end before this moment
+        killed += 1
+        after = manifests(run)
+        assert {name: after[name] for name in before} == before
+    before = manifests(run)
+    outcome = command("distill", "run", "smoke", "--run", run)
+    assert outcome.code == 0, outcome.err
+    after = manifests(run)
+    assert {name: after[name] for name in before} == before
+    print(f"{killed} kills")
+
+    undisturbed = json.loads((smoke_run / "report.json").read_text())
+    killed_run = json.loads((run / "report.json").read_text())
+    for ours, theirs in zip(killed_run["models"], undisturbed["models"], strict=True):
+        assert ours["accuracy"]["top1"] == pytest.approx(theirs["accuracy"]["top1"], abs=0.01)
+    assert not list(run.rglob(".unfinished*"))

@@ -1,0 +1,58 @@
+"""The README's commands exist and take what it gives them."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from support import ROOT, command
+from typer.main import get_command
+
+README = (ROOT / "README.md").read_text()
+LINES = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.S)
+    for line in block.splitlines()
+    if line.split()[:1] and line.split()[0] in ("distill", "compress", "evaluate")
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_command_of_the_readme_parses(line: str) -> None:
+    from cli import compress, distill, evaluate
+
+    program, *words = shlex.split(line.split(" > ")[0])
+    apps = {"distill": distill.app, "compress": compress.app, "evaluate": evaluate.app}
+    group = get_command(apps[program])
+    name, rest = words[0], words[1:]
+    subcommand = group.commands[name]  # type: ignore[attr-defined]
+    context = subcommand.make_context(name, list(rest))
+    assert set(context.params) >= {"debug"} or name == "schema"
+
+
+def test_every_command_is_in_the_table() -> None:
+    from cli import compress, distill, evaluate
+
+    for program, module in (("distill", distill), ("compress", compress), ("evaluate", evaluate)):
+        for name in get_command(module.app).commands:  # type: ignore[attr-defined]
+            assert f"| `{program} {name}" in README
+
+
+@pytest.mark.parametrize("program", ["distill", "compress", "evaluate"])
+def test_help_needs_neither_tensorflow_nor_keras(program: str) -> None:
+    code = (
+        "import sys; from cli import main\n"
+        f"sys.argv = ['{program}', '--help']\n"
+        f"try: main.{program}()\n"
+        "except SystemExit: pass\n"
+        "assert not {'tensorflow', 'keras', 'numpy', 'pydantic'} & set(sys.modules)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_schema_is_printed() -> None:
+    outcome = command("distill", "schema")
+    assert outcome.code == 0
+    assert '"properties"' in outcome.out
