@@ -22,7 +22,7 @@ def measure_files(
     files: list[Path],
     *,
     data: Path | None = None,
-    pixels: Pixels = OWN_PIXELS,
+    pixels: Pixels | None = None,
     device: str = "local",
     num_threads: int = 1,
     num_runs: int = NUM_RUNS,
@@ -38,14 +38,16 @@ def measure_files(
         timings = timed(
             files, device=device, num_threads=num_threads, num_warmup=NUM_WARMUP, num_runs=num_runs
         )
-        return [latency_row(file, [timings[file.name]]) for file in files]
+        return [latency_row(file, [timings[file]]) for file in files]
     if data is None:
         raise UserError("--data is missing: the folder of class folders to score the files on.")
     test = scan_folder(data)["test"]
     rows = []
     for file, metadata in described.items():
         photos = as_photos("test", matched(test, metadata, open_model(file).num_classes, file))
-        probs = file_probabilities(file, photos, num_threads=num_threads, pixels=pixels)
+        probs = file_probabilities(
+            file, photos, num_threads=num_threads, pixels=_pixels(metadata, pixels)
+        )
         rows.append(
             file_row(
                 file,
@@ -92,6 +94,13 @@ def _describe(file: Path) -> FileMetadata | None:
         raise UserError(f"{file} is no model that can be run here: {error}") from None
 
 
+def _pixels(metadata: FileMetadata | None, given: Pixels | None) -> Pixels:
+    """What the file expects of its input: as the user says, else as the file itself says."""
+    if given is not None or metadata is None:
+        return given or OWN_PIXELS
+    return Pixels(tuple(metadata.pixels["mean"]), tuple(metadata.pixels["std"]))
+
+
 def matched(
     examples: Examples, metadata: FileMetadata | None, num_classes: int, file: Path
 ) -> Examples:
@@ -121,7 +130,7 @@ def matched(
 
 
 def predict_photos(
-    file: Path, photos: list[Path], *, pixels: Pixels = OWN_PIXELS
+    file: Path, photos: list[Path], *, pixels: Pixels | None = None
 ) -> list[dict[str, Any]]:
     """The classes of each photo by falling probability."""
     metadata = _describe(file)
@@ -134,8 +143,10 @@ def predict_photos(
         try:
             images.append(evaluation_image(photo, model.input_shape[:2]))
         except UnreadablePhoto as error:
-            raise UserError(f"{photo} cannot be read as a photo: {error}.") from None
-    probs = predict_file(file, [image[None] for image in images], pixels, 1, None)
+            raise UserError(f"this is no photo that can be read: {error}.") from None
+    probs = predict_file(
+        file, [image[None] for image in images], _pixels(metadata, pixels), 1, None
+    )
     return [
         {
             "photo": str(photo),

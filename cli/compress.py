@@ -14,6 +14,7 @@ from cli.options import (
     Run,
     Target,
     open_run,
+    refuse,
     show_result,
     start_logging,
 )
@@ -24,6 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+ONLY_BARE = "it is for a bare .keras model. For a run, set it in the config (--set)."
+ONLY_RUN = "it is for a run. Give a config, a folder of photos or a run directory."
 
 ModelTarget = Annotated[
     str,
@@ -112,8 +116,11 @@ def quantize(
 ) -> None:
     """Write the config's quantized files, or those of a bare .keras model."""
     if not target.endswith((".keras", ".h5")):
+        given = {"data": data, "recipe": recipe, "out": out, "max_drop": max_drop}
+        refuse(target, ONLY_BARE, **given, pixels=pixels, mean=mean, std=std)
         _write_files("quantize", target, run, set_, force, quiet=quiet, json=json)
         return
+    refuse(target, ONLY_RUN, run=run, set_=set_, force=force)
     start_logging(quiet)
     from cli.table import files_table
     from compress.standalone import quantize_model

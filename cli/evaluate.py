@@ -14,6 +14,7 @@ from cli.options import (
     Run,
     Target,
     open_run,
+    refuse,
     show_result,
     start_logging,
 )
@@ -29,6 +30,9 @@ app = typer.Typer(
     add_completion=False,
 )
 
+ONLY_BARE = "it is for bare files. For a run, set it in the config (--set)."
+ONLY_RUN = "it is for a run. Give a config, a folder of photos or a run directory."
+
 Targets = Annotated[
     list[str],
     typer.Argument(
@@ -36,6 +40,12 @@ Targets = Annotated[
         help="As elsewhere, or one or more .tflite and .onnx files.",
         show_default=False,
     ),
+]
+Threads = Annotated[
+    int | None, typer.Option("--num-threads", min=1, help="For bare files.", show_default="1")
+]
+Runs = Annotated[
+    int | None, typer.Option("--num-runs", min=1, help="For bare files.", show_default="200")
 ]
 Data = Annotated[
     Path | None, typer.Option("--data", help="Folder of class folders; its test part scores.")
@@ -56,7 +66,7 @@ def accuracy(
     pixels: PixelRange = None,
     mean: Mean = None,
     std: Std = None,
-    num_threads: Annotated[int, typer.Option("--num-threads", min=1)] = 1,
+    num_threads: Threads = None,
     set_: Overrides = None,
     force: Force = None,
     quiet: Quiet = False,
@@ -66,6 +76,7 @@ def accuracy(
     """Score the files of a run, or bare files on a folder of photos."""
     start_logging(quiet)
     if is_file_target(target):
+        refuse(target[0], ONLY_RUN, run=run, set_=set_, force=force)
         from cli.bare import measure_files
         from eval.accuracy import pixels_from_options
 
@@ -73,11 +84,13 @@ def accuracy(
             [Path(file) for file in target],
             data=data,
             pixels=pixels_from_options(pixels, mean, std),
-            num_threads=num_threads,
+            num_threads=num_threads or 1,
             score=True,
         )
         return _show_rows(rows, json)
-    directory, experiment = open_run(_one(target), run, set_)
+    given = {"data": data, "pixels": pixels, "mean": mean, "std": std, "num_threads": num_threads}
+    refuse(_one(target), ONLY_BARE, **given)
+    directory, experiment = open_run(target[0], run, set_)
     from cli.steps import take
 
     take(directory, experiment, ["accuracy"], target=target[0], force=force)
@@ -91,8 +104,8 @@ def latency(
     device: Annotated[
         str | None, typer.Option("--device", help="One device of the config.")
     ] = None,
-    num_threads: Annotated[int, typer.Option("--num-threads", min=1)] = 1,
-    num_runs: Annotated[int, typer.Option("--num-runs", min=1)] = 200,
+    num_threads: Threads = None,
+    num_runs: Runs = None,
     set_: Overrides = None,
     force: Force = None,
     quiet: Quiet = False,
@@ -102,16 +115,18 @@ def latency(
     """Time the files of a run, or bare files, in interleaved rounds."""
     start_logging(quiet)
     if is_file_target(target):
-        from cli.bare import measure_files
+        refuse(target[0], ONLY_RUN, run=run, set_=set_, force=force)
+        from cli.bare import NUM_RUNS, measure_files
 
         rows = measure_files(
             [Path(file) for file in target],
             device=device or "local",
-            num_threads=num_threads,
-            num_runs=num_runs,
+            num_threads=num_threads or 1,
+            num_runs=num_runs or NUM_RUNS,
         )
         return _show_rows(rows, json)
-    directory, experiment = open_run(_one(target), run, set_)
+    refuse(_one(target), ONLY_BARE, num_threads=num_threads, num_runs=num_runs)
+    directory, experiment = open_run(target[0], run, set_)
     from cli.steps import take
     from configs.errors import UserError
 

@@ -189,6 +189,14 @@ def _log_to(path: Path) -> None:
     logging.getLogger("potstill").addHandler(handler)
 
 
+def refuse(target: str, why: str, **given: Any) -> None:
+    """Raise UserError for an option that would have no effect on this kind of target."""
+    for name, value in given.items():
+        if value is not None and value != []:
+            option = name.strip("_").replace("_", "-")
+            raise UserError(f"--{option} has no effect on {target}: {why}")
+
+
 def show_result(value: dict[str, Any], text: str, *, as_json: bool) -> None:
     """Print one result: a sentence or table for people, or JSON on the last line."""
     typer.echo(json.dumps(value, default=str) if as_json else text)

@@ -11,7 +11,7 @@ from configs.schema import Choice
 from distill.classifier import load_model
 from distill.data import Examples, scan_folder
 from distill.predictions import model_probabilities
-from eval.accuracy import Pixels
+from eval.accuracy import OWN_PIXELS, Pixels
 from eval.results import Photos, Reference, choose, file_probabilities, file_row, timed
 
 NUM_WARMUP = 10
@@ -25,7 +25,7 @@ def quantize_model(
     recipes: list[str],
     out: Path | None,
     max_drop: float | None,
-    pixels: Pixels,
+    pixels: Pixels | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """Convert a model by some recipes and measure each file.
 
@@ -43,6 +43,7 @@ def quantize_model(
     Raises:
         UserError: a name, the model or the folder does not fit.
     """
+    pixels = pixels or OWN_PIXELS
     choices = [_choice(name) for name in dict.fromkeys(recipes)]
     if data is None:
         raise UserError("--data is missing: a folder of class folders to calibrate and score on.")
@@ -109,7 +110,7 @@ def _measured(
             probs=seen["test"],
             photos=photos["test"],
             reference=Reference(source=probs["test"], student=probs["test"]),
-            latency=[latency[file.name]],
+            latency=[latency[file]],
         )
         rows.append(row)
     if max_drop is None:

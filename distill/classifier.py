@@ -59,6 +59,7 @@ def train_classifier(run: RunDir, course: Course) -> tuple[list[Path], dict[str,
             fit_head(
                 model,
                 evaluation_images(examples, size, EVALUATION_BATCH),
+                num_examples=len(examples),
                 seed=course.seed,
             )
 

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from configs.progress import track
 from configs.registry import Registry
 
 log = logging.getLogger("potstill")
@@ -79,7 +80,11 @@ def apply_plan(model: keras.Model, plan: Plan) -> None:
 
 
 def fit_head(
-    model: keras.Model, batches: Iterator[tuple[np.ndarray, np.ndarray]], *, seed: int
+    model: keras.Model,
+    batches: Iterator[tuple[np.ndarray, np.ndarray]],
+    *,
+    num_examples: int,
+    seed: int,
 ) -> None:
     """Train the classifier on the features of the frozen network, each computed once.
 
@@ -89,9 +94,11 @@ def fit_head(
     dense = model.get_layer(HEAD)
     backbone = keras.Model(model.input, dense.input)
     features, labels = [], []
-    for images, some in batches:
-        features.append(np.asarray(backbone.predict_on_batch(images)))
-        labels.append(some)
+    with track("features for the head", num_examples) as advance:
+        for images, some in batches:
+            features.append(np.asarray(backbone.predict_on_batch(images)))
+            labels.append(some)
+            advance(sum(map(len, labels)))
     x, y = np.concatenate(features), np.concatenate(labels)
     classifier = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.Dense(dense.units)])
     classifier.compile(

@@ -46,14 +46,16 @@ RANGES = {
 }
 
 
-def pixels_from_options(pixels: str | None, mean: str | None, std: str | None) -> Pixels:
-    """What `--pixels`, or `--mean` and `--std`, say of a foreign model.
+def pixels_from_options(pixels: str | None, mean: str | None, std: str | None) -> Pixels | None:
+    """What `--pixels`, or `--mean` and `--std`, say of a foreign model; None where nothing is said.
 
     Raises:
         UserError: both were given, or one that cannot be read.
     """
     if pixels is not None and (mean or std):
         raise UserError("--pixels and --mean/--std say the same thing twice. Give one of them.")
+    if pixels is None and mean is None and std is None:
+        return None
     if pixels is None:
         return Pixels(_triple("--mean", mean or "0"), _triple("--std", std or "1", positive=True))
     if pixels not in RANGES:

@@ -125,8 +125,15 @@ def evaluation_view(photo: np.ndarray, image_size: tuple[int, int]) -> np.ndarra
 
 
 def evaluation_image(path: Path, image_size: tuple[int, int]) -> np.ndarray:
-    """`evaluation_view` of a file: uint8, (*image_size, 3)."""
-    return evaluation_view(decode_photo(path), image_size)
+    """`evaluation_view` of a file: uint8, (*image_size, 3).
+
+    Raises:
+        UnreadablePhoto: as `decode_photo`, the path in front.
+    """
+    try:
+        return evaluation_view(decode_photo(path), image_size)
+    except UnreadablePhoto as error:
+        raise UnreadablePhoto(f"{path}: {error}") from None
 
 
 def evaluation_batches(

@@ -88,7 +88,7 @@ def latency_step(
             num_warmup=num_warmup,
             num_runs=num_runs,
         )
-        return [], {"latency": rows}
+        return [], {"latency": {file.name: row for file, row in rows.items()}}
 
     return Step(f"latency on {device}", path, inputs, build)
 
@@ -101,10 +101,10 @@ def timed(
     num_threads: int,
     num_warmup: int,
     num_runs: int,
-) -> dict[str, dict[str, Any]]:
-    """Latency rows by file name, the raw times in each."""
+) -> dict[Path, dict[str, Any]]:
+    """Latency rows by file, the raw times in each."""
     with track(f"latency on {device}", len(files) * (num_warmup + num_runs)) as advance:
-        rows = measure(
+        return measure(
             files,
             device=device,
             options=options or {},
@@ -113,7 +113,6 @@ def timed(
             num_runs=num_runs,
             progress=advance,
         )
-    return {file.name: rows[file] for file in files}
 
 
 def load_latency(run: RunDir) -> dict[str, list[dict[str, Any]]]:

@@ -38,7 +38,7 @@ def test_mean_and_std_are_per_channel() -> None:
     pixels = pixels_from_options(None, "10,20,30", "2")
     assert pixels == Pixels(mean=(10, 20, 30), std=(2, 2, 2))
     assert pixels.apply(np.array([[30, 30, 30]], "uint8")).tolist() == [[10, 5, 0]]
-    assert pixels_from_options(None, None, None) == Pixels()
+    assert pixels_from_options(None, None, None) is None  # nothing was said
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,87 @@
+"""The last mile alone: bare models and files, without a run."""
+
+import json
+from pathlib import Path
+
+import keras
+import pytest
+
+from eval.metadata import read_metadata
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """A classifier that Potstill did not make: pixels 0..1 in, probabilities out."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((24, 20, 3)),
+            keras.layers.Conv2D(4, 3, activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(2, activation="softmax"),
+        ]
+    )
+    model.save(tmp_path / "mine.keras")
+    return tmp_path / "mine.keras"
+
+
+def last_json(outcome) -> dict:
+    assert outcome.code == 0, outcome.err
+    return json.loads(outcome.out.splitlines()[-1])
+
+
+def test_a_foreign_model_becomes_measured_files(program, foreign: Path, photo_folder: Path) -> None:
+    result = last_json(
+        program(
+            "compress", "quantize", foreign, "--data", photo_folder, "--pixels", "0..1",
+            "--recipe", "float32", "--recipe", "int8", "--recipe", "onnx.float32",
+            "--max-drop", "0.5", "--out", foreign.parent / "out", "--json",
+        )
+    )  # fmt: skip
+    rows = {row["name"]: row for row in result["files"]}
+    assert set(rows) == {"mine-float32.tflite", "mine-int8.tflite", "mine-float32.onnx"}
+    for name in ("mine-float32.tflite", "mine-float32.onnx"):
+        assert rows[name]["parity"]["max_abs_diff"] < 1e-4  # float32 sums in another order
+        assert rows[name]["accuracy"]["agreement_with_source"] == 1.0
+    assert all(row["latency"][0]["p50_ms"] > 0 for row in rows.values())
+    assert result["verdict"]["chosen_file"] in rows
+    metadata = read_metadata(foreign.parent / "out" / "mine-int8.tflite")
+    assert metadata is not None
+    assert metadata.classes == ["cat", "dog"]
+    assert metadata.pixels["std"] == [255.0, 255.0, 255.0]
+
+    # The file says itself what pixels it expects: the same scores without --pixels.
+    file = foreign.parent / "out" / "mine-float32.tflite"
+    again = last_json(program("evaluate", "accuracy", file, "--data", photo_folder, "--json"))
+    expected = rows["mine-float32.tflite"]["accuracy"]
+    for score in ("top1", "nll", "n"):
+        assert again["files"][0]["accuracy"][score] == pytest.approx(expected[score])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["compress", "quantize", "smoke", "--recipe", "int8"], "--recipe has no effect on smoke"),
+        (["compress", "quantize", "m.keras", "--run", "r"], "--run has no effect on m.keras"),
+        (["evaluate", "latency", "smoke", "--num-runs", "3"], "--num-runs has no effect on smoke"),
+        (["evaluate", "accuracy", "a.onnx", "smoke"], "or only .tflite and .onnx files"),
+        (["evaluate", "accuracy", "a.onnx"], "a.onnx does not exist"),
+    ],
+)
+def test_an_option_without_effect_is_refused(program, words: list, says: str) -> None:
+    outcome = program(*words)
+    assert outcome.code == 2
+    assert says in outcome.err
+
+
+def test_a_folder_of_other_classes_is_refused(program, foreign: Path, photo_folder: Path) -> None:
+    (photo_folder / "cat").rename(photo_folder / "bird")
+    outcome = program(
+        "compress", "quantize", foreign, "--data", photo_folder, "--recipe", "float32", "--json"
+    )
+    file = foreign.parent / "mine-float32.tflite"
+    assert outcome.code == 0, outcome.err
+    (photo_folder / "bird").rename(photo_folder / "fish")
+    outcome = program("evaluate", "accuracy", file, "--data", photo_folder)
+    assert outcome.code == 2
+    assert "knows bird, dog, and not fish" in outcome.err
