@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 640, 340
-LEFT, RIGHT, TOP, BOTTOM = 76, 18, 16, 46
-RADIUS = 11
+# Narrow, so that on a phone the text is read without scrolling; the page's CSS sizes it.
+WIDTH, HEIGHT = 440, 300
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 34, 48
+RADIUS = 10
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,7 @@ def _frame(x: Axis, y: Axis, *, x_title: str, y_title: str, percent: bool) -> li
     parts.append(
         f'<text class="title" text-anchor="middle" x="{(LEFT + WIDTH - RIGHT) / 2}" '
         f'y="{HEIGHT - 6}">{escape(x_title)}</text>'
-        f'<text class="title" text-anchor="middle" transform="translate(14 '
-        f'{(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)">{escape(y_title)}</text>'
+        f'<text class="title" x="4" y="15">{escape(y_title)}</text>'
     )
     return parts
 
@@ -104,36 +104,55 @@ def scatter(points: list[Point], *, x_title: str, y_title: str) -> str:
             steps.append(f"H {x.at(point.x):.1f}")
         steps.append(f"{'V' if steps else f'M {x.at(point.x):.1f}'} {y.at(point.y):.1f}")
     parts.append(f'<path class="front" d="{" ".join(steps)}"/>')
-    taken: list[tuple[float, float]] = []
     for point in points:
-        px, py = x.at(point.x), y.at(point.y)
         parts.append(
-            f'<line class="interval" x1="{px:.1f}" x2="{px:.1f}" '
+            f'<line class="interval" x1="{x.at(point.x):.1f}" x2="{x.at(point.x):.1f}" '
             f'y1="{y.at(point.low):.1f}" y2="{y.at(point.high):.1f}"/>'
         )
-        mx, my = _free_place(px, py, taken)
-        taken.append((mx, my))
-        kind = "mark chosen" if point.chosen else "mark"
-        title = f"{point.name}: {100 * point.y:.1f} %, {point.x:.4g}"
-        parts.append(
-            f'<line class="leader" x1="{px:.1f}" y1="{py:.1f}" x2="{mx:.1f}" y2="{my:.1f}"/>'
-            f'<g class="{kind}"><title>{escape(title)}</title>'
-            f'<circle cx="{mx:.1f}" cy="{my:.1f}" r="{RADIUS}"/>'
-            f'<text text-anchor="middle" x="{mx:.1f}" y="{my + 4:.1f}">{point.number}</text></g>'
-        )
+    parts += _marks([(point, x.at(point.x), y.at(point.y)) for point in points])
     names = ", ".join(f"{p.number} {p.name} {100 * p.y:.1f} % at {p.x:.3g}" for p in points)
     return _svg(parts, f"{y_title} against {x_title}: {names}")
 
 
-def _free_place(px: float, py: float, taken: list[tuple[float, float]]) -> tuple[float, float]:
-    """The nearest place to (px, py) where a mark covers no other one."""
-    for ring in range(8):
-        for turn in range(1 if ring == 0 else 12):
-            angle = math.tau * turn / 12
-            mx = px + ring * RADIUS * math.cos(angle)
-            my = py + ring * RADIUS * math.sin(angle)
+def _marks(places: list[tuple[Point, float, float]]) -> list[str]:
+    """A dot where each point is, and its number there or beside it where another one is."""
+    dots, numbers = [], []
+    taken: list[tuple[float, float]] = []
+    for point, px, py in places:
+        # A dot at the same place cannot be kept clear of; any other one can.
+        others = [(a, b) for _, a, b in places if math.hypot(a - px, b - py) > 3]
+        mx, my = _free_place(px, py, taken=taken, dots=others)
+        taken.append((mx, my))
+        kind = "chosen" if point.chosen else "other"
+        title = f"{point.name}: {100 * point.y:.1f} %, {point.x:.4g}"
+        dots.append(
+            f'<path class="leader {kind}" d="M {px:.1f} {py:.1f} L {mx:.1f} {my:.1f}"/>'
+            f'<path class="dot {kind}" d="M {px:.1f} {py:.1f} h 0"/>'
+        )
+        numbers.append(
+            f'<g class="mark {kind}"><title>{escape(title)}</title>'
+            f'<circle cx="{mx:.1f}" cy="{my:.1f}" r="{RADIUS}"/>'
+            f'<text text-anchor="middle" dy=".36em" x="{mx:.1f}" y="{my:.1f}">{point.number}</text>'
+            "</g>"
+        )
+    return dots + numbers
+
+
+def _free_place(
+    px: float,
+    py: float,
+    *,
+    taken: list[tuple[float, float]],
+    dots: list[tuple[float, float]],
+) -> tuple[float, float]:
+    """The nearest place to (px, py) where a mark covers neither another mark nor a dot."""
+    for away in (0, *range(RADIUS + 6, WIDTH // 3, 6)):
+        for turn in range(16 if away else 1):
+            angle = math.tau * turn / 16
+            mx, my = px + away * math.cos(angle), py + away * math.sin(angle)
             inside = LEFT <= mx <= WIDTH - RADIUS and TOP <= my <= HEIGHT - BOTTOM
-            if inside and all(math.hypot(mx - a, my - b) > 2 * RADIUS + 1 for a, b in taken):
+            clear = all(math.hypot(mx - a, my - b) > 2 * RADIUS + 3 for a, b in taken)
+            if inside and clear and all(math.hypot(mx - a, my - b) > RADIUS + 3 for a, b in dots):
                 return mx, my
     return px, py
 

@@ -5,17 +5,20 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Undefined
 from PIL import Image
 
 from eval.charts import Point, lines, pareto_front, scatter
-from eval.images import evaluation_image
+from eval.images import UnreadablePhoto, evaluation_image
 
 TEMPLATES = Path(__file__).with_name("templates")
 THUMBNAIL = (160, 160)
 MAX_CLASSES_SHOWN = 25
+MAX_PHOTOS = 12
+MAX_CONFUSIONS = 5
+TRAINED = ("teacher", "student", "control")
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,14 @@ class Details:
 def render_html(report: dict[str, Any], details: Details) -> str:
     """The whole page; nothing in it is fetched from anywhere."""
     template = _environment(autoescape=True).get_template("report.html")
-    return template.render(**_context(report, details), thumbnails=_thumbnails(details))
+    photos = [(row, _thumbnail(row.photo)) for row in details.disagreements[:MAX_PHOTOS]]
+    return template.render(**_context(report, details), photos=photos)
 
 
 def render_markdown(report: dict[str, Any], details: Details) -> str:
     """A summary for a pull request."""
     environment = _environment(autoescape=False)
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    environment.filters["cell"] = _cell
     return environment.get_template("report.md").render(**_context(report, details))
 
 
@@ -67,6 +71,9 @@ def _environment(*, autoescape: bool) -> Environment:
         autoescape=autoescape,
         trim_blocks=True,
         lstrip_blocks=True,
+        # What a report does not say is shown as unknown, at any depth.
+        undefined=ChainableUndefined,
+        finalize=lambda value: "–" if value is None or isinstance(value, Undefined) else value,
     )
     environment.filters |= {
         "percent": _percent,
@@ -80,92 +87,131 @@ def _environment(*, autoescape: bool) -> Environment:
     return environment
 
 
-def _percent(share: float | None, digits: int = 1) -> str:
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
+def _known(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _points_text(share: float | None) -> str:
-    """A difference of shares in points, with its sign."""
-    if share is None:
+def _cell(text: object) -> str:
+    """Text that ends no cell of a Markdown table and starts no HTML."""
+    if text is None or isinstance(text, Undefined):
         return "–"
-    text = f"{100 * share:+.1f}".replace("-", "−")
+    return str(text).replace("|", "\\|").replace("<", "\\<").replace("\n", " ")
+
+
+def _percent(share: Any, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %" if _known(share) else "–"
+
+
+def _number(value: Any, digits: int = 2) -> str:
+    return f"{value:.{digits}f}" if _known(value) else "–"
+
+
+def _points_text(share: Any) -> str:
+    """A difference of shares in points, with its sign."""
+    text = f"{100 * share:+.1f}".replace("-", "−") if _known(share) else "–"
     return text[1:] if text[1:] == "0.0" else text
 
 
-def _p_value(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+def _p_value(value: Any) -> str:
+    return "< 0.001" if _known(value) and value < 0.001 else _number(value, 3)
 
 
-def _size(num_bytes: float | None) -> str:
-    if num_bytes is None:
+def _size(num_bytes: Any) -> str:
+    if not _known(num_bytes):
         return "–"
     return f"{num_bytes / 1e6:.2f} MB" if num_bytes >= 1e5 else f"{num_bytes / 1e3:.1f} kB"
 
 
-def _count(value: float | None) -> str:
-    if value is None:
+def _count(value: Any) -> str:
+    if not _known(value):
         return "–"
-    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= unit:
-            return f"{value / unit:.2f}{name}"
-    return f"{value:g}"
+    units = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
+    return next((f"{value / u:.2f}{name}" for u, name in units if value >= u), f"{value:g}")
 
 
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    minutes = round(seconds / 60)
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{minutes // 60} h {minutes % 60} min".removeprefix("0 h ")
-    )
+def _duration(seconds: Any) -> str:
+    if not _known(seconds) or seconds < 120:
+        return "–" if not _known(seconds) else f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min".removeprefix("0 h ")
 
 
 def _context(report: dict[str, Any], details: Details) -> dict[str, Any]:
-    files = report["files"]
-    models = {model["name"]: model for model in report["models"]}
+    files = report.get("files") or []
+    models = {model["name"]: model for model in report.get("models") or []}
+    device = next((row["latency"][0]["device"] for row in files if row.get("latency")), None)
+    times = {row["name"]: _time_on(row, device) for row in files}
     chosen_name = (report.get("verdict") or {}).get("chosen_file")
-    points = _points(files, chosen_name)
+    chosen = next((row for row in files if row["name"] == chosen_name), None)
+    points = _points(files, times, chosen_name)
     return {
         "report": report,
         "details": details,
-        "models": models,
-        "chosen": next((row for row in files if row["name"] == chosen_name), None),
-        "chart": scatter(points, x_title=_latency_title(files), y_title="top-1") if points else "",
-        "front": [point.name for point in pareto_front(points)],
+        "chosen": chosen,
+        "times": times,
+        "timing": next(filter(None, times.values()), None),
+        "elsewhere": [
+            (number, row["name"], time)
+            for number, row in enumerate(files, 1)
+            for time in row.get("latency") or []
+            if time is not times[row["name"]]
+        ],
+        "against_float": _against_float(chosen, files, times) if chosen else None,
+        "points": points,
+        "chart": _chart(points, times),
+        "front": pareto_front(points),
         "curves": _curves(details.histories),
+        "trained": [name for name in TRAINED if details.histories.get(name)],
         "control": _control_sentence(models),
-        "confusion": _confusion(report["data"]["classes"], details.confusion),
+        "confusion": _confusion(report, details.confusion),
     }
 
 
-def _points(files: list[dict[str, Any]], chosen: str | None) -> list[Point]:
-    return [
-        Point(
-            number=number,
-            name=row["name"],
-            x=row["latency"][0]["p50_ms"],
-            y=row["accuracy"]["top1"],
-            low=row["accuracy"]["top1_low"],
-            high=row["accuracy"]["top1_high"],
-            chosen=row["name"] == chosen,
-        )
-        for number, row in enumerate(files, 1)
-        if row.get("latency") and row.get("accuracy")
+def _time_on(row: dict[str, Any], device: str | None) -> dict[str, Any] | None:
+    """The file's first latency row of one device, the only ones that may be compared."""
+    return next((time for time in row.get("latency") or [] if time["device"] == device), None)
+
+
+def _against_float(
+    chosen: dict[str, Any], files: list[dict[str, Any]], times: dict[str, Any]
+) -> str | None:
+    """Size and speed beside the student's float32 file, of the same format if there is one."""
+    floats = [
+        row
+        for row in files
+        if row.get("source") == "student" and str(row.get("recipe")).endswith("float32")
     ]
+    if not floats or chosen in floats:
+        return None
+    other = min(floats, key=lambda row: row.get("format") != chosen.get("format"))
+    said = [_times(other["file_bytes"] / chosen["file_bytes"], "smaller", "larger")]
+    ours, theirs = times[chosen["name"]], times[other["name"]]
+    if ours and theirs and ours.get("num_threads") == theirs.get("num_threads"):
+        said.append(_times(theirs["p50_ms"] / ours["p50_ms"], "faster", "slower"))
+    return f"{' and '.join(said)} than {other['name']}"
 
 
-def _latency_title(files: list[dict[str, Any]]) -> str:
-    row = next(row["latency"][0] for row in files if row.get("latency"))
-    threads = f"{row['num_threads']} thread" + ("s" if row["num_threads"] > 1 else "")
-    return f"median latency in ms ({row['device']}, {threads})"
+def _times(ratio: float, more: str, less: str) -> str:
+    return f"{ratio:.1f} × {more}" if ratio >= 1 else f"{1 / ratio:.1f} × {less}"
+
+
+def _points(files: list[dict[str, Any]], times: dict[str, Any], chosen: str | None) -> list[Point]:
+    points = []
+    for number, row in enumerate(files, 1):
+        time, scores = times[row["name"]] or {}, row.get("accuracy") or {}
+        x, (y, low, high) = time.get("p50_ms"), map(scores.get, ("top1", "top1_low", "top1_high"))
+        if _known(x) and _known(y) and _known(low) and _known(high):
+            points.append(Point(number, row["name"], x, y, low, high, row["name"] == chosen))
+    return points
+
+
+def _chart(points: list[Point], times: dict[str, Any]) -> str:
+    if not points:
+        return ""
+    time = times[points[0].name]
+    threads = f"{time['num_threads']} thread" + ("s" if time["num_threads"] > 1 else "")
+    title = f"median latency in ms ({time['device']}, {threads})"
+    return scatter(points, x_title=title, y_title="top-1 and its 95 % interval")
 
 
 def _curves(histories: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str]]:
@@ -177,9 +223,11 @@ def _curves(histories: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str]]
     ):
         series = {
             name: [
-                (row["epoch"], row[key]) for row in rows if math.isfinite(row.get(key, math.nan))
+                (row.get("epoch", number), row[key])
+                for number, row in enumerate(histories.get(name) or [], 1)
+                if _known(row.get(key))
             ]
-            for name, rows in histories.items()
+            for name in TRAINED
         }
         series = {name: points for name, points in series.items() if points}
         if series:
@@ -191,22 +239,27 @@ def _control_sentence(models: dict[str, Any]) -> str | None:
     """What the difference between student and control allows to say: one seed, so not much."""
     if "student" not in models or "control" not in models:
         return None
-    student, control = models["student"]["accuracy"], models["control"]["accuracy"]
+    student, control = (models[name].get("accuracy") for name in ("student", "control"))
+    if not student or not control:
+        return None
     gain = 100 * (student["top1"] - control["top1"])
     apart = student["top1_low"] > control["top1_high"] or control["top1_low"] > student["top1_high"]
-    verb = "above" if gain > 0 else "below"
-    said = "exactly as often right as" if gain == 0 else f"{abs(gain):.1f} points {verb}"
+    size = f"{abs(gain):.1f}" if abs(gain) >= 0.05 else "less than 0.1"
+    above = f"{size} points {'above' if gain > 0 else 'below'}"
+    said = above if gain else "exactly as often right as"
     rest = (
-        "their intervals do not overlap"
+        "their intervals do not overlap. They hold the chance in the choice of photos, "
+        "not that of another training seed"
         if apart
-        else ("their intervals overlap: one run each is no evidence of a difference")
+        else "their intervals overlap, so one run of each does not show which is better"
     )
     return f"The student is {said} its labels-only control; {rest}."
 
 
-def _confusion(classes: list[str], counts: list[list[int]] | None) -> dict[str, Any] | None:
+def _confusion(report: dict[str, Any], counts: list[list[int]] | None) -> dict[str, Any] | None:
     if counts is None:
         return None
+    classes = report["data"]["classes"]
     shown = sorted(range(len(classes)), key=lambda i: -sum(counts[i]))[:MAX_CLASSES_SHOWN]
     shown.sort()
     rows = []
@@ -214,14 +267,31 @@ def _confusion(classes: list[str], counts: list[list[int]] | None) -> dict[str, 
         total = sum(counts[i]) or 1
         cells = [(counts[i][j], round(counts[i][j] / total, 3), i == j) for j in shown]
         rows.append((classes[i], cells, counts[i][i] / total))
-    return {"classes": [classes[i] for i in shown], "rows": rows, "num_classes": len(classes)}
+    return {
+        "classes": [classes[i] for i in shown],
+        "rows": rows,
+        "num_classes": len(classes),
+        "most": _most_confused(classes, counts),
+    }
 
 
-def _thumbnails(details: Details) -> list[str]:
-    """The photos of the disagreements as data URIs."""
-    uris = []
-    for row in details.disagreements:
-        jpeg = io.BytesIO()
-        Image.fromarray(evaluation_image(row.photo, THUMBNAIL)).save(jpeg, "JPEG", quality=75)
-        uris.append(f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}")
-    return uris
+def _most_confused(classes: list[str], counts: list[list[int]]) -> list[tuple[str, str, int]]:
+    """(label, answer, photos) of the commonest mistakes, of all classes."""
+    pairs = [
+        (classes[i], classes[j], count)
+        for i, row in enumerate(counts)
+        for j, count in enumerate(row)
+        if i != j and count
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])[:MAX_CONFUSIONS]
+
+
+def _thumbnail(photo: Path) -> str | None:
+    """The photo as a data URI, or None where it is gone or unreadable."""
+    try:
+        pixels = evaluation_image(photo, THUMBNAIL)
+    except (UnreadablePhoto, OSError):
+        return None
+    jpeg = io.BytesIO()
+    Image.fromarray(pixels).save(jpeg, "JPEG", quality=75)
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"

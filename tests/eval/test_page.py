@@ -77,6 +77,7 @@ def test_the_page_says_what_to_ship_and_what_it_costs(report: dict, details: Det
     assert "80.0 %" in page
     assert "1.25 ms" in page
     assert "12 of 40" in page
+    assert 'class="chosen"' in page
 
 
 def test_nothing_is_fetched_and_the_page_is_small(report: dict, details: Details) -> None:
@@ -107,6 +108,8 @@ def test_a_report_with_little_in_it_is_shown(report: dict) -> None:
     [
         (0.7, "20.0 points above its labels-only control; their intervals do not overlap"),
         (0.89, "1.0 points above its labels-only control; their intervals overlap"),
+        (0.91, "1.0 points below its labels-only control; their intervals overlap"),
+        (0.8997, "less than 0.1 points above its labels-only control"),
         (0.9, "exactly as often right as its labels-only control"),
     ],
 )
@@ -122,3 +125,81 @@ def test_a_bar_in_a_name_breaks_no_table(report: dict, details: Details) -> None
     report["files"][0]["name"] = "a|b.tflite"
     report["verdict"]["chosen_file"] = "a|b.tflite"
     assert "a\\|b.tflite" in render_markdown(report, details)
+
+
+def test_a_tag_in_a_name_is_no_tag_in_markdown(report: dict, details: Details) -> None:
+    report["run"] = SCRIPT
+    assert "# \\<script>" in render_markdown(report, details)
+
+
+def test_a_run_of_another_day_still_has_a_page(report: dict) -> None:
+    # What an older or a partial run lacks: no models but one, no scores, no times, no verdict.
+    report["models"] = [{"name": "student", "backbone": "efficientnet_b0"}]
+    report["files"] = [{"name": "only.tflite", "path": "only.tflite"}]
+    report["machine"], report["verdict"] = {}, None
+    empty = Details(histories={"student": [{"loss": 1.0}]}, confusion=None, disagreements=[])
+    for text in (render_html(report, empty), render_markdown(report, empty)):
+        assert "only.tflite" in text
+        assert "None" not in text
+        assert "Undefined" not in text
+
+
+def test_a_chosen_file_without_a_teacher_or_times_is_shown(report: dict, details: Details) -> None:
+    for row in report["files"]:
+        row["latency"] = []
+        del row["accuracy"]["drop_vs_student"]
+        row["accuracy"]["top5"] = float("nan")
+    report["models"] = report["models"][1:2]
+    page = render_html(report, details)
+    assert "Ship small.tflite" in page
+    assert "points against the float student" not in page
+    assert "nan %" not in page
+    assert "Accuracy against latency" not in page
+
+
+def test_the_chosen_file_is_held_against_the_float_file(report: dict, details: Details) -> None:
+    # 16 MB / 4 MB = 4.0; 7.5 ms / 1.25 ms = 6.0
+    report["files"][1] |= {"recipe": "tflite.float32", "file_bytes": 16_000_000}
+    said = "4.0 × smaller and 6.0 × faster than big.tflite"
+    assert said in render_html(report, details)
+    assert said in render_markdown(report, details)
+
+
+def test_times_of_two_devices_are_never_compared(report: dict, details: Details) -> None:
+    report["files"][1] |= {"recipe": "tflite.float32", "file_bytes": 16_000_000}
+    report["files"][1]["latency"] = [{**latency(99.0), "device": "phone"}]
+    page = render_html(report, details)
+    assert "4.0 × smaller than big.tflite" in page
+    assert "Other devices and settings" in page
+    assert page.count("99.00") == 1
+
+
+def test_a_photo_that_is_gone_is_said_so(report: dict, details: Details, tmp_path: Path) -> None:
+    gone = [Disagreement(tmp_path / "gone.png", "a", "a", 0.9, LONG, 0.8)]
+    (tmp_path / "empty.png").touch()
+    gone.append(Disagreement(tmp_path / "empty.png", "a", "a", 0.9, LONG, 0.8))
+    page = render_html(report, Details({}, None, gone, "small.tflite", 2))
+    assert page.count("photo not found") == 2
+
+
+def test_no_more_than_twelve_photos_are_shown(report: dict, details: Details) -> None:
+    many = Details({}, None, details.disagreements * 3, "small.tflite", 36)
+    page = render_html(report, many)
+    assert page.count("data:image/jpeg") == 12
+    assert "12 of 36" in page
+
+
+def test_the_commonest_mistakes_are_named_over_all_classes(report: dict) -> None:
+    # 30 classes, 25 of them shown: the last one is mistaken most.
+    report["data"]["classes"] = [f"class {i}" for i in range(30)]
+    counts = [[9 if i == j else 0 for j in range(30)] for i in range(30)]
+    counts[29][0], counts[29][29] = 5, 0
+    page = render_html(report, Details({}, counts, []))
+    assert "class 29 taken for class 0 (5)" in page
+    assert "The 25 most frequent of 30 classes." in page
+
+
+def test_epochs_without_a_number_are_left_out(report: dict) -> None:
+    rows = [{"epoch": 1.0, "val_loss": None}, {"epoch": 2.0, "val_loss": float("nan")}, {}]
+    page = render_html(report, Details({"student": rows, "control": []}, None, []))
+    assert "<h2>Training</h2>" not in page
