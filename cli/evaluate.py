@@ -153,10 +153,9 @@ def report(
     """Write report.json, report.md and report.html of a run."""
     start_logging(quiet)
     directory, experiment = open_run(target, run, set_)
-    from cli.steps import NEEDS, require
+    from cli.steps import NEEDS, ensure
 
-    for step in NEEDS["report"]:
-        require(directory, experiment, step, target)
+    ensure(directory, experiment, NEEDS["report"], target)
     result, text = finish_report(directory, experiment)
     show_result(result, text, as_json=json)
 

@@ -164,8 +164,7 @@ def take(
         if step not in names:
             raise UserError(f"--force {step}: this command does {', '.join(names)}.")
     needed = [name for name in STEPS if any(name in NEEDS[n] for n in names) and name not in names]
-    for name in needed:
-        require(run, experiment, name, target)
+    ensure(run, experiment, needed, target)
     manifests: list[dict[str, Any]] = []
     for name in names:
         steps = STEPS[name](run, experiment)
@@ -173,12 +172,24 @@ def take(
     return manifests
 
 
-def require(run: RunDir, experiment: Experiment, name: str, target: str) -> None:
-    """Raise UserError unless a step was done for this config."""
-    for step in STEPS[name](run, experiment):
-        if not is_current(step.manifest, step.inputs):
-            been = "was done for other settings" if step.manifest.exists() else "has not been done"
-            raise UserError(
-                f"the {name} step of {run} {been} ({step.name}). Do it first:\n"
-                f"  {COMMANDS[name]} {target} --run {run}"
-            )
+def ensure(run: RunDir, experiment: Experiment, names: list[str], target: str) -> None:
+    """Raise UserError unless these steps were done for this config.
+
+    But for the photos, which are looked at again if need be: that takes seconds, and a run that
+    was copied or whose photos were touched shall not have to be told.
+    """
+    for name in names:
+        for step in STEPS[name](run, experiment):
+            if name == "data":
+                take_step(run, step)
+            else:
+                _require(run, step, name, target)
+
+
+def _require(run: RunDir, step: Step, name: str, target: str) -> None:
+    if not is_current(step.manifest, step.inputs):
+        been = "was done for other settings" if step.manifest.exists() else "has not been done"
+        raise UserError(
+            f"the {name} step of {run} {been} ({step.name}). Do it first:\n"
+            f"  {COMMANDS[name]} {target} --run {run}"
+        )

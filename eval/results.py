@@ -187,6 +187,12 @@ def _parity(probs: np.ndarray, source_probs: np.ndarray | None) -> dict[str, Any
     }
 
 
+def _lost(points: float) -> str:
+    if abs(points) < 0.05:
+        return "loses nothing there"
+    return f"{'loses' if points > 0 else 'gains'} {abs(points):.1f}"
+
+
 def choose(
     rows: list[dict[str, Any]],
     *,
@@ -226,6 +232,6 @@ def choose(
     reason = (
         f"the {'fastest' if measured else 'smallest'} of {len(within)} files within "
         f"{100 * max_drop:.1f} points of the student on the validation photos "
-        f"(it {'loses' if lost > 0 else 'gains'} {abs(lost):.1f})"
+        f"(it {_lost(lost)})"
     )
     return {"chosen_file": chosen["name"], "reason": reason}
