@@ -41,9 +41,13 @@ def measure_files(
         return [latency_row(file, [timings[file]]) for file in files]
     if data is None:
         raise UserError("--data is missing: the folder of class folders to score the files on.")
-    test = scan_folder(data)["test"]
-    rows = []
+    rows: list[dict[str, Any]] = []
+    tests: dict[Any, Examples] = {}
     for file, metadata in described.items():
+        split = (metadata.split if metadata else None) or {}
+        key = tuple(sorted(split.items()))
+        test = tests[key] if key in tests else scan_folder(data, **split)["test"]
+        tests[key] = test
         photos = as_photos("test", matched(test, metadata, open_model(file).num_classes, file))
         probs = file_probabilities(
             file, photos, num_threads=num_threads, pixels=_pixels(metadata, pixels)

@@ -25,10 +25,6 @@ def _program(app: typer.Typer) -> Callable[[], None]:
             app()
         except UserError as error:
             _stop(str(error), error.exit_code)
-        except KeyboardInterrupt:
-            _stop(
-                "interrupted. The same command goes on from the last finished epoch or file.", 130
-            )
         except MemoryError:
             _stop("out of memory. Try smaller batches: --set student.batch_size=8", 1)
         except OSError as error:

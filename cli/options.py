@@ -50,6 +50,7 @@ def start_logging(quiet: bool) -> None:
     from configs import progress
 
     progress.quiet = quiet
+    logging.raiseExceptions = False  # a log that cannot be written stops nothing
     handler: logging.Handler
     if progress.console.is_terminal:
         handler = RichHandler(console=progress.console, show_path=False, show_level=False)
@@ -103,7 +104,7 @@ def registries() -> dict[str, Any]:
 def open_run(
     target: str, run: Path | None, overrides: list[str] | None
 ) -> "tuple[RunDir, Experiment]":
-    """The run directory and the checked experiment of a TARGET; experiment.yaml is written.
+    """The run directory and the checked experiment of a TARGET.
 
     Raises:
         UserError: there is no such target, its config is wrong, or the run directory is taken.
@@ -119,7 +120,8 @@ def open_run(
     here = config.parent if name is None else Path("runs") / name
     directory = RunDir(run or here)
     _check_free(directory, experiment)
-    write_text(directory.experiment, to_yaml(experiment))
+    if not directory.experiment.exists():  # else the first step taken says what holds now
+        write_text(directory.experiment, to_yaml(experiment))
     _log_to(directory.path / "log.jsonl")
     return directory, experiment
 
@@ -156,7 +158,8 @@ def _check_free(run: "RunDir", experiment: "Experiment") -> None:
     if run.path.is_file():
         raise UserError(f"{run} is a file. Name a folder for the run with --run.")
     if not run.experiment.exists():
-        if run.path.is_dir() and any(run.path.iterdir()):
+        # What a killed run left begins with a dot.
+        if run.path.is_dir() and any(p.name[0] != "." for p in run.path.iterdir()):
             raise UserError(
                 f"{run} holds other files and no run. Name a new folder for the run with --run."
             )
@@ -166,6 +169,8 @@ def _check_free(run: "RunDir", experiment: "Experiment") -> None:
         before = held["data"]
     except Exception:  # whatever a damaged YAML file may raise
         raise UserError(f"{run.experiment} is damaged. Delete it, and give a config.") from None
+    if not run.photos_manifest.with_suffix(".json").exists():
+        return  # it never came to hold photos: a path that was mistyped, say
     now = experiment.data.model_dump(mode="json")
     if (before.get("source"), before.get("path")) != (now["source"], now["path"]):
         raise UserError(

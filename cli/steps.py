@@ -7,8 +7,8 @@ from compress.apply import method_step
 from compress.export import file_name, file_step, keeps_float32, method_chain, sources
 from configs.errors import UserError
 from configs.registry import nearest
-from configs.run_dir import RunDir, Step, is_current, take_step
-from configs.schema import Experiment
+from configs.run_dir import RunDir, Step, is_current, read_json, take_step, write_text
+from configs.schema import Experiment, to_yaml
 from distill.data import Examples, data_step, load_examples
 from distill.predictions import model_predictions_step
 from distill.soft_labels import soft_labels_step
@@ -165,6 +165,7 @@ def take(
             raise UserError(f"--force {step}: this command does {', '.join(names)}.")
     needed = [name for name in STEPS if any(name in NEEDS[n] for n in names) and name not in names]
     ensure(run, experiment, needed, target)
+    write_text(run.experiment, to_yaml(experiment))
     manifests: list[dict[str, Any]] = []
     for name in names:
         steps = STEPS[name](run, experiment)
@@ -179,11 +180,21 @@ def ensure(run: RunDir, experiment: Experiment, names: list[str], target: str) -
     was copied or whose photos were touched shall not have to be told.
     """
     for name in names:
+        if name == "data" and _photos_are_elsewhere(run, experiment):
+            continue
         for step in STEPS[name](run, experiment):
             if name == "data":
                 take_step(run, step)
             else:
                 _require(run, step, name, target)
+
+
+def _photos_are_elsewhere(run: RunDir, experiment: Experiment) -> bool:
+    """A run that was copied to a machine without its photos: what is done stays done."""
+    manifest, path = run.photos_manifest.with_suffix(".json"), experiment.data.path
+    if path is None or path.exists() or not manifest.exists():
+        return False
+    return bool(read_json(manifest)["inputs"]["data"] == experiment.data.model_dump(mode="json"))
 
 
 def _require(run: RunDir, step: Step, name: str, target: str) -> None:

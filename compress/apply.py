@@ -9,7 +9,7 @@ import keras
 from compress.methods import METHODS
 from compress.tfmot import FinetuneData
 from configs.progress import track
-from configs.run_dir import RunDir, Step, output_sha256
+from configs.run_dir import RunDir, Step, digest, output_sha256
 from configs.schema import Choice, Experiment
 from distill.classifier import (
     checkpoint_dir,
@@ -40,7 +40,9 @@ def method_step(
     def build() -> tuple[list[Path], dict[str, Any]]:
         model = load_model(run.model(source))
         keras.utils.set_random_seed(experiment.seed)
-        smaller, seconds = _finetuned(run, experiment, model, name, method, labels)
+        # Named by all it depends on: a checkpoint of other settings is not found.
+        checkpoint = checkpoint_dir(run, name) / f"{digest(inputs)}.npz"
+        smaller, seconds = _finetuned(run, experiment, model, name, method, labels, checkpoint)
         config = experiment.student
         facts = describe(smaller, config.backbone.name, config.image_size)
         return save_model(run, name, smaller, []), {**facts, "seconds_to_train": seconds}
@@ -55,7 +57,13 @@ def method_step(
 
 
 def _finetuned(
-    run: RunDir, experiment: Experiment, model: keras.Model, name: str, method: Choice, labels: Path
+    run: RunDir,
+    experiment: Experiment,
+    model: keras.Model,
+    name: str,
+    method: Choice,
+    labels: Path,
+    checkpoint: Path,
 ) -> tuple[keras.Model, float]:
     """The model that the method makes of `model`, and the seconds it took."""
     config = experiment.student
@@ -81,7 +89,7 @@ def _finetuned(
             ),
             steps_per_epoch=steps,
             loss=student_objective(experiment),
-            checkpoint=checkpoint_dir(run, name) / "epoch.npz",
+            checkpoint=checkpoint,
             progress=progress,
         )
         smaller = METHODS[method.name](model, finetune_data=finetune_data, **method.options)

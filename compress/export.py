@@ -63,6 +63,7 @@ def write_file(
     examples: Examples,
     pixels: Pixels = OWN_PIXELS,
     output: str = "probabilities",
+    split: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """Convert `model` by one recipe to `path`, whole or not at all.
 
@@ -92,6 +93,7 @@ def write_file(
             image_size=list(size),
             source=source,
             recipe=recipe.name,
+            split=split,
         )
         write_metadata(unfinished, metadata)
     return {
@@ -122,6 +124,7 @@ def file_step(run: RunDir, experiment: Experiment, source: str, recipe: Choice) 
             source=source,
             examples=load_examples(run, "train"),
             output=experiment.compress.output,
+            split={"validation": experiment.data.validation, "test": experiment.data.test},
         )
         return [path], facts
 

@@ -50,7 +50,7 @@ def quantize_model(
     model = load_model(path)
     image_size_of(model)
     splits = scan_folder(data)
-    num_classes = model.output_shape[-1]
+    num_classes = max(model.output_shape[-1], 2)  # one score tells two classes apart
     if num_classes != len(splits["train"].classes):
         raise UserError(
             f"{path} answers with {num_classes} classes, and {data} has "
@@ -82,8 +82,14 @@ def _written(
         facts = write_file(model, file, choice, source=source, examples=examples, pixels=pixels)
         return [file], facts
 
+    manifest = file.with_name(file.name + ".json")
+    if file.exists() and not manifest.exists():
+        raise UserError(
+            f"{file} exists and Potstill did not write it. Move it away, or name a folder "
+            "with --out."
+        )
     inputs = {"source": source, "recipe": choice.model_dump(mode="json")}
-    return make_artifact(file.with_name(file.name + ".json"), inputs, build)
+    return make_artifact(manifest, inputs, build)
 
 
 def _measured(

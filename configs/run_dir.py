@@ -1,5 +1,6 @@
 """Where each artifact of a run lives, and what makes it whole: digests, atomic writes, locks."""
 
+import glob
 import hashlib
 import json
 import logging
@@ -34,6 +35,9 @@ def file_sha256(path: Path) -> str:
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`; renamed to it when the block ends well, else removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # What a killed process left; none that lives writes this file, for steps are locked.
+    for left in path.parent.glob(f".unfinished-*-{glob.escape(path.name)}"):
+        left.unlink(missing_ok=True)
     # The ending stays: Keras and others choose the format by it.
     unfinished = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
     try:
@@ -105,14 +109,6 @@ class RunDir:
         """Probabilities of one model or file on the validation and test photos."""
         return self.path / "results" / "predictions" / f"{name}.npz"
 
-    @property
-    def accuracy(self) -> Path:
-        return self.path / "results" / "accuracy.json"
-
-    @property
-    def latency(self) -> Path:
-        return self.path / "results" / "latency.json"
-
 
 @contextmanager
 def step_lock(run: RunDir, step: str) -> Iterator[None]:
@@ -139,9 +135,20 @@ def is_current(manifest: Path, inputs: dict[str, Any]) -> bool:
     stored = read_json(manifest)
     if stored.get("inputs_digest") != digest(inputs):
         return False
-    sizes = stored.get("outputs", {})
-    paths = {name: manifest.parent / name for name in sizes}
-    return all(p.exists() and p.stat().st_size == sizes[n]["bytes"] for n, p in paths.items())
+    outputs = stored.get("outputs", {})
+    written = manifest.stat().st_mtime_ns
+    return all(_is_of(manifest.parent / name, facts, written) for name, facts in outputs.items())
+
+
+def _is_of(path: Path, facts: dict[str, Any], written: int) -> bool:
+    """Whether a file is the one its manifest tells of.
+
+    One that is younger than the manifest may be of a build that was killed before its own
+    manifest: only its digest tells. A copied run has files of any age.
+    """
+    if not path.exists() or path.stat().st_size != facts["bytes"]:
+        return False
+    return path.stat().st_mtime_ns <= written or file_sha256(path) == facts["sha256"]
 
 
 def make_artifact(
@@ -206,8 +213,11 @@ def take_step(run: RunDir, step: Step, *, force: bool = False) -> dict[str, Any]
     with step_lock(run, step.name):
         if not force and is_current(step.manifest, step.inputs):
             log.info("%s: up to date", step.name)
+            step.clean()
             return dict(read_json(step.manifest))
         log.info("%s: working", step.name)
+        if force and is_current(step.manifest, step.inputs):
+            step.clean()  # else the state of the finished build would be taken up
         manifest = make_artifact(step.manifest, step.inputs, step.build)
         step.clean()
         return manifest

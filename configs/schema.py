@@ -128,14 +128,17 @@ class BudgetConfig(Strict):
 
 class CompressConfig(Strict):
     methods: list[Choice] = []
-    recipes: list[Choice] = [Choice(name="tflite.float32"), Choice(name="tflite.int8")]
+    recipes: Annotated[list[Choice], Field(min_length=1)] = [
+        Choice(name="tflite.float32"),
+        Choice(name="tflite.int8"),
+    ]
     output: Literal["probabilities", "logits"] = "probabilities"
     """What the files return."""
     budget: BudgetConfig = BudgetConfig()
 
 
 class EvaluateConfig(Strict):
-    devices: list[Choice] = [Choice(name="local")]
+    devices: Annotated[list[Choice], Field(min_length=1)] = [Choice(name="local")]
     num_threads: Annotated[int, Field(gt=0)] = 1
     num_warmup: Annotated[int, Field(ge=0)] = 10
     num_runs: Annotated[int, Field(gt=0)] = 200
@@ -176,7 +179,7 @@ def load_experiment(
             _with_named_choices(raw), OmegaConf.from_dotlist(list(overrides or []))
         )
         values = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+    except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
         raise UserError(f"{path} with --set {overrides}: {error}") from None
     try:
         experiment = Experiment.model_validate(values)

@@ -83,11 +83,13 @@ def train_classifier(run: RunDir, course: Course) -> tuple[list[Path], dict[str,
         prepare=prepare,
     )
     seconds = max(sum(row["seconds"] for row in history), time.monotonic() - start)
+    # With patience the best weights came back, without it the last stayed.
+    kept = min(history, key=lambda row: row["val_loss"]) if config.patience else history[-1]
     return save_model(run, course.name, model, history), {
         **describe(model, config.backbone.name, config.image_size),
         "seconds_to_train": round(seconds, 1),
         "epochs": len(history),
-        "val_top1": history[-1]["val_accuracy"],
+        "val_top1": kept["val_accuracy"],
     }
 
 

@@ -21,6 +21,7 @@ from distill.sources import SOURCES, Listing
 from eval.images import PHOTO_SUFFIXES, UnreadablePhoto, decode_photo
 
 SPLITS = ("train", "validation", "test")
+DEFAULTS = DataConfig()
 
 
 @dataclass(frozen=True)
@@ -258,13 +259,12 @@ def data_step(run: RunDir, data: DataConfig) -> Step:
     return Step("data", manifest, {"data": config, "listing": listed}, build)
 
 
-def scan_folder(path: Path) -> dict[str, Examples]:
+def scan_folder(
+    path: Path, *, validation: float = DEFAULTS.validation, test: float = DEFAULTS.test
+) -> dict[str, Examples]:
     """Examples by split of a folder of photos that belongs to no run, split by the same rule."""
-    data = DataConfig(source="folder", path=path)
     listing = SOURCES["folder"](path, Path())
-    photos, _ = scan(
-        listing, validation=data.validation, test=data.test, max_skipped=data.max_skipped
-    )
+    photos, _ = scan(listing, validation=validation, test=test, max_skipped=DEFAULTS.max_skipped)
     classes = sorted({photo.label for photo in photos})
     return {
         split: make_examples((vars(p) for p in photos if p.split == split), path, classes)

@@ -54,4 +54,13 @@ def model_probabilities(
             seen = images if pixels is None else pixels.apply(images)
             outputs.append(np.asarray(model.predict_on_batch(seen)))
             advance(sum(map(len, outputs)))
-    return as_probabilities(np.concatenate(outputs))
+    return as_probabilities(_two_classes(np.concatenate(outputs)))
+
+
+def _two_classes(outputs: np.ndarray) -> np.ndarray:
+    """One score of the second class, a probability or a logit, as two; others as they are."""
+    if outputs.shape[1] != 1:
+        return outputs
+    if outputs.min() >= 0 and outputs.max() <= 1:
+        return np.hstack([1 - outputs, outputs])
+    return np.hstack([np.zeros_like(outputs), outputs])

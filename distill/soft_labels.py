@@ -60,6 +60,7 @@ def label_views(model: keras.Model, source: ViewSource, path: Path, *, image_siz
         labels = np.lib.format.open_memmap(unfinished, mode="r+")
     else:
         done = 0
+        progress.unlink(missing_ok=True)  # it told of a file that is gone
         labels = np.lib.format.open_memmap(unfinished, mode="w+", dtype="float16", shape=shape)
         # Room for all of it now: a disk that fills up under a memory map kills the process.
         if hasattr(os, "posix_fallocate"):
@@ -74,8 +75,8 @@ def label_views(model: keras.Model, source: ViewSource, path: Path, *, image_siz
             write_json(progress, {"done": stop})
             advance(stop * shape[1])
     del labels
-    unfinished.replace(path)
     progress.unlink()
+    unfinished.replace(path)
 
 
 def view_logits(

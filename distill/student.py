@@ -8,7 +8,7 @@ from configs.schema import Experiment
 from distill.classifier import Course, remove_checkpoint, train_classifier
 from distill.losses import Objective, distillation_objective, label_objective
 from distill.soft_labels import load_soft_labels, soft_labels_step
-from distill.teacher import shared_views, view_inputs
+from distill.teacher import shared_views, view_inputs, weights_input
 
 NOT_OF_THE_CONTROL = {"loss", "soft_weight", "control"}
 
@@ -29,7 +29,12 @@ def student_step(run: RunDir, experiment: Experiment) -> Step:
     labels = soft_labels_step(run, experiment).manifest.with_suffix(".npy")
     # `control` decides whether there is one beside the student; the student is the same.
     config = experiment.student.model_dump(mode="json", exclude={"control"})
-    inputs = {**view_inputs(run, experiment), "student": config, "soft_labels": labels.stem}
+    inputs = {
+        **view_inputs(run, experiment),
+        "student": config,
+        "soft_labels": labels.stem,
+        **weights_input(experiment.student),
+    }
     return _training_step(run, experiment, "student", inputs, student_objective(experiment), labels)
 
 
@@ -40,6 +45,7 @@ def control_step(run: RunDir, experiment: Experiment) -> Step:
         **view_inputs(run, experiment),
         "student": config,
         "num_views": experiment.soft_labels.num_views,
+        **weights_input(experiment.student),
     }
     objective = label_objective(experiment.student.label_smoothing)
     return _training_step(run, experiment, "control", inputs, objective, None)

@@ -1,7 +1,9 @@
 """The first training step: the teacher."""
 
+from pathlib import Path
+
 from configs.run_dir import RunDir, Step, file_sha256
-from configs.schema import Experiment
+from configs.schema import Experiment, TrainingConfig
 from distill.classifier import Course, remove_checkpoint, train_classifier
 from distill.data import load_examples
 from distill.inputs import ViewSource, view_source
@@ -29,10 +31,22 @@ def view_inputs(run: RunDir, experiment: Experiment) -> dict[str, object]:
     }
 
 
+def weights_input(config: TrainingConfig) -> dict[str, str]:
+    """The digest of the file that a backbone's weights come from, where they come from one."""
+    weights = config.backbone.options.get("weights") or ""
+    path = Path(weights).expanduser()
+    is_file = path.suffix in (".keras", ".h5") and path.is_file()
+    return {"weights": file_sha256(path)} if is_file else {}
+
+
 def teacher_step(run: RunDir, experiment: Experiment) -> Step:
     """Fine-tune the teacher on labels; a new view in every epoch."""
     config = experiment.teacher
-    inputs = {**view_inputs(run, experiment), "teacher": config.model_dump(mode="json")}
+    inputs = {
+        **view_inputs(run, experiment),
+        "teacher": config.model_dump(mode="json"),
+        **weights_input(config),
+    }
     return Step(
         name="teacher",
         manifest=run.model_dir("teacher") / "manifest.json",

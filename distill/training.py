@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from configs.errors import StepFailed
 from configs.progress import Advance, track
 from distill.checkpoint import load_checkpoint, save_checkpoint
 from distill.losses import Objective
@@ -203,6 +204,11 @@ class _EpochKeeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         scores = validate(self.model, self.validation)
         trained = {k: float(v) for k, v in (logs or {}).items()}
+        if not math.isfinite(trained["loss"]) or not math.isfinite(scores["val_loss"]):
+            raise StepFailed(
+                f"training diverged in epoch {epoch + 1}: the loss is not a number. "
+                "Lower its learning_rate."
+            )
         self.done.epoch = epoch + 1
         seconds = round(time.monotonic() - self.epoch_start, 2)
         self.history.append({"epoch": epoch + 1, **trained, **scores, "seconds": seconds})
@@ -216,11 +222,6 @@ class _EpochKeeper(keras.callbacks.Callback):
         self.save()
         if self.finished:
             self.model.stop_training = True
-
-
-def predict(model: keras.Model, batches: Iterator[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Logits of all images, float32 (examples, classes)."""
-    return np.concatenate([np.asarray(model.predict_on_batch(images)) for images, _ in batches])
 
 
 def validate(model: keras.Model, batches: Batches) -> dict[str, float]:

@@ -23,6 +23,7 @@ class FileMetadata:
         output: "probabilities" or "logits".
         pixels: range, mean and std: the input is (pixel - mean) / std.
         image_size: height and width of the input, in pixels.
+        split: shares of the validation and test photos, so that the same photos test it again.
         source: name of the model the file was made of.
     """
 
@@ -32,6 +33,7 @@ class FileMetadata:
     image_size: list[int]
     source: str
     recipe: str
+    split: dict[str, float] | None = None
     potstill: str = field(default_factory=lambda: package_version("potstill") or "")
 
 

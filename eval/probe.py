@@ -32,7 +32,8 @@ class TfliteModel:
     runtime = "litert"
 
     def __init__(self, path: Path, num_threads: int) -> None:
-        content = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            content = file.read(32)
         if len(content) < 32 or content[4:8] != b"TFL3":
             raise ModelFileError("no TFLite model (its identifier TFL3 is missing)")
         interpreter, self.runtime_version = _litert()

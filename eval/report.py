@@ -13,7 +13,15 @@ from configs.schema import Experiment
 from eval.accuracy import accuracy
 from eval.machine import machine
 from eval.page import Details, Disagreement, render_html, render_markdown
-from eval.results import Photos, Reference, choose, file_row, load_latency, load_predictions
+from eval.results import (
+    Photos,
+    Reference,
+    choose,
+    file_row,
+    latency_path,
+    load_latency,
+    load_predictions,
+)
 
 MAX_DISAGREEMENTS = 12
 
@@ -50,7 +58,7 @@ def build_report(
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
     """`report.json` as DESIGN.md has it, and all predictions by name and split."""
     probs = {name: load_predictions(run, name) for name in [*models, *files]}
-    latency = load_latency(run)
+    latency = load_latency(run, [device.name for device in experiment.evaluate.devices])
     teacher = probs["teacher"]["test"]
     rows = [
         _file_row(run, name, probs, photos.test, teacher, latency.get(name, [])) for name in files
@@ -69,13 +77,19 @@ def build_report(
         "run": run.path.resolve().name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": experiment.seed,
-        "machine": machine(),
+        "machine": _machine(run, experiment),
         "data": {"source": _source(experiment), "classes": photos.classes, **counts},
         "models": [_model_row(run, n, probs[n]["test"], photos.test, teacher) for n in models],
         "files": rows,
         "verdict": verdict,
     }
     return report, probs
+
+
+def _machine(run: RunDir, experiment: Experiment) -> dict[str, Any]:
+    """Where the files were timed; this machine where they were not."""
+    path = latency_path(run, experiment.evaluate.devices[0].name)
+    return dict(read_json(path)["machine"]) if path.exists() else machine()
 
 
 def _source(experiment: Experiment) -> str:

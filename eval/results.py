@@ -12,10 +12,10 @@ from eval.accuracy import OWN_PIXELS, Pixels, accuracy, compare, predict_file
 from eval.footprint import file_bytes, zip_bytes
 from eval.images import evaluation_batches
 from eval.latency import measure
+from eval.machine import machine
 from eval.probe import open_model
 
 BATCH_SIZE = 32
-# Float outputs of one network on two runtimes; more than this is another network.
 RAW_LATENCY = "times_ms"
 
 
@@ -72,11 +72,12 @@ def latency_step(
     num_runs: int,
 ) -> Step:
     """Time the files of the run on one device: results/latency-<device>.json, raw times kept."""
-    path = run.path / "results" / f"latency-{device}.json"
+    path = latency_path(run, device)
     inputs = {
         "files": {file.name: file_sha256(file) for file in files},
         "device": {"name": device, **options},
         "runs": [num_threads, num_warmup, num_runs],
+        "host": machine() if device == "local" else None,
     }
 
     def build() -> tuple[list[Path], dict[str, Any]]:
@@ -88,7 +89,7 @@ def latency_step(
             num_warmup=num_warmup,
             num_runs=num_runs,
         )
-        return [], {"latency": {file.name: row for file, row in rows.items()}}
+        return [], {"machine": machine(), "latency": {file.name: row for file, row in rows.items()}}
 
     return Step(f"latency on {device}", path, inputs, build)
 
@@ -115,13 +116,25 @@ def timed(
         )
 
 
-def load_latency(run: RunDir) -> dict[str, list[dict[str, Any]]]:
-    """The latency rows of each file over all devices, without their raw times."""
+def load_latency(run: RunDir, devices: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """The latency rows of each file by device, in this order, without their raw times.
+
+    A row of a file that was written anew since is left out.
+    """
     by_file: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted((run.path / "results").glob("latency-*.json")):
-        for name, row in read_json(path)["latency"].items():
-            by_file.setdefault(name, []).append(_without_raw(row))
+    for device in devices:
+        path = latency_path(run, device)
+        stored = read_json(path) if path.exists() else {"latency": {}}
+        for name, row in stored["latency"].items():
+            file = run.file(name)
+            if file.exists() and stored["inputs"]["files"][name] == file_sha256(file):
+                by_file.setdefault(name, []).append(_without_raw(row))
     return by_file
+
+
+def latency_path(run: RunDir, device: str) -> Path:
+    """Where the times of one device are kept."""
+    return run.path / "results" / f"latency-{device}.json"
 
 
 def _without_raw(row: dict[str, Any]) -> dict[str, Any]:

@@ -194,3 +194,28 @@ def test_a_model_that_does_not_fit_on_the_disk_leaves_nothing_half_written(small
     with pytest.raises(OSError, match=r"No space left|Can't|errno = 28|write failed"):
         save_model(RunDir(small_disk), "student", model, [])
     assert not [path for path in small_disk.rglob("*") if path.is_file()]
+
+
+def test_a_path_that_was_mistyped_does_not_take_the_run_directory(program, photo_folder) -> None:
+    mistyped = photo_folder.with_name("fotos")
+    outcome = program("distill", "data", *folder_of(mistyped), "--run", "run")
+    assert_clear(outcome, code=2, says="does not exist")
+    assert program("distill", "data", *folder_of(photo_folder), "--run", "run").code == 0
+
+
+def test_a_file_of_the_users_is_not_written_over(program, photo_folder, tmp_path: Path) -> None:
+    import keras
+
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D()(inputs)
+    keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(x)).save(tmp_path / "m.keras")
+    (tmp_path / "m-float32.tflite").write_text("mine")
+    words = ["compress", "quantize", tmp_path / "m.keras", "--data", photo_folder]
+    words += ["--recipe", "float32", "--json"]
+    assert_clear(program(*words), code=2, says="Potstill did not write it")
+    assert (tmp_path / "m-float32.tflite").read_text() == "mine"
+    # Elsewhere it is written; one score tells two classes apart.
+    outcome = program(*words, "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    row = json.loads(outcome.out.splitlines()[-1])["files"][0]
+    assert row["parity"]["max_abs_diff"] < 1e-5

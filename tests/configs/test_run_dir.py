@@ -86,3 +86,20 @@ def test_two_processes_never_do_one_step(tmp_path: Path) -> None:
     other.join()
     with step_lock(RunDir(tmp_path), "teacher"):  # the lock goes with the process
         assert (tmp_path / ".locks" / "teacher.lock").exists()
+
+
+def test_an_output_of_a_killed_rebuild_is_not_taken_for_the_old_one(tmp_path: Path) -> None:
+    run, built = RunDir(tmp_path), list[str]()
+    take_step(run, make_step(run, built, inputs={}))
+    # Another build replaced the file, of the same size, and was killed before its manifest.
+    with whole_file(tmp_path / "thing" / "model.txt") as unfinished:
+        unfinished.write_text("CONTENT")
+    take_step(run, make_step(run, built, inputs={}))
+    assert built == ["built", "built"]
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / ".unfinished-1-model.txt").write_text("half")
+    with whole_file(tmp_path / "model.txt") as unfinished:
+        unfinished.write_text("content")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.txt"]

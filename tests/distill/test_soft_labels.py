@@ -60,3 +60,12 @@ def test_a_killed_labelling_goes_on_where_it_was(
     label_views(teacher, source, killed, image_size=16)
     assert asked[3] == 16  # the two finished chunks were not done again
     assert np.array_equal(load_soft_labels(killed), load_soft_labels(whole))
+
+
+def test_progress_of_a_file_that_is_gone_is_not_believed(
+    source: ViewSource, teacher: keras.Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "labels.npy"
+    (tmp_path / ".unfinished-labels.json").write_text('{"done": 1000000}')
+    label_views(teacher, source, path, image_size=16)
+    assert np.abs(load_soft_labels(path).astype("float32")).min(axis=(1, 2)).max() > 0
