@@ -179,14 +179,14 @@ def file_row(
         "source": facts.get("source"),
         "file_bytes": file_bytes(path),
         "zip_bytes": facts.get("zip_bytes") or zip_bytes(path),
-        "parity": _parity(probs, reference.source) if _is_float32(facts) else None,
+        "parity": _parity(probs, reference.source) if _is_float(facts) else None,
         "accuracy": {**scores, **against},
         "latency": [_without_raw(row) for row in latency],
     }
 
 
-def _is_float32(facts: dict[str, Any]) -> bool:
-    return str(facts.get("recipe") or "").endswith("float32")
+def _is_float(facts: dict[str, Any]) -> bool:
+    return str(facts.get("recipe") or "").endswith(("float32", "float16"))
 
 
 def _parity(probs: np.ndarray, source_probs: np.ndarray | None) -> dict[str, Any] | None:
