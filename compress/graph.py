@@ -11,9 +11,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from eval.probe import open_model
 
 from configs.errors import StepFailed, UserError
+from eval.probe import open_model
 
 INPUT = "image"
 OUTPUTS = ("probabilities", "logits")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from support import ROOT, Outcome, command, save_photo
 
 

@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from support import ROOT, command
 from typer.main import get_command
+
+from support import ROOT, command
 
 README = (ROOT / "README.md").read_text()
 LINES = [

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from support import save_photo
 
 SMOKE = ["--set", "data.source=folder"]

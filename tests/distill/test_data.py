@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import save_photo
 
 from configs.errors import UserError
 from configs.run_dir import RunDir, take_step
@@ -20,6 +19,7 @@ from distill.data import (
     scan_folder,
     split_of,
 )
+from support import save_photo
 
 
 def scanned(
