@@ -42,28 +42,33 @@ def start_and_kill(run: Path, seconds: float) -> bool:
     return False
 
 
+def assert_as_good(run: Path, undisturbed: Path) -> None:
+    """Every model of a killed run is within a point of the undisturbed run's."""
+    ours, theirs = (json.loads((r / "report.json").read_text()) for r in (run, undisturbed))
+    for mine, other in zip(ours["models"], theirs["models"], strict=True):
+        assert mine["accuracy"]["top1"] == pytest.approx(other["accuracy"]["top1"], abs=0.01)
+    assert not list(run.rglob(".unfinished*"))
+
+
 @pytest.mark.slow
 def test_ten_kills_cost_no_finished_artifact_and_no_accuracy(
     smoke_run: Path, tmp_path: Path
 ) -> None:
-    run, moments = tmp_path / "smoke", random.Random(20_261_121)
-    killed = 0
+    moments = random.Random(20_261_121)
+    killed, number = 0, 0
     while killed < NUM_KILLS:
+        run = tmp_path / f"run {number}"
+        number += 1
+        at_work = True
+        while at_work and killed < NUM_KILLS:
+            before = manifests(run)
+            at_work = start_and_kill(run, moments.uniform(10, 100))
+            killed += at_work
+            after = manifests(run)
+            assert {name: after[name] for name in before} == before
         before = manifests(run)
-        if not start_and_kill(run, moments.uniform(8, 45)):
-            break  # it came to its end before this moment
-        killed += 1
+        outcome = command("distill", "run", "smoke", "--run", run)
+        assert outcome.code == 0, outcome.err
         after = manifests(run)
         assert {name: after[name] for name in before} == before
-    before = manifests(run)
-    outcome = command("distill", "run", "smoke", "--run", run)
-    assert outcome.code == 0, outcome.err
-    after = manifests(run)
-    assert {name: after[name] for name in before} == before
-    print(f"{killed} kills")
-
-    undisturbed = json.loads((smoke_run / "report.json").read_text())
-    killed_run = json.loads((run / "report.json").read_text())
-    for ours, theirs in zip(killed_run["models"], undisturbed["models"], strict=True):
-        assert ours["accuracy"]["top1"] == pytest.approx(theirs["accuracy"]["top1"], abs=0.01)
-    assert not list(run.rglob(".unfinished*"))
+        assert_as_good(run, smoke_run)
