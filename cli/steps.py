@@ -199,7 +199,8 @@ def _photos_are_elsewhere(run: RunDir, experiment: Experiment) -> bool:
 
 def _require(run: RunDir, step: Step, name: str, target: str) -> None:
     if not is_current(step.manifest, step.inputs):
-        been = "was done for other settings" if step.manifest.exists() else "has not been done"
+        stale = "was done for other settings, or its files changed since"
+        been = stale if step.manifest.exists() else "has not been done"
         raise UserError(
             f"the {name} step of {run} {been} ({step.name}). Do it first:\n"
             f"  {COMMANDS[name]} {target} --run {run}"
