@@ -88,7 +88,7 @@ def _finetuned(
                 soft_labels=load_soft_labels(labels),
             ),
             steps_per_epoch=steps,
-            loss=student_objective(experiment),
+            loss=student_objective(run, experiment),
             checkpoint=checkpoint,
             progress=progress,
         )

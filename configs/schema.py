@@ -80,6 +80,30 @@ class ViewsConfig(Strict):
     """Smallest and largest share of the photo's area that a training crop covers."""
     flip: bool = True
     """Mirror half of the views left to right."""
+    vertical_flip: bool = False
+    """Mirror half of the views top to bottom."""
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Turn by up to so many degrees, either way."""
+    shift: Share = 0.0
+    """Move by up to this share of the side, either way, both ways."""
+    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
+    """Slant by up to so many degrees, either way."""
+    zoom: Annotated[float, Field(ge=0)] = 0.0
+    """Stretch or shrink each side by up to a factor of 1 + zoom."""
+    brightness: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Add or take up to this share of white."""
+    contrast: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Scale the distance to the mean colour by up to 1 +- contrast."""
+    saturation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Scale the distance to grey by up to 1 +- saturation."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Turn colours by up to this share of the colour circle, either way."""
+    erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the views with a rectangle erased."""
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Beta(mixup, mixup) draws how much of another photo is blended in; 0 blends none."""
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    """Beta(cutmix, cutmix) draws how much another photo covers; 0 cuts none in."""
 
     @model_validator(mode="after")
     def _crop_in_order(self) -> "ViewsConfig":
@@ -100,6 +124,8 @@ class TrainingConfig(Strict):
     """Peak of the cosine schedule; auto: 1e-3 from scratch, 2e-4 from pretrained weights."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     label_smoothing: Share = 0.0
+    class_weights: Literal["balanced"] | None = None
+    """balanced: every class counts the same in sum, however few photos it has."""
     patience: Annotated[int, Field(gt=0)] | None = None
     """Stop after so many epochs without a better validation loss; null trains all epochs."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from configs.schema import ViewsConfig
 from distill.data import Examples
+from distill.mixing import draw_mix, mix_images
 from distill.views import training_view
 from eval.images import decode_photo, evaluation_batches
 
@@ -38,6 +40,22 @@ class PhotoStore:
         return photo
 
 
+class View(NamedTuple):
+    """One view of one example.
+
+    Attributes:
+        image: float32, (image_size, image_size, 3), 0..255.
+        partner: index of the example mixed into it; its own where none is.
+        own_weight: share of the label that is the example's own.
+    """
+
+    index: tf.Tensor
+    view: tf.Tensor
+    image: tf.Tensor
+    partner: tf.Tensor
+    own_weight: tf.Tensor
+
+
 @dataclass(frozen=True)
 class ViewSource:
     """Examples and the rule by which they become views: what teacher and student share."""
@@ -49,24 +67,40 @@ class ViewSource:
     seed: int
 
     def images(self, pairs: tf.data.Dataset, image_size: int) -> tf.data.Dataset:
-        """(index, view) pairs -> (index, view, image), in order, in parallel."""
-        ids = tf.constant([int(i[:15], 16) for i in self.examples.ids], tf.int64)
+        """(index, view) pairs -> `View`s, in order, in parallel."""
+        return pairs.map(
+            lambda index, view: self._see(index, view, image_size),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
 
-        def see(index: tf.Tensor, view: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            photo = tf.numpy_function(self.store, [index], tf.uint8, stateful=False)
-            photo.set_shape((None, None, 3))
-            image = training_view(
-                photo,
-                example_id=ids[index],
-                view=view,
-                seed=self.seed,
-                crop=self.views.crop,
-                flip=self.views.flip,
-                image_size=image_size,
-            )
-            return index, view, image
+    def _see(self, index: tf.Tensor, view: tf.Tensor, image_size: int) -> View:
+        image = self._photo_view(index, view, image_size)
+        if not (self.views.mixup or self.views.cutmix):
+            return View(index, view, image, index, tf.constant(1.0))
+        mix = draw_mix(
+            example_id=self._ids()[index],
+            view=view,
+            seed=self.seed,
+            num_examples=len(self.examples),
+            views=self.views,
+        )
+        image = mix_images(image, self._photo_view(mix.partner, view, image_size), mix)
+        return View(index, view, image, mix.partner, mix.own_weight)
 
-        return pairs.map(see, num_parallel_calls=tf.data.AUTOTUNE)
+    def _photo_view(self, index: tf.Tensor, view: tf.Tensor, image_size: int) -> tf.Tensor:
+        photo = tf.numpy_function(self.store, [index], tf.uint8, stateful=False)
+        photo.set_shape((None, None, 3))
+        return training_view(
+            photo,
+            example_id=self._ids()[index],
+            view=view,
+            seed=self.seed,
+            views=self.views,
+            image_size=image_size,
+        )
+
+    def _ids(self) -> tf.Tensor:
+        return tf.constant([int(i[:15], 16) for i in self.examples.ids], tf.int64)
 
 
 def view_source(
@@ -97,7 +131,7 @@ def training_batches(
 
     Returns:
         images float32 (batch, image_size, image_size, 3); targets float32 (batch, classes),
-        one-hot, or (batch, 2 * classes) with the teacher's logits behind.
+        one-hot or mixed, or (batch, 2 * classes) with the teacher's logits behind.
     """
     num = len(source.examples)
     steps = steps_per_epoch(num, batch_size)
@@ -112,16 +146,21 @@ def training_batches(
             lambda index: (index, view)
         )
 
-    def targets(indices: np.ndarray, views: np.ndarray) -> np.ndarray:
+    def targets(
+        indices: np.ndarray, views: np.ndarray, partners: np.ndarray, own_weights: np.ndarray
+    ) -> np.ndarray:
+        own = own_weights[:, None]
+        labels = own * one_hot[indices] + (1 - own) * one_hot[partners]
         if soft_labels is None:
-            return one_hot[indices]
+            return labels
         logits = soft_labels[indices, views].astype("float32")
-        return np.concatenate([one_hot[indices], logits], axis=1)
+        return np.concatenate([labels, logits], axis=1)
 
-    def batch(indices: tf.Tensor, views: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        packed = tf.numpy_function(targets, [indices, views], tf.float32, stateful=False)
+    def batch(seen: View) -> tuple[tf.Tensor, ...]:
+        of_labels = [seen.index, seen.view, seen.partner, seen.own_weight]
+        packed = tf.numpy_function(targets, of_labels, tf.float32, stateful=False)
         packed.set_shape((batch_size, one_hot.shape[1] * (1 if soft_labels is None else 2)))
-        return images, packed
+        return seen.image, packed
 
     epochs_left = tf.data.Dataset.range(initial_epoch, epochs).flat_map(pairs)
     seen = source.images(epochs_left, image_size).batch(batch_size, drop_remainder=True)

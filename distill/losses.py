@@ -1,15 +1,22 @@
 """`LOSSES`: what the student is asked to match."""
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import numpy as np
 from keras import ops
 from pydantic import Field
 
 from configs.registry import Registry
 
 LOSSES = Registry("loss")
+
+Temperature = Annotated[float, Field(gt=0)]
+TINY = 1e-7
+# Finite: minus infinity times its probability of zero would be no number.
+MASKED = -1e9
 
 Objective = Callable[[Any, Any], Any]
 """(targets, logits) -> one loss per example; targets as `distill.inputs.training_batches` packs."""
@@ -20,7 +27,7 @@ def kd(
     *,
     student_logits: Any,
     teacher_logits: Any,
-    temperature: Annotated[float, Field(gt=0)] = 4.0,
+    temperature: Temperature = 4.0,
 ) -> Any:
     """KL(teacher || student) between softened class distributions.
 
@@ -37,8 +44,150 @@ def kd(
     """
     teacher_log_probs = ops.log_softmax(ops.stop_gradient(teacher_logits) / temperature)
     student_log_probs = ops.log_softmax(student_logits / temperature)
-    kl = ops.sum(ops.exp(teacher_log_probs) * (teacher_log_probs - student_log_probs), axis=-1)
-    return temperature**2 * kl
+    return temperature**2 * _kl(teacher_log_probs, student_log_probs)
+
+
+@LOSSES.add
+def logit_standardized(
+    *, student_logits: Any, teacher_logits: Any, temperature: Temperature = 2.0
+) -> Any:
+    """`kd` between logits that were brought to mean 0 and standard deviation 1 per example.
+
+    The student matches how the teacher ranks the classes, not how large its logits are: a small
+    network need not copy the range of a big one (Sun et al. 2024, section 4, arXiv:2403.01427).
+
+    Args:
+        student_logits: float, (batch, classes).
+        teacher_logits: float, (batch, classes); no gradient flows into them.
+        temperature: > 0; the base temperature, on top of each example's own deviation.
+
+    Returns:
+        One loss per example, (batch,).
+    """
+    return kd(
+        student_logits=_standardized(student_logits),
+        teacher_logits=_standardized(teacher_logits),
+        temperature=temperature,
+    )
+
+
+@LOSSES.add
+def dkd(
+    *,
+    student_logits: Any,
+    teacher_logits: Any,
+    labels: Any,
+    temperature: Temperature = 4.0,
+    target_weight: Annotated[float, Field(ge=0)] = 1.0,
+    other_weight: Annotated[float, Field(ge=0)] = 2.0,
+) -> Any:
+    """Decoupled `kd`: the right class against the rest, and the rest among themselves.
+
+    In `kd` a confident teacher drowns what it says of the wrong classes; here that part has its
+    own weight (Zhao et al. 2022, section 3.2 and equation 7, arXiv:2203.08679, whose alpha and
+    beta are `target_weight` and `other_weight`).
+
+    Args:
+        student_logits: float, (batch, classes); classes > 2, as with two there is no rest.
+        teacher_logits: float, (batch, classes); no gradient flows into them.
+        labels: float, (batch, classes); the right class is the largest, so mixed labels work.
+        temperature: > 0.
+        target_weight: weight of the right class against the rest.
+        other_weight: weight of the other classes among themselves.
+
+    Returns:
+        One loss per example, (batch,).
+    """
+    target = ops.one_hot(ops.argmax(labels, axis=-1), labels.shape[-1], dtype="bool")
+    teacher_target, teacher_other = _decoupled(
+        ops.stop_gradient(teacher_logits) / temperature, target
+    )
+    student_target, student_other = _decoupled(student_logits / temperature, target)
+    loss = target_weight * _kl(teacher_target, student_target)
+    return temperature**2 * (loss + other_weight * _kl(teacher_other, student_other))
+
+
+@LOSSES.add
+def dist(
+    *,
+    student_logits: Any,
+    teacher_logits: Any,
+    temperature: Temperature = 1.0,
+    between_classes: Annotated[float, Field(ge=0)] = 1.0,
+    within_class: Annotated[float, Field(ge=0)] = 1.0,
+) -> Any:
+    """1 - Pearson correlation with the teacher, within each example and within each class.
+
+    A correlation asks for the teacher's relations, not its exact probabilities, which a weaker
+    network cannot have (Huang et al. 2022, section 3, arXiv:2205.10536, whose beta and gamma are
+    `between_classes` and `within_class`).
+
+    Args:
+        student_logits: float, (batch, classes).
+        teacher_logits: float, (batch, classes); no gradient flows into them.
+        temperature: > 0.
+        between_classes: weight of the correlation over the classes of one example.
+        within_class: weight of the correlation over the batch within one class.
+
+    Returns:
+        One loss per example, (batch,); the part over the batch is in each of them.
+    """
+    student_probs = ops.softmax(student_logits / temperature)
+    teacher_probs = ops.softmax(ops.stop_gradient(teacher_logits) / temperature)
+    between = 1.0 - _pearson(student_probs, teacher_probs, axis=-1)
+    within = ops.mean(1.0 - _pearson(student_probs, teacher_probs, axis=0))
+    return temperature**2 * (between_classes * between + within_class * within)
+
+
+@LOSSES.add
+def jensen_shannon(
+    *, student_logits: Any, teacher_logits: Any, temperature: Temperature = 1.0
+) -> Any:
+    """Jensen-Shannon divergence between softened class distributions.
+
+    The mean KL of both to their average (Lin 1991, IEEE Trans. Inf. Theory 37(1), equation
+    3.8). At temperature 1 it never exceeds ln 2, so that a teacher that is sure and wrong cannot
+    outweigh everything else. Multiplied by temperature**2, as `kd`.
+
+    Args:
+        student_logits: float, (batch, classes).
+        teacher_logits: float, (batch, classes); no gradient flows into them.
+        temperature: > 0.
+
+    Returns:
+        One loss per example, (batch,).
+    """
+    teacher = ops.log_softmax(ops.stop_gradient(teacher_logits) / temperature)
+    student = ops.log_softmax(student_logits / temperature)
+    average = ops.logaddexp(teacher, student) - math.log(2.0)
+    return temperature**2 * 0.5 * (_kl(teacher, average) + _kl(student, average))
+
+
+def _kl(log_probs: Any, other_log_probs: Any) -> Any:
+    return ops.sum(ops.exp(log_probs) * (log_probs - other_log_probs), axis=-1)
+
+
+def _standardized(logits: Any) -> Any:
+    centred = logits - ops.mean(logits, axis=-1, keepdims=True)
+    variance = ops.mean(centred * centred, axis=-1, keepdims=True)
+    return centred / ops.sqrt(variance + TINY**2)  # the root of 0 has no slope
+
+
+def _decoupled(logits: Any, target: Any) -> tuple[Any, Any]:
+    """Log probabilities of (right class, all others), and of the others among themselves."""
+    log_probs = ops.log_softmax(logits)
+    of_target = ops.sum(ops.where(target, log_probs, 0.0), axis=-1)
+    # Not 1 - p: that is 0 for a teacher that is sure, and its logarithm is not a number.
+    of_others = ops.logsumexp(ops.where(target, MASKED, log_probs), axis=-1)
+    others = ops.log_softmax(ops.where(target, MASKED, logits))
+    return ops.stack([of_target, of_others], axis=-1), others
+
+
+def _pearson(a: Any, b: Any, axis: int) -> Any:
+    a = a - ops.mean(a, axis=axis, keepdims=True)
+    b = b - ops.mean(b, axis=axis, keepdims=True)
+    norms = ops.sqrt(ops.sum(a * a, axis=axis) * ops.sum(b * b, axis=axis) + TINY**2)
+    return ops.sum(a * b, axis=axis) / norms
 
 
 def cross_entropy(*, labels: Any, logits: Any, label_smoothing: float = 0.0) -> Any:
@@ -48,22 +197,33 @@ def cross_entropy(*, labels: Any, logits: Any, label_smoothing: float = 0.0) -> 
     return -ops.sum(labels * ops.log_softmax(logits), axis=-1)
 
 
-def label_objective(label_smoothing: float) -> Objective:
+def label_objective(
+    label_smoothing: float, class_weights: tuple[float, ...] | None = None
+) -> Objective:
     """Labels alone: what the teacher and the control minimise."""
 
     def loss(targets: Any, logits: Any) -> Any:
         labels = targets[:, : logits.shape[-1]]
-        return cross_entropy(labels=labels, logits=logits, label_smoothing=label_smoothing)
+        hard = cross_entropy(labels=labels, logits=logits, label_smoothing=label_smoothing)
+        return hard * _example_weights(labels, class_weights)
 
     return loss
 
 
 def distillation_objective(
-    name: str, options: dict[str, Any], *, soft_weight: float, label_smoothing: float
+    name: str,
+    options: dict[str, Any],
+    *,
+    soft_weight: float,
+    label_smoothing: float,
+    class_weights: tuple[float, ...] | None = None,
 ) -> Objective:
     """soft_weight * (the named loss) + (1 - soft_weight) * cross-entropy.
 
     The named loss gets those of student_logits, teacher_logits and labels that it asks for.
+
+    Args:
+        class_weights: what an example of each class counts; a mixed one counts in proportion.
     """
     soft_loss = LOSSES[name]
     wanted = inspect.signature(soft_loss).parameters
@@ -74,6 +234,24 @@ def distillation_objective(
         given = {"student_logits": logits, "teacher_logits": teacher_logits, "labels": labels}
         soft = soft_loss(**{k: v for k, v in given.items() if k in wanted}, **options)
         hard = cross_entropy(labels=labels, logits=logits, label_smoothing=label_smoothing)
-        return soft_weight * soft + (1.0 - soft_weight) * hard
+        total = soft_weight * soft + (1.0 - soft_weight) * hard
+        return total * _example_weights(labels, class_weights)
 
     return loss
+
+
+def balanced_class_weights(labels: np.ndarray, num_classes: int) -> tuple[float, ...]:
+    """Weights by which every class counts the same in sum, and the mean example 1.
+
+    Args:
+        labels: int, (examples,).
+    """
+    # A class without examples weighs nothing, but must weigh a number.
+    counts = np.maximum(np.bincount(labels, minlength=num_classes), 1)
+    return tuple((len(labels) / (num_classes * counts)).tolist())
+
+
+def _example_weights(labels: Any, class_weights: tuple[float, ...] | None) -> Any:
+    if class_weights is None:
+        return 1.0
+    return ops.sum(labels * ops.convert_to_tensor(class_weights, dtype=labels.dtype), axis=-1)

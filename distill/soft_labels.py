@@ -87,6 +87,6 @@ def view_logits(
     pairs = tf.data.Dataset.range(indices.start, indices.stop).flat_map(
         lambda index: views.map(lambda view: (index, view))
     )
-    batches = source.images(pairs, image_size).map(lambda index, view, image: image)
+    batches = source.images(pairs, image_size).map(lambda view: view.image)
     batches = batches.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
     return np.concatenate([np.asarray(model.predict_on_batch(images)) for images in batches])

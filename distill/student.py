@@ -1,5 +1,6 @@
 """The second training step: the student under its teacher's soft labels, and its control."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,12 @@ from configs.schema import Experiment
 from distill.classifier import Course, remove_checkpoint, train_classifier
 from distill.losses import Objective, distillation_objective, label_objective
 from distill.soft_labels import load_soft_labels, soft_labels_step
-from distill.teacher import shared_views, view_inputs, weights_input
+from distill.teacher import class_weights, shared_views, view_inputs, weights_input
 
 NOT_OF_THE_CONTROL = {"loss", "soft_weight", "control"}
 
 
-def student_objective(experiment: Experiment) -> Objective:
+def student_objective(run: RunDir, experiment: Experiment) -> Objective:
     """The distillation loss of the experiment; whatever fine-tunes a student uses it too."""
     config = experiment.student
     return distillation_objective(
@@ -21,6 +22,7 @@ def student_objective(experiment: Experiment) -> Objective:
         config.loss.options,
         soft_weight=config.soft_weight,
         label_smoothing=config.label_smoothing,
+        class_weights=class_weights(run, config),
     )
 
 
@@ -35,7 +37,7 @@ def student_step(run: RunDir, experiment: Experiment) -> Step:
         "soft_labels": labels.stem,
         **weights_input(experiment.student),
     }
-    return _training_step(run, experiment, "student", inputs, student_objective(experiment), labels)
+    return _training_step(run, experiment, "student", inputs, student_objective, labels)
 
 
 def control_step(run: RunDir, experiment: Experiment) -> Step:
@@ -47,7 +49,11 @@ def control_step(run: RunDir, experiment: Experiment) -> Step:
         "num_views": experiment.soft_labels.num_views,
         **weights_input(experiment.student),
     }
-    objective = label_objective(experiment.student.label_smoothing)
+
+    def objective(run: RunDir, experiment: Experiment) -> Objective:
+        config = experiment.student
+        return label_objective(config.label_smoothing, class_weights(run, config))
+
     return _training_step(run, experiment, "control", inputs, objective, None)
 
 
@@ -56,7 +62,7 @@ def _training_step(
     experiment: Experiment,
     name: str,
     inputs: dict[str, Any],
-    objective: Objective,
+    objective: Callable[[RunDir, Experiment], Objective],
     labels: Path | None,
 ) -> Step:
     def build() -> tuple[list[Path], dict[str, Any]]:
@@ -64,7 +70,7 @@ def _training_step(
             name=name,
             config=experiment.student,
             source=shared_views(run, experiment, experiment.soft_labels.num_views),
-            objective=objective,
+            objective=objective(run, experiment),
             seed=experiment.seed,
             inputs=inputs,
             soft_labels=None if labels is None else load_soft_labels(labels),

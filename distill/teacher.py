@@ -7,7 +7,7 @@ from configs.schema import Experiment, TrainingConfig
 from distill.classifier import Course, remove_checkpoint, train_classifier
 from distill.data import load_examples
 from distill.inputs import ViewSource, view_source
-from distill.losses import label_objective
+from distill.losses import balanced_class_weights, label_objective
 
 
 def shared_views(run: RunDir, experiment: Experiment, num_views: int) -> ViewSource:
@@ -29,6 +29,14 @@ def view_inputs(run: RunDir, experiment: Experiment) -> dict[str, object]:
         "seed": experiment.seed,
         "largest_image": max(experiment.teacher.image_size, experiment.student.image_size),
     }
+
+
+def class_weights(run: RunDir, config: TrainingConfig) -> tuple[float, ...] | None:
+    """What an example of each class counts in the training of a model."""
+    if config.class_weights is None:
+        return None
+    examples = load_examples(run, "train")
+    return balanced_class_weights(examples.labels, len(examples.classes))
 
 
 def weights_input(config: TrainingConfig) -> dict[str, str]:
@@ -57,7 +65,7 @@ def teacher_step(run: RunDir, experiment: Experiment) -> Step:
                 name="teacher",
                 config=config,
                 source=shared_views(run, experiment, num_views=config.epochs),
-                objective=label_objective(config.label_smoothing),
+                objective=label_objective(config.label_smoothing, class_weights(run, config)),
                 seed=experiment.seed,
                 inputs=inputs,
             ),

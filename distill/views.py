@@ -1,10 +1,18 @@
 """What a model sees of an example: a pure function of (example, view number, seed).
 
 Teacher and student see the same view, each at its own size: everything random is drawn before
-the size is known.
+the size is known, and lengths are shares of it.
 """
 
+import math
+
 import tensorflow as tf
+
+from configs.schema import ViewsConfig
+
+# Every augmentation draws from a stream of its own: switching one on leaves the others as they
+# were. The numbers are part of what a view is; never reuse one.
+GEOMETRY, COLOUR, ERASING, MIXING = 1, 2, 3, 4
 
 
 def view_seed(example_id: tf.Tensor, view: tf.Tensor, seed: int) -> tf.Tensor:
@@ -20,20 +28,24 @@ def view_seed(example_id: tf.Tensor, view: tf.Tensor, seed: int) -> tf.Tensor:
     return fold(key, tf.cast(view, tf.int32))
 
 
+def uniform(key: tf.Tensor, count: int, stream: int | None = None) -> tf.Tensor:
+    """`count` numbers in [0, 1) that belong to a view."""
+    if stream is not None:
+        key = tf.random.experimental.stateless_fold_in(key, stream)
+    # Named, not "auto": the same numbers on every device.
+    return tf.random.stateless_uniform([count], key, alg="philox")
+
+
 def training_view(
     photo: tf.Tensor,
     *,
     example_id: tf.Tensor,
     view: tf.Tensor,
     seed: int,
-    crop: tuple[float, float],
-    flip: bool,
+    views: ViewsConfig,
     image_size: int,
 ) -> tf.Tensor:
-    """One augmented view: a random crop, mirrored or not, at the size of the model's input.
-
-    The crop is that of Szegedy et al. 2015 (arXiv:1409.4842, section 6): its area is uniform in
-    `crop`, the logarithm of its aspect ratio uniform between 3/4 and 4/3.
+    """One augmented view of one photo at the size of the model's input.
 
     Args:
         photo: uint8, (height, width, 3).
@@ -43,20 +55,108 @@ def training_view(
         float32, (image_size, image_size, 3), 0..255.
     """
     key = view_seed(example_id, view, seed)
-    # Named, not "auto": the same numbers on every device.
-    draw = tf.random.stateless_uniform([5], key, alg="philox")
+    draw = uniform(key, 5)
+    image = _crop(photo, draw, views.crop)
+    image = tf.image.resize(image, (image_size, image_size), antialias=True)
+    if views.flip:
+        image = tf.where(draw[4] < 0.5, image[:, ::-1], image)
+    image = _move(image, uniform(key, 8, GEOMETRY), views)
+    image = _recolour(image, uniform(key, 4, COLOUR), views)
+    if views.erasing:
+        image = _erase(image, uniform(key, 8, ERASING), views.erasing)
+    return tf.ensure_shape(image, (image_size, image_size, 3))
+
+
+def _crop(photo: tf.Tensor, draw: tf.Tensor, share: tuple[float, float]) -> tf.Tensor:
+    """The random crop of Szegedy et al. 2015 (arXiv:1409.4842, section 6).
+
+    Its area is uniform in `share`, the logarithm of its aspect ratio uniform between 3/4 and 4/3.
+    """
     height, width = tf.shape(photo)[0], tf.shape(photo)[1]
-    area = tf.cast(height * width, tf.float32) * (crop[0] + draw[0] * (crop[1] - crop[0]))
+    area = tf.cast(height * width, tf.float32) * (share[0] + draw[0] * (share[1] - share[0]))
     aspect = tf.exp((2.0 * draw[1] - 1.0) * tf.math.log(4.0 / 3.0))
     crop_height = tf.clip_by_value(_round(tf.sqrt(area / aspect)), 1, height)
     crop_width = tf.clip_by_value(_round(tf.sqrt(area * aspect)), 1, width)
     top = tf.cast(draw[2] * tf.cast(height - crop_height + 1, tf.float32), tf.int32)
     left = tf.cast(draw[3] * tf.cast(width - crop_width + 1, tf.float32), tf.int32)
-    image = photo[top : top + crop_height, left : left + crop_width]
-    image = tf.image.resize(image, (image_size, image_size), antialias=True)
-    if flip:
-        image = tf.where(draw[4] < 0.5, image[:, ::-1], image)
-    return tf.ensure_shape(image, (image_size, image_size, 3))
+    return photo[top : top + crop_height, left : left + crop_width]
+
+
+def _move(image: tf.Tensor, draw: tf.Tensor, views: ViewsConfig) -> tf.Tensor:
+    """Vertical flip, and rotation, shift, shear and zoom as one resampling; edges mirrored."""
+    if views.vertical_flip:
+        image = tf.where(draw[0] < 0.5, image[::-1], image)
+    if not (views.rotation or views.shift or views.shear or views.zoom):
+        return image
+    size = image.shape[0]
+    either_way = 2.0 * draw - 1.0
+    angle = either_way[1] * math.radians(views.rotation)
+    shear = tf.tan(either_way[2] * math.radians(views.shear))
+    # Uniform in the logarithm: as often twice as large as half as large.
+    scale_y = tf.exp(either_way[3] * math.log1p(views.zoom))
+    scale_x = tf.exp(either_way[4] * math.log1p(views.zoom))
+    shift_x, shift_y = either_way[5] * views.shift * size, either_way[6] * views.shift * size
+    # From a pixel of the view to its place in the image, about the centre.
+    a, b = tf.cos(angle) / scale_x, (tf.cos(angle) * shear - tf.sin(angle)) / scale_y
+    c, d = tf.sin(angle) / scale_x, (tf.sin(angle) * shear + tf.cos(angle)) / scale_y
+    centre = (size - 1) / 2
+    x0 = centre - a * centre - b * centre + shift_x
+    y0 = centre - c * centre - d * centre + shift_y
+    moved = tf.raw_ops.ImageProjectiveTransformV3(
+        images=image[None],
+        transforms=tf.stack([a, b, x0, c, d, y0, 0.0, 0.0])[None],
+        output_shape=(size, size),
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="REFLECT",
+    )
+    return moved[0]
+
+
+def _recolour(image: tf.Tensor, draw: tf.Tensor, views: ViewsConfig) -> tf.Tensor:
+    """Brightness, contrast, saturation and hue, in this order; back to 0..255 at the end."""
+    either_way = 2.0 * draw - 1.0
+    if views.brightness:
+        image = image + either_way[0] * views.brightness * 255.0
+    if views.contrast:
+        image = tf.image.adjust_contrast(image, 1.0 + either_way[1] * views.contrast)
+    if views.saturation:
+        grey = tf.image.rgb_to_grayscale(image)
+        image = grey + (image - grey) * (1.0 + either_way[2] * views.saturation)
+    if views.hue:
+        # The operator turns colours that have a hue; those outside 0..255 have none.
+        image = tf.image.adjust_hue(tf.clip_by_value(image, 0.0, 255.0), either_way[3] * views.hue)
+    return tf.clip_by_value(image, 0.0, 255.0)
+
+
+def _erase(image: tf.Tensor, draw: tf.Tensor, probability: float) -> tf.Tensor:
+    """A rectangle of one random colour over 2 to 33 % of the image, in that share of the views.
+
+    Random erasing (Zhong et al. 2017, arXiv:1708.04896, section 3.2); one colour for the
+    rectangle instead of one for each pixel, so that it looks the same at every size.
+    """
+    area = 0.02 + draw[1] * 0.31
+    aspect = tf.exp((2.0 * draw[2] - 1.0) * math.log(1 / 0.3))
+    height = tf.minimum(tf.sqrt(area * aspect), 1.0)
+    width = tf.minimum(tf.sqrt(area / aspect), 1.0)
+    top, left = draw[3] * (1.0 - height), draw[4] * (1.0 - width)
+    inside = inside_box(image.shape[0], top=top, left=left, height=height, width=width)
+    erased = tf.where(inside, draw[5:8] * 255.0, image)
+    return tf.where(draw[0] < probability, erased, image)
+
+
+def inside_box(
+    size: int, *, top: tf.Tensor, left: tf.Tensor, height: tf.Tensor, width: tf.Tensor
+) -> tf.Tensor:
+    """Which pixels of a square image have their centre in a box given in shares of its side.
+
+    Returns:
+        bool, (size, size, 1).
+    """
+    centres = (tf.range(size, dtype=tf.float32) + 0.5) / size
+    rows = (centres >= top) & (centres < top + height)
+    columns = (centres >= left) & (centres < left + width)
+    return (rows[:, None] & columns[None, :])[..., None]
 
 
 def _round(value: tf.Tensor) -> tf.Tensor:

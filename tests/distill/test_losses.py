@@ -1,7 +1,19 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from distill.losses import cross_entropy, distillation_objective, kd, label_objective
+from distill.losses import (
+    LOSSES,
+    balanced_class_weights,
+    cross_entropy,
+    dist,
+    distillation_objective,
+    dkd,
+    jensen_shannon,
+    kd,
+    label_objective,
+    logit_standardized,
+)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 8.0])
@@ -54,3 +66,142 @@ def test_the_control_reads_labels_alone() -> None:
     logits = np.zeros((1, 2), "float32")
     bare = label_objective(0.0)(np.array([[1.0, 0.0]], "float32"), logits)
     assert float(bare[0]) == pytest.approx(np.log(2))
+
+
+# Every soft loss of (student, teacher) against the formula of its paper, written again in numpy.
+TEACHER, STUDENT = np.random.default_rng(0).normal(0, 3, (2, 6, 5)).astype("float32")
+LABELS = np.eye(5, dtype="float32")[[0, 4, 2, 2, 1, 3]]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits.astype("float64"))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    return (p * np.log(p / q)).sum(1)
+
+
+def test_logit_standardized_agrees_with_numpy() -> None:
+    def scores(logits: np.ndarray) -> np.ndarray:
+        logits = logits.astype("float64")
+        return (logits - logits.mean(1, keepdims=True)) / logits.std(1, keepdims=True)
+
+    expected = 9 * kl(softmax(scores(TEACHER) / 3), softmax(scores(STUDENT) / 3))
+    got = logit_standardized(student_logits=STUDENT, teacher_logits=TEACHER, temperature=3.0)
+    assert np.allclose(got, expected, rtol=1e-4)  # float32 against float64
+
+
+def test_logit_standardized_does_not_see_scale_and_offset() -> None:
+    got = logit_standardized(student_logits=3 * TEACHER + 7, teacher_logits=TEACHER)
+    assert np.allclose(got, 0, atol=1e-5)
+
+
+def test_dkd_agrees_with_numpy() -> None:
+    teacher, student = softmax(TEACHER / 2), softmax(STUDENT / 2)
+    right = LABELS.astype(bool)
+
+    def binary(probs: np.ndarray) -> np.ndarray:
+        return np.stack([probs[right], 1 - probs[right]], 1)
+
+    def others(probs: np.ndarray) -> np.ndarray:
+        rest = probs[~right].reshape(6, 4)
+        return rest / rest.sum(1, keepdims=True)
+
+    expected = 4 * (
+        0.5 * kl(binary(teacher), binary(student)) + 3 * kl(others(teacher), others(student))
+    )
+    got = dkd(
+        student_logits=STUDENT,
+        teacher_logits=TEACHER,
+        labels=LABELS,
+        temperature=2.0,
+        target_weight=0.5,
+        other_weight=3.0,
+    )
+    assert np.allclose(got, expected, rtol=1e-4)  # float32 against float64
+
+
+def test_dkd_is_kd_where_the_other_classes_weigh_what_the_teacher_gives_them() -> None:
+    # Equation 6 of the paper: KD = TCKD + (1 - p_target) NCKD; one example at a time, as that
+    # weight is each example's own.
+    for i in range(len(LABELS)):
+        one = {"student_logits": STUDENT[[i]], "teacher_logits": TEACHER[[i]]}
+        weight = 1 - softmax(TEACHER[[i]] / 4)[LABELS[[i]].astype(bool)].item()
+        decoupled = dkd(**one, labels=LABELS[[i]], temperature=4.0, other_weight=weight)
+        assert float(decoupled[0]) == pytest.approx(float(kd(**one)[0]), rel=1e-4)
+
+
+def test_dkd_of_a_teacher_that_is_quite_sure_is_a_number() -> None:
+    sure = np.array([[200.0, 0.0, -200.0]], "float32")
+    loss = dkd(student_logits=-sure, teacher_logits=sure, labels=np.eye(3, dtype="float32")[[0]])
+    assert np.isfinite(np.asarray(loss)).all()
+
+
+def test_dist_agrees_with_numpy() -> None:
+    teacher, student = softmax(TEACHER / 2), softmax(STUDENT / 2)
+    rows = [1 - np.corrcoef(t, s)[0, 1] for t, s in zip(teacher, student, strict=True)]
+    columns = [1 - np.corrcoef(t, s)[0, 1] for t, s in zip(teacher.T, student.T, strict=True)]
+    got = dist(
+        student_logits=STUDENT,
+        teacher_logits=TEACHER,
+        temperature=2.0,
+        between_classes=2.0,
+        within_class=0.5,
+    )
+    expected = 4 * (2 * np.array(rows) + 0.5 * np.mean(columns))
+    assert np.allclose(got, expected, rtol=1e-4)  # float32 against float64
+
+
+def test_jensen_shannon_agrees_with_scipy() -> None:
+    distance = pytest.importorskip("scipy.spatial.distance")
+    # SciPy gives the square root of the divergence.
+    expected = 9 * distance.jensenshannon(softmax(TEACHER / 3), softmax(STUDENT / 3), axis=1) ** 2
+    got = jensen_shannon(student_logits=STUDENT, teacher_logits=TEACHER, temperature=3.0)
+    assert np.allclose(got, expected, rtol=1e-4)  # float32 against float64
+
+
+def test_jensen_shannon_matches_a_value_worked_by_hand() -> None:
+    # Two classes, sure and opposite: each is ln 2 from their average.
+    sure = np.array([[50.0, -50.0]], "float32")
+    loss = jensen_shannon(student_logits=-sure, teacher_logits=sure)
+    assert float(loss[0]) == pytest.approx(np.log(2))
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_every_loss_has_a_slope_for_an_untrained_student(name: str) -> None:
+    # Zero logits: no variance, no correlation, every class alike.
+    targets = np.concatenate([LABELS, TEACHER], axis=1)
+    objective = distillation_objective(name, {}, soft_weight=1.0, label_smoothing=0.0)
+    logits = tf.Variable(np.zeros_like(STUDENT))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(objective(targets, logits))
+    slope = tape.gradient(loss, logits)
+    assert np.isfinite(slope.numpy()).all()
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_every_loss_falls_when_the_student_follows_its_slope(name: str) -> None:
+    targets = np.concatenate([LABELS, TEACHER], axis=1)
+    objective = distillation_objective(name, {}, soft_weight=1.0, label_smoothing=0.0)
+    logits = tf.Variable(STUDENT)
+    with tf.GradientTape() as tape:
+        before = tf.reduce_mean(objective(targets, logits))
+    logits.assign_sub(1e-2 * tape.gradient(before, logits))
+    assert tf.reduce_mean(objective(targets, logits)) < before
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_class_weights_weigh_the_whole_loss_of_an_example(name: str) -> None:
+    targets = np.concatenate([LABELS, TEACHER], axis=1)
+    given = {"soft_weight": 0.5, "label_smoothing": 0.1}
+    bare = distillation_objective(name, {}, **given)(targets, STUDENT)
+    weights = (1.0, 2.0, 3.0, 4.0, 5.0)
+    weighed = distillation_objective(name, {}, class_weights=weights, **given)(targets, STUDENT)
+    assert np.allclose(weighed, bare * np.array([1.0, 5.0, 3.0, 3.0, 2.0, 4.0]), rtol=1e-6)
+
+
+def test_balanced_weights_give_every_class_the_same_say() -> None:
+    # 6 of class 0 and 2 of class 1, of 8 in 2 classes: 8 / (2 * 6) and 8 / (2 * 2)
+    weights = balanced_class_weights(np.array([0] * 6 + [1] * 2), num_classes=2)
+    assert weights == pytest.approx((2 / 3, 2.0))

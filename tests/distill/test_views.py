@@ -14,29 +14,67 @@ from distill.views import training_view
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
 
 
+STRONG = {
+    "crop": (0.3, 0.9),
+    "vertical_flip": True,
+    "rotation": 30,
+    "shift": 0.1,
+    "shear": 10,
+    "zoom": 0.2,
+    "brightness": 0.2,
+    "contrast": 0.3,
+    "saturation": 0.4,
+    "hue": 0.1,
+    "erasing": 0.5,
+}
+# Each augmentation alone, strong enough that a view without it looks different.
+ALONE = [{key: value} for key, value in STRONG.items() if key not in ("crop", "erasing")]
+ALONE.append({"erasing": 1.0})
+
+
 def view_of(
     photo: np.ndarray = PHOTO,
     *,
     example_id: int = 7,
     view: int = 0,
     seed: int = 1,
-    crop: tuple[float, float] = (0.3, 0.9),
-    flip: bool = True,
     image_size: int = 16,
+    **views,
 ) -> np.ndarray:
     return training_view(
         tf.constant(photo),
         example_id=tf.constant(example_id, tf.int64),
         view=tf.constant(view, tf.int64),
         seed=seed,
-        crop=crop,
-        flip=flip,
+        views=ViewsConfig(**({"crop": (0.3, 0.9)} | views)),
         image_size=image_size,
     ).numpy()
 
 
-def test_the_same_view_is_the_same_pixels() -> None:
-    assert np.array_equal(view_of(), view_of())
+@pytest.mark.parametrize("views", [{}, *ALONE, STRONG], ids=str)
+def test_the_same_view_is_the_same_pixels(views: dict) -> None:
+    assert np.array_equal(view_of(**views), view_of(**views))
+
+
+@pytest.mark.parametrize("option", ALONE, ids=str)
+def test_every_augmentation_changes_some_view(option: dict) -> None:
+    plain = [view_of(view=v) for v in range(4)]
+    assert any(not np.array_equal(view_of(view=v, **option), plain[v]) for v in range(4))
+
+
+@pytest.mark.parametrize("option", ALONE, ids=str)
+def test_views_stay_within_the_range_of_pixels(option: dict) -> None:
+    extreme = np.where(PHOTO > 127, 255, 0).astype(np.uint8)
+    for view in range(4):
+        image = view_of(extreme, view=view, **option)
+        assert image.min() >= 0
+        assert image.max() <= 255
+
+
+def test_switching_one_augmentation_on_leaves_the_others_as_they_were() -> None:
+    grey = np.full((20, 20, 3), 99, np.uint8)  # geometry cannot be seen on it
+    alone = view_of(grey, brightness=0.3)
+    assert alone == pytest.approx(view_of(grey, brightness=0.3, rotation=40, shift=0.2), abs=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -49,11 +87,13 @@ def test_another_example_view_or_seed_is_another_view(change: dict) -> None:
 def test_the_same_view_comes_out_of_another_process() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]);"
-        "from test_views import view_of; sys.stdout.buffer.write(view_of().tobytes())"
+        "from test_views import STRONG, view_of;"
+        "sys.stdout.buffer.write(view_of(**STRONG).tobytes())"
     )
     here = str(Path(__file__).parent)
     result = subprocess.run([sys.executable, "-c", code, here], capture_output=True, check=True)
-    assert np.array_equal(np.frombuffer(result.stdout, "float32").reshape(16, 16, 3), view_of())
+    there = np.frombuffer(result.stdout, "float32").reshape(16, 16, 3)
+    assert np.array_equal(there, view_of(**STRONG))
 
 
 def test_two_sizes_show_the_same_crop() -> None:
@@ -77,6 +117,61 @@ def test_half_of_the_views_are_mirrored() -> None:
     views = [view_of(ramp, view=view) for view in range(200)]
     mirrored = sum(image[:, 0].mean() > image[:, -1].mean() for image in views)
     assert 70 <= mirrored <= 130  # 100 expected, four standard deviations are 28
+
+
+def test_a_turn_keeps_the_distance_to_the_centre_and_stays_within_its_angle() -> None:
+    # A bright dot: where it goes tells the angle. Near the centre, so that no mirrored edge
+    # shows it twice.
+    size = 65
+    photo = np.zeros((size, size, 3), np.uint8)
+    photo[31:34, 42:45] = 255
+
+    def place(image: np.ndarray) -> complex:
+        rows, columns = np.indices((size, size)) - size // 2
+        light = image[..., 0].astype("float64")
+        return complex((light * columns).sum(), (light * rows).sum()) / light.sum()
+
+    turns = []
+    for view in range(8):
+        options = {"crop": (1.0, 1.0), "flip": False, "view": view, "image_size": size}
+        before, after = (
+            place(view_of(photo, **options)),
+            place(view_of(photo, rotation=40, **options)),
+        )
+        assert abs(after) == pytest.approx(abs(before), abs=0.5)  # half a pixel of resampling
+        turns.append(np.degrees(np.angle(after / before)))
+    assert np.abs(turns).max() < 42  # two degrees are that half pixel
+    assert min(turns) < -5
+    assert max(turns) > 5
+
+
+def test_erasing_covers_between_2_and_33_percent_with_one_colour() -> None:
+    grey = np.full((64, 64, 3), 99, np.uint8)
+    for view in range(20):
+        image = view_of(grey, view=view, erasing=1.0, image_size=64)
+        erased = (np.abs(image - 99) > 0.01).any(-1)
+        assert len(np.unique(image[erased].round(3), axis=0)) == 1
+        # A long rectangle that does not fit is cut; an edge can be off by half a pixel.
+        assert 0.01 <= erased.mean() <= 0.36
+
+
+def test_erasing_hits_its_share_of_the_views() -> None:
+    grey = np.full((20, 20, 3), 99, np.uint8)
+    hit = sum(np.ptp(view_of(grey, view=view, erasing=0.25)) > 1 for view in range(200))
+    assert 25 <= hit <= 75  # 50 expected, four standard deviations are 24.5
+
+
+@pytest.mark.parametrize("option", ALONE, ids=str)
+def test_two_sizes_show_the_same_view(option: dict) -> None:
+    # A smooth photo, so that resampling leaves little.
+    y, x = np.mgrid[0:96, 0:96] / 95
+    photo = (np.stack([y, x, (y + x) / 2], -1) * 255).astype(np.uint8)
+    for view in range(4):
+        small = view_of(photo, view=view, image_size=24, **option)
+        large = view_of(photo, view=view, image_size=48, **option)
+        halved = large.reshape(24, 2, 24, 2, 3).mean((1, 3))
+        # Rims of mirrored edges and of the erased rectangle lie on other pixels.
+        assert np.abs(small - halved).mean() < 4
 
 
 @pytest.fixture
