@@ -126,6 +126,9 @@ class TrainingConfig(Strict):
     label_smoothing: Share = 0.0
     class_weights: Literal["balanced"] | None = None
     """balanced: every class counts the same in sum, however few photos it has."""
+    ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Judge and keep the exponential moving average of the weights, which keeps so much of itself
+    at each step (0.99: an average over about 100 steps); null keeps the weights themselves."""
     patience: Annotated[int, Field(gt=0)] | None = None
     """Stop after so many epochs without a better validation loss; null trains all epochs."""
 

@@ -66,11 +66,12 @@ def train_classifier(run: RunDir, course: Course) -> tuple[list[Path], dict[str,
     validation = load_examples(run, "validation")
     history = fit(
         model,
-        train=lambda epoch: training_batches(
+        train=lambda epoch, step: training_batches(
             course.source,
             image_size=config.image_size,
             batch_size=config.batch_size,
             initial_epoch=epoch,
+            initial_step=step,
             epochs=config.epochs,
             soft_labels=course.soft_labels,
         ),
@@ -117,6 +118,7 @@ def make_schedule(config: TrainingConfig, plan: Plan, examples: Examples) -> Sch
         learning_rate=plan.learning_rate if auto else float(config.learning_rate),
         weight_decay=config.weight_decay,
         patience=config.patience,
+        ema_momentum=config.ema_momentum,
     )
 
 

@@ -119,14 +119,16 @@ def training_batches(
     batch_size: int,
     initial_epoch: int,
     epochs: int,
+    initial_step: int = 0,
     soft_labels: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """(images, targets) of all epochs from `initial_epoch` on, one after the other.
 
     An epoch is a permutation drawn from (seed, epoch) without its last, partial batch, so that
-    a run resumed at an epoch sees what the undisturbed one does.
+    a run resumed at any step sees what the undisturbed one does.
 
     Args:
+        initial_step: batches of the first epoch that are left out.
         soft_labels: (examples, views, classes) teacher logits, or None.
 
     Returns:
@@ -163,6 +165,7 @@ def training_batches(
         return seen.image, packed
 
     epochs_left = tf.data.Dataset.range(initial_epoch, epochs).flat_map(pairs)
+    epochs_left = epochs_left.skip(initial_step * batch_size)
     seen = source.images(epochs_left, image_size).batch(batch_size, drop_remainder=True)
     return seen.map(batch).prefetch(tf.data.AUTOTUNE)
 

@@ -19,6 +19,7 @@ from distill.losses import Objective
 log = logging.getLogger("potstill")
 
 WARMUP_SHARE = 0.05
+SECONDS_BETWEEN_CHECKPOINTS = 300.0
 # Weight decay on these shrinks what normalises the activations, and helps nothing.
 NOT_DECAYED = ["gamma", "beta", "bias"]
 
@@ -33,6 +34,8 @@ class Schedule:
         learning_rate: peak of a cosine schedule with a short linear warm-up.
         patience: epochs without a lower validation loss before training stops and the best
             weights come back; None trains all epochs and keeps the last.
+        ema_momentum: validate and keep the exponential moving average of the weights, which
+            keeps so much of itself at each step; None keeps the weights.
     """
 
     epochs: int
@@ -40,12 +43,13 @@ class Schedule:
     learning_rate: float
     weight_decay: float
     patience: int | None = None
+    ema_momentum: float | None = None
 
 
 def fit(
     model: keras.Model,
     *,
-    train: Callable[[int], Any],
+    train: Callable[[int, int], Any],
     validation: Batches,
     objective: Objective,
     schedule: Schedule,
@@ -54,10 +58,14 @@ def fit(
     name: str,
     prepare: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """Train `model` in place; a killed training continues at its last finished epoch.
+    """Train `model` in place; a killed training continues at its last checkpoint.
+
+    Checkpoints are written at the end of an epoch and every few minutes within one. They hold
+    all that decides how the training goes on, so its end is the undisturbed one's.
 
     Args:
-        train: initial epoch -> dataset of (images, targets) from there to the last epoch.
+        train: (initial epoch, initial step in it) -> dataset of (images, targets) from there to
+            the last epoch.
         validation: -> (images, labels) of the validation split.
         checkpoint: file the state is kept in until the caller removes it.
         key: digest of all the training depends on; a checkpoint of another key is not used.
@@ -81,18 +89,20 @@ def fit(
         if not keeper.restore():
             prepare()
             keeper.save()
-        if not keeper.finished:
+        while not keeper.finished:
+            first = keeper.done.step
+            # Keras knows whole epochs only: the rest of a broken one is a fit of its own.
             model.fit(
-                train(keeper.epoch),
+                train(keeper.epoch, first),
                 initial_epoch=keeper.epoch,
-                epochs=schedule.epochs,
-                steps_per_epoch=schedule.steps_per_epoch,
+                epochs=keeper.epoch + 1 if first else schedule.epochs,
+                steps_per_epoch=schedule.steps_per_epoch - first,
                 callbacks=[keeper],
                 shuffle=False,
                 verbose=0,
             )
-    if keeper.best:
-        _assign(model.variables, keeper.best)
+            keeper.undo_averaging()
+    keeper.assign_result()
     return keeper.history
 
 
@@ -107,6 +117,8 @@ def _compile(model: keras.Model, objective: Objective, schedule: Schedule) -> No
             decay_steps=max(steps - warmup, 1),
         ),
         weight_decay=schedule.weight_decay,
+        use_ema=schedule.ema_momentum is not None,
+        ema_momentum=schedule.ema_momentum or 0.99,
     )
     optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
     optimizer.build(model.trainable_variables)
@@ -130,14 +142,22 @@ def _values(variables: list[Any]) -> list[np.ndarray]:
 
 @dataclass
 class _Progressed:
+    """How far a training is: epochs done, and of the unfinished one its steps and means."""
+
     epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    means: dict[str, float] = field(default_factory=dict)
     stale_epochs: int = 0
     best_loss: float = math.inf
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
 class _EpochKeeper(keras.callbacks.Callback):
-    """At the end of an epoch: validate, note, decide whether to stop, save all of it."""
+    """At the end of an epoch: validate, note, decide whether to stop, save all of it.
+
+    Within an epoch: save from time to time.
+    """
 
     def __init__(
         self,
@@ -156,7 +176,11 @@ class _EpochKeeper(keras.callbacks.Callback):
         self.schedule = schedule
         self.done = _Progressed()
         self.best: list[np.ndarray] = []
+        self.weights: list[np.ndarray] = []
+        self.first_step = 0
+        self.means_before: dict[str, float] = {}
         self.epoch_start = 0.0
+        self.last_save = 0.0
 
     @property
     def epoch(self) -> int:
@@ -181,8 +205,8 @@ class _EpochKeeper(keras.callbacks.Callback):
         self.best = arrays.get("best", [])
         _assign(self.model.variables, arrays["model"])
         _assign(self.model.optimizer.variables, arrays["optimizer"])
-        if self.epoch:
-            log.info("continuing after epoch %d", self.epoch)
+        if self.epoch or self.done.step:
+            log.info("continuing after epoch %d, step %d", self.epoch, self.done.step)
         return True
 
     def save(self) -> None:
@@ -192,24 +216,58 @@ class _EpochKeeper(keras.callbacks.Callback):
             "best": self.best,
         }
         save_checkpoint(self.checkpoint, {"key": self.key, "done": self.done.__dict__}, arrays)
+        self.last_save = time.monotonic()
+
+    def assign_result(self) -> None:
+        """Give the model what the training is for: its best, averaged or last weights."""
+        if self.best:
+            _assign(self.model.variables, self.best)
+        elif self.schedule.ema_momentum is not None:
+            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+
+    def undo_averaging(self) -> None:
+        """Take back the weights that are trained: Keras ends every fit with their average."""
+        if self.weights:
+            _assign(self.model.trainable_variables, self.weights)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.epoch_start = time.monotonic()
+        self.first_step = self.done.step
+        self.epoch_start = time.monotonic() - self.done.seconds
+        self.means_before = self.done.means
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        step = self.first_step + batch + 1
         last = self.history[-1] if self.history else None
         note = f"val top-1 {last['val_accuracy']:.1%}" if last else ""
-        self.advance(self.epoch * self.schedule.steps_per_epoch + batch + 1, note)
+        self.advance(self.epoch * self.schedule.steps_per_epoch + step, note)
+        is_time = time.monotonic() - self.last_save >= SECONDS_BETWEEN_CHECKPOINTS
+        if is_time and step < self.schedule.steps_per_epoch:
+            self.done.step = step
+            self.done.seconds = time.monotonic() - self.epoch_start
+            self.done.means = self._means(step, logs or {})
+            self.save()
+
+    def _means(self, step: int, logs: dict[str, Any]) -> dict[str, float]:
+        """Loss and accuracy over the epoch so far; Keras knows them since the last start."""
+        before = self.first_step / step
+        return {
+            name: before * self.means_before.get(name, 0.0) + (1 - before) * float(value)
+            for name, value in logs.items()
+        }
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.schedule.ema_momentum is not None:
+            self.weights = _values(self.model.trainable_variables)
+            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         scores = validate(self.model, self.validation)
-        trained = {k: float(v) for k, v in (logs or {}).items()}
+        trained = self._means(self.schedule.steps_per_epoch, logs or {})
         if not math.isfinite(trained["loss"]) or not math.isfinite(scores["val_loss"]):
             raise StepFailed(
                 f"training diverged in epoch {epoch + 1}: the loss is not a number. "
                 "Lower its learning_rate."
             )
         self.done.epoch = epoch + 1
+        self.done.step, self.done.means = 0, {}
         seconds = round(time.monotonic() - self.epoch_start, 2)
         self.history.append({"epoch": epoch + 1, **trained, **scores, "seconds": seconds})
         if scores["val_loss"] < self.done.best_loss:
@@ -219,6 +277,8 @@ class _EpochKeeper(keras.callbacks.Callback):
                 self.best = _values(self.model.variables)
         else:
             self.done.stale_epochs += 1
+        self.done.seconds = 0.0
+        self.undo_averaging()
         self.save()
         if self.finished:
             self.model.stop_training = True
