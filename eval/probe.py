@@ -96,6 +96,14 @@ def _litert() -> tuple[Any, str]:
         return Interpreter, _version("tflite-runtime")
 
 
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ModelFileError("no runtime for .onnx here: pip install onnxruntime") from None
+    return onnxruntime
+
+
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
@@ -154,10 +162,7 @@ class OnnxModel:
     runtime = "onnxruntime"
 
     def __init__(self, path: Path, num_threads: int) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise ModelFileError("no runtime for .onnx here: pip install onnxruntime") from None
+        onnxruntime = _onnxruntime()
         self.runtime_version = onnxruntime.__version__
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
@@ -272,6 +277,8 @@ def _say(message: dict[str, Any]) -> None:
 
 def serve(path: Path, num_threads: int) -> None:
     """Load a file and answer requests until told to quit."""
+    # An app loads its runtime once, and this one may still have to come from the disk.
+    {".tflite": _litert, ".onnx": _onnxruntime}.get(path.suffix.lower(), lambda: None)()
     start = time.perf_counter()
     model = open_model(path, num_threads)
     load_ms = 1000 * (time.perf_counter() - start)
