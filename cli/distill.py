@@ -1,5 +1,9 @@
 """`distill`: from photos to a trained student, and the whole run."""
 
+import re
+from functools import partial
+from typing import Annotated
+
 import typer
 
 from cli.options import (
@@ -15,6 +19,7 @@ from cli.options import (
     show_result,
     start_logging,
 )
+from configs.errors import UserError
 
 app = typer.Typer(
     help="Distil a big image classifier into a small one, and measure what comes out.",
@@ -101,18 +106,47 @@ def label(
     quiet: Quiet = False,
     json: Json = False,
     debug: Debug = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Label part I of N only; then --merge.")
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Make one file of all shards.")] = False,
+    verify: Annotated[
+        int | None, typer.Option(min=1, help="Compute so many labels again, and compare.")
+    ] = None,
 ) -> None:
     """Write the teacher's logits for every view."""
     start_logging(quiet)
+    part = _parse_shard(shard, merge=merge, verify=verify)
     directory, experiment = open_run(target, run, set_)
-    from cli.steps import take
-    from distill.soft_labels import soft_labels_step
+    from cli.steps import take, take_one
+    from distill.soft_labels import merge_step, shard_step, soft_labels_step, verify_soft_labels
 
-    facts = take(directory, experiment, ["label"], target=target, force=force)[-1]
-    path = soft_labels_step(directory, experiment).manifest.with_suffix(".npy")
+    if part is None and not merge:
+        step = soft_labels_step
+        facts = take(directory, experiment, ["label"], target=target, force=force)[-1]
+    else:
+        step = (
+            merge_step if part is None else partial(shard_step, shard=part[0], num_shards=part[1])
+        )
+        facts = take_one(directory, experiment, step, "label", target=target, force=force)
+    path = step(directory, experiment).manifest.with_suffix(".npy")
     result = {"examples": facts["num_examples"], "views": facts["num_views"], "path": str(path)}
     text = f"soft labels of {result['examples']} photos x {result['views']} views  {path}"
+    if verify:
+        result |= verify_soft_labels(directory, experiment, verify)
+        text += f"\n{verify} of them computed again: off by {result['max_abs_diff']:.2g} at most"
     show_result(result, text, as_json=json)
+
+
+def _parse_shard(shard: str | None, *, merge: bool, verify: int | None) -> tuple[int, int] | None:
+    if shard is None:
+        return None
+    if merge or verify:
+        raise UserError("--shard labels one part; --merge and --verify need all. Give one of them.")
+    match = re.fullmatch(r"([0-9]+)/([0-9]+)", shard)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"--shard {shard}: expected I/N with 1 <= I <= N, as in --shard 1/4.")
+    return int(match[1]), int(match[2])
 
 
 @app.command()
@@ -128,10 +162,11 @@ def student(
     """Train the student and its labels-only control."""
     start_logging(quiet)
     directory, experiment = open_run(target, run, set_)
-    from cli.steps import take
+    from cli.steps import further_seeds, take
 
     manifests = take(directory, experiment, ["student"], target=target, force=force)
-    names = ["student", "control"][: len(manifests)]
+    names = ["student", "control"] if experiment.student.control else ["student"]
+    names += further_seeds(experiment)
     result = {n: {"val_top1": m["val_top1"]} for n, m in zip(names, manifests, strict=True)}
     lines = [f"{n} validation top-1 {m['val_top1']:.1%}" for n, m in result.items()]
     show_result(result, f"{'  '.join(lines)}  {directory.model('student')}", as_json=json)

@@ -12,7 +12,7 @@ from configs.schema import Experiment, to_yaml
 from distill.data import Examples, data_step, load_examples
 from distill.predictions import model_predictions_step
 from distill.soft_labels import soft_labels_step
-from distill.student import control_step, student_step
+from distill.student import control_step, seed_name, student_step
 from distill.teacher import teacher_step
 from eval.report import RunPhotos
 from eval.results import Photos, file_predictions_step, latency_step
@@ -58,9 +58,10 @@ def _label(run: RunDir, experiment: Experiment) -> Steps:
 
 
 def _student(run: RunDir, experiment: Experiment) -> Steps:
-    yield student_step(run, experiment)
-    if experiment.student.control:
-        yield control_step(run, experiment)
+    for number in range(1, experiment.student.seeds + 1):
+        yield student_step(run, experiment, number)
+        if experiment.student.control:
+            yield control_step(run, experiment, number)
 
 
 def _prune(run: RunDir, experiment: Experiment) -> Steps:
@@ -85,7 +86,7 @@ def _quantize(run: RunDir, experiment: Experiment) -> Steps:
 
 
 def _accuracy(run: RunDir, experiment: Experiment) -> Steps:
-    for name in model_names(experiment):
+    for name in [*model_names(experiment), *further_seeds(experiment)]:
         yield model_predictions_step(run, name)
     photos = run_photos(run)
     for name in file_names(experiment):
@@ -126,6 +127,12 @@ def model_names(experiment: Experiment) -> list[str]:
     return ["teacher", "student", *control, *sources(experiment)[1:]]
 
 
+def further_seeds(experiment: Experiment) -> list[str]:
+    """Students and controls beyond the first of each."""
+    numbers = range(2, experiment.student.seeds + 1)
+    return [seed_name(name, number) for number in numbers for name in ("student", "control")]
+
+
 def file_names(experiment: Experiment) -> list[str]:
     """Every file of the run, in the order of the config."""
     recipes = experiment.compress.recipes
@@ -163,14 +170,36 @@ def take(
             raise UserError(f"--force {step}: unknown step.{nearest(step, STEPS)}")
         if step not in names:
             raise UserError(f"--force {step}: this command does {', '.join(names)}.")
-    needed = [name for name in STEPS if any(name in NEEDS[n] for n in names) and name not in names]
-    ensure(run, experiment, needed, target)
-    write_text(run.experiment, to_yaml(experiment))
+    _ready(run, experiment, names, target)
     manifests: list[dict[str, Any]] = []
     for name in names:
         steps = STEPS[name](run, experiment)
         manifests = [take_step(run, step, force=name in (force or [])) for step in steps]
     return manifests
+
+
+def take_one(
+    run: RunDir,
+    experiment: Experiment,
+    step: Callable[[RunDir, Experiment], Step],
+    name: str,
+    *,
+    target: str,
+    force: list[str] | None = None,
+) -> dict[str, Any]:
+    """Take a step that stands in for the step `name`, or is a part of it.
+
+    Returns:
+        Its manifest.
+    """
+    _ready(run, experiment, [name], target)
+    return take_step(run, step(run, experiment), force=name in (force or []))
+
+
+def _ready(run: RunDir, experiment: Experiment, names: list[str], target: str) -> None:
+    needed = [name for name in STEPS if any(name in NEEDS[n] for n in names) and name not in names]
+    ensure(run, experiment, needed, target)
+    write_text(run.experiment, to_yaml(experiment))
 
 
 def ensure(run: RunDir, experiment: Experiment, names: list[str], target: str) -> None:

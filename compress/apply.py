@@ -28,13 +28,15 @@ def method_step(
     run: RunDir, experiment: Experiment, *, source: str, name: str, method: Choice
 ) -> Step:
     """Apply one method to the model `source`; the result is the model `name`."""
-    labels = soft_labels_step(run, experiment).manifest.with_suffix(".npy")
+    labels = soft_labels_step(run, experiment).manifest
     inputs = {
         **view_inputs(run, experiment),
         "source": output_sha256(run.model_dir(source) / "manifest.json", "model.keras"),
         "method": method.model_dump(mode="json"),
         "soft_labels": labels.stem,
-        "student": experiment.student.model_dump(mode="json", exclude={"control", "epochs"}),
+        "student": experiment.student.model_dump(
+            mode="json", exclude={"control", "seeds", "epochs"}
+        ),
     }
 
     def build() -> tuple[list[Path], dict[str, Any]]:
@@ -42,7 +44,7 @@ def method_step(
         keras.utils.set_random_seed(experiment.seed)
         # Named by all it depends on: a checkpoint of other settings is not found.
         checkpoint = checkpoint_dir(run, name) / f"{digest(inputs)}.npz"
-        smaller, seconds = _finetuned(run, experiment, model, name, method, labels, checkpoint)
+        smaller, seconds = _finetuned(run, experiment, model, name, method, checkpoint)
         config = experiment.student
         facts = describe(smaller, config.backbone.name, config.image_size)
         return save_model(run, name, smaller, []), {**facts, "seconds_to_train": seconds}
@@ -62,7 +64,6 @@ def _finetuned(
     model: keras.Model,
     name: str,
     method: Choice,
-    labels: Path,
     checkpoint: Path,
 ) -> tuple[keras.Model, float]:
     """The model that the method makes of `model`, and the seconds it took."""
@@ -83,9 +84,10 @@ def _finetuned(
                 source,
                 image_size=config.image_size,
                 batch_size=config.batch_size,
+                seed=experiment.seed,
                 initial_epoch=initial_epoch,
                 epochs=epochs,
-                soft_labels=load_soft_labels(labels),
+                soft_labels=load_soft_labels(run, experiment),
             ),
             steps_per_epoch=steps,
             loss=student_objective(run, experiment),

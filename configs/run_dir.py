@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,8 +93,11 @@ class RunDir:
         return self.path / "data" / "manifest.csv"
 
     def model_dir(self, name: str) -> Path:
-        """teacher, student and control lie at the top, what a method made under methods/."""
-        top = name in ("teacher", "student", "control")
+        """teacher, student and control lie at the top, what a method made under methods/.
+
+        Further seeds are student-2, control-2 and so on.
+        """
+        top = re.fullmatch(r"teacher|(student|control)(-\d+)?", name)
         return self.path / name if top else self.path / "methods" / name
 
     def model(self, name: str) -> Path:

@@ -140,6 +140,9 @@ class TeacherConfig(TrainingConfig):
 class SoftLabelsConfig(Strict):
     num_views: Annotated[int, Field(gt=0)] = 10
     """How many different views of a photo the epochs take turns with."""
+    top_k: Annotated[int, Field(gt=0)] | None = None
+    """Keep so many of the largest logits and the sum of the others; null keeps all of them, which
+    is the better choice below a few hundred classes."""
 
 
 class StudentConfig(TrainingConfig):
@@ -148,6 +151,14 @@ class StudentConfig(TrainingConfig):
     """Share of the soft-label loss in the total; the label loss gets the rest."""
     control: bool = True
     """Also train the same student on labels alone, to know what the teacher was worth."""
+    seeds: Annotated[int, Field(ge=1, le=20)] = 1
+    """Train student and control so often, each time from another seed, to know what is chance."""
+
+    @model_validator(mode="after")
+    def _seeds_have_something_to_compare(self) -> "StudentConfig":
+        if self.seeds > 1 and not self.control:
+            raise ValueError("seeds above 1 compare student and control: set control to true")
+        return self
 
 
 class BudgetConfig(Strict):

@@ -15,6 +15,7 @@ from configs.schema import TrainingConfig
 from distill.backbones import BACKBONES, num_macs
 from distill.data import Examples, load_examples
 from distill.inputs import ViewSource, evaluation_images, steps_per_epoch, training_batches
+from distill.label_file import Reader
 from distill.losses import Objective
 from distill.training import Schedule, fit
 from distill.transfer import STRATEGIES, Plan, apply_plan, fit_head
@@ -28,7 +29,7 @@ class Course:
 
     Attributes:
         name: teacher, student or control.
-        soft_labels: (examples, views, classes) teacher logits, or None.
+        soft_labels: gives the teacher's logits of some views, or None.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Course:
     objective: Objective
     seed: int
     inputs: dict[str, Any]
-    soft_labels: Any = None
+    soft_labels: Reader | None = None
 
 
 def train_classifier(run: RunDir, course: Course) -> tuple[list[Path], dict[str, Any]]:
@@ -70,6 +71,7 @@ def train_classifier(run: RunDir, course: Course) -> tuple[list[Path], dict[str,
             course.source,
             image_size=config.image_size,
             batch_size=config.batch_size,
+            seed=course.seed,
             initial_epoch=epoch,
             initial_step=step,
             epochs=config.epochs,

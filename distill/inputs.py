@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from configs.schema import ViewsConfig
 from distill.data import Examples
+from distill.label_file import Reader
 from distill.mixing import draw_mix, mix_images
 from distill.views import training_view
 from eval.images import decode_photo, evaluation_batches
@@ -117,10 +118,11 @@ def training_batches(
     *,
     image_size: int,
     batch_size: int,
+    seed: int,
     initial_epoch: int,
     epochs: int,
     initial_step: int = 0,
-    soft_labels: np.ndarray | None = None,
+    soft_labels: Reader | None = None,
 ) -> tf.data.Dataset:
     """(images, targets) of all epochs from `initial_epoch` on, one after the other.
 
@@ -128,8 +130,9 @@ def training_batches(
     a run resumed at any step sees what the undisturbed one does.
 
     Args:
+        seed: of the order; the views have their own.
         initial_step: batches of the first epoch that are left out.
-        soft_labels: (examples, views, classes) teacher logits, or None.
+        soft_labels: gives the teacher's logits of some views, or None.
 
     Returns:
         images float32 (batch, image_size, image_size, 3); targets float32 (batch, classes),
@@ -141,8 +144,8 @@ def training_batches(
     one_hot = np.eye(len(source.examples.classes), dtype="float32")[source.examples.labels]
 
     def pairs(epoch: tf.Tensor) -> tf.data.Dataset:
-        seed = tf.stack([source.seed, tf.cast(epoch, tf.int32)])
-        order = tf.random.experimental.stateless_shuffle(tf.range(num, dtype=tf.int64), seed)
+        key = tf.stack([seed, tf.cast(epoch, tf.int32)])
+        order = tf.random.experimental.stateless_shuffle(tf.range(num, dtype=tf.int64), key)
         view = epoch % source.num_views
         return tf.data.Dataset.from_tensor_slices(order[: steps * batch_size]).map(
             lambda index: (index, view)
@@ -155,8 +158,7 @@ def training_batches(
         labels = own * one_hot[indices] + (1 - own) * one_hot[partners]
         if soft_labels is None:
             return labels
-        logits = soft_labels[indices, views].astype("float32")
-        return np.concatenate([labels, logits], axis=1)
+        return np.concatenate([labels, soft_labels(indices, views)], axis=1)
 
     def batch(seen: View) -> tuple[tf.Tensor, ...]:
         of_labels = [seen.index, seen.view, seen.partner, seen.own_weight]

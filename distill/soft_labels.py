@@ -4,8 +4,7 @@ Logits, never probabilities, never divided by a temperature: another temperature
 needs no new labels.
 """
 
-import json
-import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,80 +12,238 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from configs.progress import track
-from configs.run_dir import RunDir, Step, digest, output_sha256, write_json
+from configs.errors import StepFailed, UserError
+from configs.run_dir import RunDir, Step, digest, is_current, output_sha256, whole_file
 from configs.schema import Experiment
 from distill.classifier import load_model
+from distill.data import Examples, load_examples
 from distill.inputs import ViewSource
+from distill.label_file import (
+    ROWS_PER_CHUNK,
+    LabelFormat,
+    Reader,
+    label_reader,
+    shard_rows,
+    write_label_file,
+)
 from distill.teacher import shared_views, view_inputs
 
-PHOTOS_PER_CHUNK = 128
 BATCH_SIZE = 32
 
 
 def soft_labels_step(run: RunDir, experiment: Experiment) -> Step:
     """Label every view of every training photo with the teacher's logits."""
-    teacher = output_sha256(run.model_dir("teacher") / "manifest.json", "model.keras")
-    num_views = experiment.soft_labels.num_views
-    inputs = {**view_inputs(run, experiment), "teacher": teacher, "num_views": num_views}
+    inputs = _inputs(run, experiment)
     path = run.soft_labels(digest(inputs))
 
     def build() -> tuple[list[Path], dict[str, Any]]:
-        source = shared_views(run, experiment, num_views)
-        model = load_model(run.model("teacher"))
-        label_views(model, source, path, image_size=experiment.teacher.image_size)
-        return [path], {"num_examples": len(source.examples), "num_views": num_views}
+        return _label(run, experiment, path, range(len(load_examples(run, "train"))))
 
     return Step("soft labels", path.with_suffix(".json"), inputs, build)
 
 
-def load_soft_labels(path: Path) -> np.ndarray:
-    """float16, (examples, views, classes), mapped from disk."""
-    return np.load(path, mmap_mode="r")
+def shard_step(run: RunDir, experiment: Experiment, shard: int, num_shards: int) -> Step:
+    """Label one of `num_shards` parts of the training photos (1 is the first).
 
-
-def label_views(model: keras.Model, source: ViewSource, path: Path, *, image_size: int) -> None:
-    """Write the logits of all views to `path`, as float16 (examples, views, classes).
-
-    Written chunk by chunk under a temporary name, with how far it is beside it; a killed
-    labelling goes on at the first chunk that is missing.
+    Raises:
+        UserError: when built, if there are too few photos for so many parts.
     """
-    shape = (len(source.examples), source.num_views, len(source.examples.classes))
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    progress = unfinished.with_suffix(".json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = json.loads(progress.read_text())["done"] if progress.exists() else 0
-    if done and unfinished.exists():
-        labels = np.lib.format.open_memmap(unfinished, mode="r+")
-    else:
-        done = 0
-        progress.unlink(missing_ok=True)  # it told of a file that is gone
-        labels = np.lib.format.open_memmap(unfinished, mode="w+", dtype="float16", shape=shape)
-        # Room for all of it now: a disk that fills up under a memory map kills the process.
-        if hasattr(os, "posix_fallocate"):
-            with open(unfinished, "rb+") as file:
-                os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
-    with track("soft labels", shape[0] * shape[1]) as advance:
-        for start in range(done, shape[0], PHOTOS_PER_CHUNK):
-            stop = min(start + PHOTOS_PER_CHUNK, shape[0])
-            logits = view_logits(model, source, range(start, stop), image_size=image_size)
-            labels[start:stop] = logits.reshape(stop - start, *shape[1:])
+    inputs = _inputs(run, experiment)
+    path = run.soft_labels(f"{digest(inputs)}.{shard}-of-{num_shards}")
+    inputs = {**inputs, "shard": shard, "num_shards": num_shards}
+
+    def build() -> tuple[list[Path], dict[str, Any]]:
+        num_examples = len(load_examples(run, "train"))
+        rows = shard_rows(num_examples, shard, num_shards)
+        if not rows:
+            raise UserError(
+                f"{num_shards} shards are too many for {num_examples} photos: each takes at least "
+                f"{ROWS_PER_CHUNK}. Expected {-(-num_examples // ROWS_PER_CHUNK)} or fewer."
+            )
+        return _label(run, experiment, path, rows)
+
+    name = f"soft labels {shard} of {num_shards}"
+    return Step(name, path.with_suffix(".json"), inputs, build)
+
+
+def merge_step(run: RunDir, experiment: Experiment) -> Step:
+    """Make one file of all shards; the result is that of `soft_labels_step`, bit for bit.
+
+    Raises:
+        UserError: when built, if a shard is missing, of other settings, or there twice.
+    """
+    whole = soft_labels_step(run, experiment)
+
+    def build() -> tuple[list[Path], dict[str, Any]]:
+        examples = load_examples(run, "train")
+        path = whole.manifest.with_suffix(".npy")
+        shards = _complete_shards(run, experiment, path.stem)
+        label_format = _label_format(experiment, examples)
+        num_views = experiment.soft_labels.num_views
+        with whole_file(path) as unfinished:
+            labels = np.lib.format.open_memmap(
+                unfinished,
+                mode="w+",
+                dtype=label_format.dtype,
+                shape=label_format.shape(len(examples), num_views),
+            )
+            for number, shard in enumerate(shards, start=1):
+                rows = shard_rows(len(examples), number, len(shards))
+                labels[rows.start : rows.stop] = np.load(shard, mmap_mode="r")
             labels.flush()
-            write_json(progress, {"done": stop})
-            advance(stop * shape[1])
-    del labels
-    progress.unlink()
-    unfinished.replace(path)
+            del labels
+        return [path], {"num_examples": len(examples), "num_views": num_views}
+
+    return Step(whole.name, whole.manifest, whole.inputs, build)
+
+
+def _complete_shards(run: RunDir, experiment: Experiment, name: str) -> list[Path]:
+    """The files of all shards in their order."""
+    pattern = re.compile(re.escape(name) + r"\.(\d+)-of-(\d+)\.npy")
+    folder = run.soft_labels(name).parent
+    found = [m for path in folder.glob(f"{name}.*.npy") if (m := pattern.fullmatch(path.name))]
+    if not found:
+        raise UserError(
+            f"{folder} holds no shards of these soft labels. Make them, on as many machines as "
+            "you like, with distill label TARGET --shard 1/2, --shard 2/2, and copy them there."
+        )
+    totals = sorted({int(m[2]) for m in found})
+    if len(totals) > 1:
+        raise UserError(
+            f"{folder} holds shards of {' and of '.join(map(str, totals))}, so some photos are "
+            "there twice. Delete the ones that are not wanted."
+        )
+    missing = sorted(set(range(1, totals[0] + 1)) - {int(m[1]) for m in found})
+    if missing:
+        raise UserError(
+            f"{folder} lacks shard {', '.join(map(str, missing))} of {totals[0]}. Make it with "
+            f"distill label TARGET --shard {missing[0]}/{totals[0]}."
+        )
+    for number in range(1, totals[0] + 1):
+        step = shard_step(run, experiment, number, totals[0])
+        if not is_current(step.manifest, step.inputs):
+            raise UserError(
+                f"shard {number} of {totals[0]} in {folder} is damaged or without its "
+                f"{step.manifest.name}. Copy both again, or make it again."
+            )
+    return [folder / f"{name}.{number}-of-{totals[0]}.npy" for number in range(1, totals[0] + 1)]
+
+
+def load_soft_labels(run: RunDir, experiment: Experiment) -> Reader:
+    """The finished labels of a run, mapped from disk."""
+    path = soft_labels_step(run, experiment).manifest.with_suffix(".npy")
+    return label_reader(path, _label_format(experiment, load_examples(run, "train")))
+
+
+def verify_soft_labels(run: RunDir, experiment: Experiment, count: int) -> dict[str, Any]:
+    """Compute some random labels again, in batches of another size, and compare.
+
+    Returns:
+        num_verified, and max_abs_diff between a stored logit and the one computed now.
+
+    Raises:
+        StepFailed: a label is further off than float16 rounds.
+    """
+    source = shared_views(run, experiment, experiment.soft_labels.num_views)
+    rng = np.random.default_rng()
+    indices = rng.integers(len(source.examples), size=count)
+    views = rng.integers(source.num_views, size=count)
+    live = view_logits(
+        load_model(run.model("teacher")),
+        source,
+        indices,
+        views,
+        image_size=experiment.teacher.image_size,
+        batch_size=BATCH_SIZE - 1,
+    )
+    stored = load_soft_labels(run, experiment)(indices, views)
+    label_format = _label_format(experiment, source.examples)
+    differences = _differences(label_format, stored, live)
+    # A whole step: where float32 sums in another order tip the rounding.
+    step = np.spacing(np.abs(live).astype("float16")).astype("float32")
+    wrong = (differences > step + 1e-4).any(axis=1)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise StepFailed(
+            f"{int(wrong.sum())} of {count} soft labels are not what the teacher says now: view "
+            f"{views[first]} of {source.examples.paths[indices[first]]} is off by "
+            f"{float(differences[first].max()):.3g}. Make them again with --force label."
+        )
+    return {"num_verified": count, "max_abs_diff": float(differences.max())}
+
+
+def _differences(label_format: LabelFormat, stored: np.ndarray, live: np.ndarray) -> np.ndarray:
+    """|stored - live| for each logit; 0 where `top_k` does not keep it, or only just."""
+    differences = np.abs(stored - live)
+    if label_format.top_k is None:
+        return differences
+    least = np.sort(live, axis=1)[:, [-label_format.top_k]]
+    return np.where(live > least + 0.01 * np.abs(least), differences, 0.0)
 
 
 def view_logits(
-    model: keras.Model, source: ViewSource, indices: range, *, image_size: int
+    model: keras.Model,
+    source: ViewSource,
+    indices: np.ndarray,
+    views: np.ndarray,
+    *,
+    image_size: int,
+    batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
-    """Logits of all views of some examples, float32 (examples * views, classes)."""
-    views = tf.data.Dataset.range(source.num_views)
-    pairs = tf.data.Dataset.range(indices.start, indices.stop).flat_map(
-        lambda index: views.map(lambda view: (index, view))
+    """Logits of some views, float32 (views, classes)."""
+    pairs = tf.data.Dataset.from_tensor_slices(
+        (np.asarray(indices, "int64"), np.asarray(views, "int64"))
     )
     batches = source.images(pairs, image_size).map(lambda view: view.image)
-    batches = batches.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
+    batches = batches.batch(batch_size).prefetch(tf.data.AUTOTUNE)
     return np.concatenate([np.asarray(model.predict_on_batch(images)) for images in batches])
+
+
+def label_views(
+    model: keras.Model,
+    source: ViewSource,
+    path: Path,
+    label_format: LabelFormat,
+    *,
+    rows: range,
+    image_size: int,
+) -> None:
+    """Write the logits of all views of some examples to `path`; resumable."""
+
+    def logits_of(chunk: range) -> np.ndarray:
+        indices = np.repeat(np.asarray(chunk), source.num_views)
+        views = np.tile(np.arange(source.num_views), len(chunk))
+        return view_logits(model, source, indices, views, image_size=image_size)
+
+    write_label_file(path, label_format, rows=rows, num_views=source.num_views, logits_of=logits_of)
+
+
+def _inputs(run: RunDir, experiment: Experiment) -> dict[str, Any]:
+    teacher = output_sha256(run.model_dir("teacher") / "manifest.json", "model.keras")
+    config = experiment.soft_labels.model_dump(mode="json")
+    return {**view_inputs(run, experiment), "teacher": teacher, **config}
+
+
+def _label_format(experiment: Experiment, examples: Examples) -> LabelFormat:
+    top_k, num_classes = experiment.soft_labels.top_k, len(examples.classes)
+    if top_k is not None and top_k >= num_classes:
+        raise UserError(
+            f"soft_labels.top_k is {top_k}, and there are {num_classes} classes. Expected fewer; "
+            "null keeps all logits."
+        )
+    return LabelFormat(num_classes, top_k)
+
+
+def _label(
+    run: RunDir, experiment: Experiment, path: Path, rows: range
+) -> tuple[list[Path], dict[str, Any]]:
+    source = shared_views(run, experiment, experiment.soft_labels.num_views)
+    label_views(
+        load_model(run.model("teacher")),
+        source,
+        path,
+        _label_format(experiment, source.examples),
+        rows=rows,
+        image_size=experiment.teacher.image_size,
+    )
+    return [path], {"num_examples": len(rows), "num_views": source.num_views}

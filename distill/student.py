@@ -7,11 +7,12 @@ from typing import Any
 from configs.run_dir import RunDir, Step
 from configs.schema import Experiment
 from distill.classifier import Course, remove_checkpoint, train_classifier
+from distill.label_file import Reader
 from distill.losses import Objective, distillation_objective, label_objective
 from distill.soft_labels import load_soft_labels, soft_labels_step
 from distill.teacher import class_weights, shared_views, view_inputs, weights_input
 
-NOT_OF_THE_CONTROL = {"loss", "soft_weight", "control"}
+NOT_OF_THE_CONTROL = {"loss", "soft_weight", "control", "seeds"}
 
 
 def student_objective(run: RunDir, experiment: Experiment) -> Objective:
@@ -26,35 +27,40 @@ def student_objective(run: RunDir, experiment: Experiment) -> Objective:
     )
 
 
-def student_step(run: RunDir, experiment: Experiment) -> Step:
-    """Train the student on the soft labels."""
-    labels = soft_labels_step(run, experiment).manifest.with_suffix(".npy")
-    # `control` decides whether there is one beside the student; the student is the same.
-    config = experiment.student.model_dump(mode="json", exclude={"control"})
-    inputs = {
-        **view_inputs(run, experiment),
-        "student": config,
-        "soft_labels": labels.stem,
-        **weights_input(experiment.student),
-    }
-    return _training_step(run, experiment, "student", inputs, student_objective, labels)
+def student_step(run: RunDir, experiment: Experiment, number: int = 1) -> Step:
+    """Train the student on the soft labels; `number` is that of its seed."""
+    labels = soft_labels_step(run, experiment).manifest
+    # What decides what is beside the student leaves the student as it is.
+    config = experiment.student.model_dump(mode="json", exclude={"control", "seeds"})
+    return _training_step(
+        run,
+        experiment,
+        seed_name("student", number),
+        {"student": config, "soft_labels": labels.stem},
+        objective=lambda: student_objective(run, experiment),
+        soft_labels=lambda: load_soft_labels(run, experiment),
+        number=number,
+    )
 
 
-def control_step(run: RunDir, experiment: Experiment) -> Step:
+def control_step(run: RunDir, experiment: Experiment, number: int = 1) -> Step:
     """Train the same student with the same budget, views and seed on labels alone."""
-    config = experiment.student.model_dump(mode="json", exclude=NOT_OF_THE_CONTROL)
-    inputs = {
-        **view_inputs(run, experiment),
-        "student": config,
-        "num_views": experiment.soft_labels.num_views,
-        **weights_input(experiment.student),
-    }
+    student = experiment.student
+    config = student.model_dump(mode="json", exclude=NOT_OF_THE_CONTROL)
+    return _training_step(
+        run,
+        experiment,
+        seed_name("control", number),
+        {"student": config, "num_views": experiment.soft_labels.num_views},
+        objective=lambda: label_objective(student.label_smoothing, class_weights(run, student)),
+        soft_labels=lambda: None,
+        number=number,
+    )
 
-    def objective(run: RunDir, experiment: Experiment) -> Objective:
-        config = experiment.student
-        return label_objective(config.label_smoothing, class_weights(run, config))
 
-    return _training_step(run, experiment, "control", inputs, objective, None)
+def seed_name(name: str, number: int) -> str:
+    """student, student-2, student-3 ..."""
+    return name if number == 1 else f"{name}-{number}"
 
 
 def _training_step(
@@ -62,18 +68,28 @@ def _training_step(
     experiment: Experiment,
     name: str,
     inputs: dict[str, Any],
-    objective: Callable[[RunDir, Experiment], Objective],
-    labels: Path | None,
+    *,
+    objective: Callable[[], Objective],
+    soft_labels: Callable[[], Reader | None],
+    number: int,
 ) -> Step:
+    inputs = {
+        **view_inputs(run, experiment),
+        **inputs,
+        **weights_input(experiment.student),
+        "number": number,
+    }
+
     def build() -> tuple[list[Path], dict[str, Any]]:
         course = Course(
             name=name,
             config=experiment.student,
+            # Views keep the seed of the run: they are what the labels are of.
             source=shared_views(run, experiment, experiment.soft_labels.num_views),
-            objective=objective(run, experiment),
-            seed=experiment.seed,
+            objective=objective(),
+            seed=experiment.seed + number - 1,
             inputs=inputs,
-            soft_labels=None if labels is None else load_soft_labels(labels),
+            soft_labels=soft_labels(),
         )
         return train_classifier(run, course)
 

@@ -138,7 +138,6 @@ def _duration(seconds: Any) -> str:
 
 def _context(report: dict[str, Any], details: Details) -> dict[str, Any]:
     files = report.get("files") or []
-    models = {model["name"]: model for model in report.get("models") or []}
     device = next((row["latency"][0]["device"] for row in files if row.get("latency")), None)
     times = {row["name"]: _time_on(row, device) for row in files}
     chosen_name = (report.get("verdict") or {}).get("chosen_file")
@@ -162,7 +161,7 @@ def _context(report: dict[str, Any], details: Details) -> dict[str, Any]:
         "front": pareto_front(points),
         "curves": _curves(details.histories),
         "trained": [name for name in TRAINED if details.histories.get(name)],
-        "control": _control_sentence(models),
+        "distillation": (report.get("distillation") or {}).get("sentence"),
         "confusion": _confusion(report, details.confusion),
     }
 
@@ -233,27 +232,6 @@ def _curves(histories: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str]]
         if series:
             charts.append((title, lines(series, x_title="epoch", y_title=title, percent=percent)))
     return charts
-
-
-def _control_sentence(models: dict[str, Any]) -> str | None:
-    """What the difference between student and control allows to say: one seed, so not much."""
-    if "student" not in models or "control" not in models:
-        return None
-    student, control = (models[name].get("accuracy") for name in ("student", "control"))
-    if not student or not control:
-        return None
-    gain = 100 * (student["top1"] - control["top1"])
-    apart = student["top1_low"] > control["top1_high"] or control["top1_low"] > student["top1_high"]
-    size = f"{abs(gain):.1f}" if abs(gain) >= 0.05 else "less than 0.1"
-    above = f"{size} points {'above' if gain > 0 else 'below'}"
-    said = above if gain else "exactly as often right as"
-    rest = (
-        "their intervals do not overlap. They hold the chance in the choice of photos, "
-        "not that of another training seed"
-        if apart
-        else "their intervals overlap, so one run of each does not show which is better"
-    )
-    return f"The student is {said} its labels-only control; {rest}."
 
 
 def _confusion(report: dict[str, Any], counts: list[list[int]] | None) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import numpy as np
 from configs.run_dir import RunDir, read_json, write_json, write_text
 from configs.schema import Experiment
 from eval.accuracy import accuracy
+from eval.audit import audit
 from eval.machine import machine
 from eval.page import Details, Disagreement, render_html, render_markdown
 from eval.results import (
@@ -81,9 +82,34 @@ def build_report(
         "data": {"source": _source(experiment), "classes": photos.classes, **counts},
         "models": [_model_row(run, n, probs[n]["test"], photos.test, teacher) for n in models],
         "files": rows,
+        "distillation": _distillation(run, experiment, photos.test, probs),
         "verdict": verdict,
     }
     return report, probs
+
+
+def _distillation(
+    run: RunDir,
+    experiment: Experiment,
+    test: Photos,
+    probs: dict[str, dict[str, np.ndarray]],
+) -> dict[str, Any] | None:
+    if not experiment.student.control:
+        return None
+
+    def of_seeds(name: str) -> list[np.ndarray]:
+        further = range(2, experiment.student.seeds + 1)
+        return [
+            probs[name]["test"],
+            *(load_predictions(run, f"{name}-{number}")["test"] for number in further),
+        ]
+
+    return audit(
+        students=of_seeds("student"),
+        controls=of_seeds("control"),
+        teacher=probs["teacher"]["test"],
+        labels=test.labels,
+    )
 
 
 def _machine(run: RunDir, experiment: Experiment) -> dict[str, Any]:

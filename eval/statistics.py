@@ -42,6 +42,49 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     return min(2 * sum(math.exp(term) for term in terms), 1.0)
 
 
+def paired_bootstrap(differences: np.ndarray, num_samples: int = 2000) -> tuple[float, float]:
+    """95 % interval of a mean difference, over the chance in photos and in training seeds.
+
+    Photos are drawn again with replacement, and seeds, where there are several, too (Efron and
+    Tibshirani 1993, An Introduction to the Bootstrap, section 13.3: percentiles).
+
+    Args:
+        differences: float, (seeds, examples): what the first of a pair scores more on a photo.
+    """
+    num_seeds, num_examples = differences.shape
+    rng = np.random.default_rng(0)  # the same photos give the same interval
+    means = np.empty(num_samples)
+    for start in range(0, num_samples, 100):
+        stop = min(start + 100, num_samples)
+        counts = rng.multinomial(
+            num_examples, np.full(num_examples, 1 / num_examples), stop - start
+        )
+        by_seed = counts @ differences.T / num_examples
+        drawn = rng.integers(num_seeds, size=by_seed.shape)
+        means[start:stop] = np.take_along_axis(by_seed, drawn, axis=1).mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def sign_flip_p(differences: np.ndarray, num_samples: int = 10_000) -> float:
+    """Two-sided p-value that the mean of paired differences is 0.
+
+    The share of random swaps within pairs that put the mean at least as far from 0 (Fisher 1935,
+    The Design of Experiments, section 21); the observed one counts as one of them.
+
+    Args:
+        differences: float, (examples,).
+    """
+    rng = np.random.default_rng(0)
+    told = differences[differences != 0]  # the others swap to themselves
+    observed, extreme = abs(told.sum()), 0
+    for start in range(0, num_samples, 500):
+        signs = rng.integers(0, 2, (min(500, num_samples - start), len(told))) * 2 - 1
+        # Sums of other orders differ in the last bits.
+        extreme += int((np.abs(signs @ told) >= observed - 1e-9).sum())
+    return (extreme + 1) / (num_samples + 1)
+
+
 def top_k(probs: np.ndarray, labels: np.ndarray, k: int) -> float:
     """Share of examples whose label is among the k most probable classes."""
     best = np.argsort(-probs, axis=1, kind="stable")[:, :k]

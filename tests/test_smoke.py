@@ -5,9 +5,11 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from support import command, save_photo
+from configs.run_dir import file_sha256
+from support import Outcome, command, save_photo
 
 FILES = {
     f"{source}-{recipe}"
@@ -148,4 +150,53 @@ def test_a_damaged_model_is_named_and_made_again(smoke_run: Path, tmp_path: Path
     assert outcome.code == 2
     assert "its files changed since" in outcome.err
     assert "distill student smoke" in outcome.err  # what makes it again
+    assert "Traceback" not in outcome.err
+
+
+def test_labels_of_two_shards_are_the_labels_of_one_process(
+    smoke_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "shards"
+    shutil.copytree(smoke_run, run)
+    labels = next((run / "soft_labels").glob("*.npy"))
+    whole = labels.read_bytes()
+    labels.unlink()
+    labels.with_suffix(".json").unlink()
+
+    def label(*more: str) -> Outcome:
+        return command("distill", "label", "smoke", "--run", run, *more)
+
+    assert label("--shard", "1/2").code == 0
+    lacking = label("--merge")
+    assert lacking.code == 2
+    assert "lacks shard 2 of 2" in lacking.err
+    assert label("--shard", "2/2").code == 0
+    merged = label("--merge", "--verify", "50", "--json")
+    assert merged.code == 0, merged.err
+    assert labels.read_bytes() == whole
+    assert json.loads(merged.out.splitlines()[-1])["max_abs_diff"] < 0.02  # float16, logits < 16
+    # Shards of another split beside them: some photos would be there twice.
+    part = next((run / "soft_labels").glob("*.1-of-2.npy"))
+    shutil.copy(part, part.with_name(part.name.replace("1-of-2", "1-of-3")))
+    twice = label("--merge", "--force", "label")
+    assert twice.code == 2
+    assert "shards of 2 and of 3" in twice.err
+    assert labels.read_bytes() == whole
+    for wrong in ("3/2", "0/2", "one"):
+        assert "--shard 1/4" in label("--shard", wrong).err
+
+
+def test_labels_that_are_not_the_teachers_are_found(smoke_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "wrong labels"
+    shutil.copytree(smoke_run, run)
+    path = next((run / "soft_labels").glob("*.npy"))
+    manifest = path.with_suffix(".json")
+    labels = np.load(path)
+    np.save(path, labels + np.float16(1))
+    facts = json.loads(manifest.read_text())
+    facts["outputs"][path.name]["sha256"] = file_sha256(path)
+    manifest.write_text(json.dumps(facts))
+    outcome = command("distill", "label", "smoke", "--run", run, "--verify", "20")
+    assert outcome.code == 1
+    assert "20 of 20 soft labels are not what the teacher says now" in outcome.err
     assert "Traceback" not in outcome.err

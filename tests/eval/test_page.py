@@ -103,22 +103,10 @@ def test_a_report_with_little_in_it_is_shown(report: dict) -> None:
         assert "None" not in text
 
 
-@pytest.mark.parametrize(
-    ("control", "said"),
-    [
-        (0.7, "20.0 points above its labels-only control; their intervals do not overlap"),
-        (0.89, "1.0 points above its labels-only control; their intervals overlap"),
-        (0.91, "1.0 points below its labels-only control; their intervals overlap"),
-        (0.8997, "less than 0.1 points above its labels-only control"),
-        (0.9, "exactly as often right as its labels-only control"),
-    ],
-)
-def test_the_control_is_told_without_overclaiming(
-    report: dict, details: Details, control: float, said: str
-) -> None:
-    report["models"][2] = model("control", control)
-    assert said in render_html(report, details)
-    assert said in render_markdown(report, details)
+def test_what_distillation_was_worth_is_told(report: dict, details: Details) -> None:
+    report["distillation"] = {"sentence": "Distillation helped: a <b> more."}
+    assert "Distillation helped: a &lt;b&gt; more." in render_html(report, details)
+    assert "Distillation helped" in render_markdown(report, details)
 
 
 def test_a_bar_in_a_name_breaks_no_table(report: dict, details: Details) -> None:

@@ -6,6 +6,8 @@ from eval.statistics import (
     macro_f1,
     mcnemar_p,
     negative_log_likelihood,
+    paired_bootstrap,
+    sign_flip_p,
     top_k,
     wilson_interval,
 )
@@ -74,3 +76,25 @@ def test_macro_f1_weighs_classes_alike() -> None:
     # Class 0: 2 * 3 / (4 + 3) = 6/7; class 1: 0 right, so 0; class 2: 1
     predicted, labels = np.array([0, 0, 0, 0, 2]), np.array([0, 0, 0, 1, 2])
     assert macro_f1(predicted, labels) == pytest.approx((6 / 7 + 0 + 1) / 3)
+
+
+def test_the_bootstrap_of_one_seed_agrees_with_the_normal_interval() -> None:
+    # 60 of 1000 photos won and 40 lost: mean 0.02, deviation sqrt(0.1 - 0.02**2)
+    differences = np.zeros((1, 1000))
+    differences[0, :60], differences[0, 60:100] = 1, -1
+    low, high = paired_bootstrap(differences)
+    half = 1.96 * np.sqrt(0.1 - 0.02**2) / np.sqrt(1000)
+    # 2000 samples put a percentile within a tenth of the interval.
+    assert low == pytest.approx(0.02 - half, abs=0.2 * half)
+    assert high == pytest.approx(0.02 + half, abs=0.2 * half)
+
+
+@pytest.mark.parametrize(("won", "lost"), [(9, 3), (30, 10), (5, 5)])
+def test_sign_flips_agree_with_mcnemar(won: int, lost: int) -> None:
+    differences = np.array([1.0] * won + [-1.0] * lost + [0.0] * 50)
+    # 10,000 flips: a standard deviation of 0.005 at most
+    assert sign_flip_p(differences) == pytest.approx(mcnemar_p(won, lost), abs=0.02)
+
+
+def test_pairs_that_never_differ_are_no_evidence() -> None:
+    assert sign_flip_p(np.zeros(10)) == 1

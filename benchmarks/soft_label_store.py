@@ -1,0 +1,72 @@
+"""Soft labels of many examples and classes: size on disk, memory to write, rate of random reads.
+
+    python benchmarks/soft_label_store.py --examples 100000 --views 10 --classes 1000 --top-k 10
+
+The logits are synthetic; what writes and reads them is what a run uses.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from distill.label_file import LabelFormat, label_reader, write_label_file
+
+BATCH = 256
+NUM_BATCHES = 200
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--examples", type=int, default=100_000)
+    parser.add_argument("--views", type=int, default=10)
+    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--top-k", type=int, default=10, help="0 keeps all logits")
+    options = parser.parse_args()
+    label_format = LabelFormat(options.classes, options.top_k or None)
+    rng = np.random.default_rng(0)
+    process = psutil.Process()
+    memory_mib: list[float] = []
+
+    def logits_of(rows: range) -> np.ndarray:
+        info = process.memory_full_info()
+        # Pages of the file are the system's to drop; what the process itself holds is uss.
+        memory_mib.append(info.uss / 2**20)
+        return 3 * rng.standard_normal((len(rows) * options.views, options.classes), "float32")
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "labels.npy"
+        start = time.perf_counter()
+        write_label_file(
+            path,
+            label_format,
+            rows=range(options.examples),
+            num_views=options.views,
+            logits_of=logits_of,
+        )
+        seconds_to_write = time.perf_counter() - start
+        read = label_reader(path, label_format)
+        start = time.perf_counter()
+        for _ in range(NUM_BATCHES):
+            read(
+                rng.integers(options.examples, size=BATCH), rng.integers(options.views, size=BATCH)
+            )
+        seconds_to_read = time.perf_counter() - start
+        quarter = len(memory_mib) // 4
+        result = {
+            **vars(options),
+            "file_mib": round(path.stat().st_size / 2**20, 1),
+            "seconds_to_write": round(seconds_to_write, 1),
+            "memory_mib_first_quarter": round(max(memory_mib[1:quarter]), 1),
+            "memory_mib_last_quarter": round(max(memory_mib[-quarter:]), 1),
+            "labels_read_per_second": round(NUM_BATCHES * BATCH / seconds_to_read),
+        }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
