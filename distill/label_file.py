@@ -1,6 +1,7 @@
-"""The file of soft labels: a `.npy` memory map, written in chunks and read at random."""
+"""The file of soft labels: a `.npy` array, written in chunks and mapped to be read at random."""
 
-import json
+import io
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from configs.progress import track
-from configs.run_dir import write_json
 
 ROWS_PER_CHUNK = 128
 
@@ -81,45 +81,49 @@ def write_label_file(
     num_views: int,
     logits_of: Callable[[range], np.ndarray],
 ) -> None:
-    """Write the labels of some examples, chunk by chunk.
+    """Write the labels of some examples, chunk by chunk, unfinished under a temporary name.
 
-    Written under a temporary name, with how far it is beside it; a killed labelling goes on at
-    the first chunk that is missing. A chunk begins at a multiple of its size, so what a teacher
-    says of an example does not depend on where a file begins.
+    A killed labelling goes on at the first chunk that is not whole. A chunk begins at a multiple of
+    its size, so what a teacher says of an example does not depend on where a file begins.
 
     Args:
+        path: named by a digest of all the labels depend on: what an unfinished file of this name
+            holds is taken for the same labels.
         rows: indices of the examples; the first is a multiple of ROWS_PER_CHUNK.
         logits_of: examples -> float32 (examples * views, classes).
     """
     assert rows.start % ROWS_PER_CHUNK == 0, rows
-    shape = label_format.shape(len(rows), num_views)
+    header = _header(label_format, len(rows), num_views)
+    row_bytes = label_format.dtype.itemsize * math.prod(label_format.shape(1, num_views))
     unfinished = path.with_name(f".unfinished-{path.name}")
-    progress = unfinished.with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    done = json.loads(progress.read_text())["done"] if progress.exists() else 0
-    if done and unfinished.exists():
-        labels = np.lib.format.open_memmap(unfinished, mode="r+")
-    else:
-        done = 0
-        progress.unlink(missing_ok=True)  # it told of a file that is gone
-        labels = np.lib.format.open_memmap(
-            unfinished, mode="w+", dtype=label_format.dtype, shape=shape
-        )
-        # Room for all of it now: a disk that fills up under a memory map kills the process.
-        if hasattr(os, "posix_fallocate"):
-            with open(unfinished, "rb+") as file:
-                os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
-    with track("soft labels", len(rows) * num_views) as advance:
+    # Written, not mapped: the pages of a mapped file would count as this process's memory.
+    with open(unfinished, "ab+") as file, track("soft labels", len(rows) * num_views) as advance:
+        size = file.seek(0, os.SEEK_END)
+        num_chunks = max(size - len(header), 0) // (row_bytes * ROWS_PER_CHUNK)
+        done = min(num_chunks * ROWS_PER_CHUNK, len(rows))
+        file.truncate(len(header) + done * row_bytes if done else 0)
+        if not done:
+            file.write(header)
         for start in range(done, len(rows), ROWS_PER_CHUNK):
-            stop = min(start + ROWS_PER_CHUNK, len(rows))
-            chunk = label_format.encode(logits_of(rows[start:stop]))
-            labels[start:stop] = chunk.reshape(stop - start, *shape[1:])
-            labels.flush()
-            write_json(progress, {"done": stop})
-            advance(stop * num_views)
-    del labels
-    progress.unlink(missing_ok=True)
+            chunk = rows[start : start + ROWS_PER_CHUNK]
+            file.write(label_format.encode(logits_of(chunk)).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+            advance((start + len(chunk)) * num_views)
     unfinished.replace(path)
+
+
+def _header(label_format: LabelFormat, num_rows: int, num_views: int) -> bytes:
+    """How a `.npy` file of these labels begins."""
+    buffer = io.BytesIO()
+    content = {
+        "descr": np.lib.format.dtype_to_descr(label_format.dtype),
+        "fortran_order": False,
+        "shape": label_format.shape(num_rows, num_views),
+    }
+    np.lib.format.write_array_header_1_0(buffer, content)
+    return buffer.getvalue()
 
 
 def shard_rows(num_rows: int, shard: int, num_shards: int) -> range:

@@ -76,7 +76,7 @@ def fit(
     Returns:
         One dictionary per epoch: epoch, loss, accuracy, val_loss, val_accuracy, seconds.
     """
-    _compile(model, objective, schedule)
+    compile_model(model, objective, schedule)
     with track(name, schedule.epochs * schedule.steps_per_epoch) as advance:
         keeper = _EpochKeeper(
             checkpoint=checkpoint,
@@ -106,7 +106,8 @@ def fit(
     return keeper.history
 
 
-def _compile(model: keras.Model, objective: Objective, schedule: Schedule) -> None:
+def compile_model(model: keras.Model, objective: Objective, schedule: Schedule) -> None:
+    """Give a model the optimizer, loss and accuracy it is trained with."""
     steps = schedule.epochs * schedule.steps_per_epoch
     warmup = max(int(steps * WARMUP_SHARE), 1)
     optimizer = keras.optimizers.AdamW(

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from distill import label_file
 from distill.label_file import LabelFormat, label_reader, write_label_file
 
 LOGITS = np.random.default_rng(0).normal(0, 3, (6, 20)).astype("float32")
@@ -52,3 +53,31 @@ def test_classes_beyond_65535_keep_their_numbers(tmp_path) -> None:
 def test_all_logits_are_kept_as_float16() -> None:
     every = LabelFormat(20)
     assert np.array_equal(every.decode(every.encode(LOGITS)), LOGITS.astype("float16"))
+
+
+@pytest.mark.parametrize("label_format", [LabelFormat(20), LabelFormat(20, top_k=3)], ids=str)
+@pytest.mark.parametrize("kept_bytes", [0, 50, 10_000, 20_001])
+def test_what_a_killed_writing_left_is_used_as_far_as_it_is_whole(
+    tmp_path, monkeypatch, label_format, kept_bytes
+) -> None:
+    monkeypatch.setattr(label_file, "ROWS_PER_CHUNK", 8)
+    logits = np.random.default_rng(0).normal(0, 3, (100 * 6, 20)).astype("float32")
+    asked = []
+
+    def logits_of(rows: range) -> np.ndarray:
+        asked.append(rows.start)
+        return logits[rows.start * 6 : rows.stop * 6]
+
+    def write(path) -> bytes:
+        write_label_file(path, label_format, rows=range(100), num_views=6, logits_of=logits_of)
+        return path.read_bytes()
+
+    whole = write(tmp_path / "labels.npy")
+    assert asked == list(range(0, 100, 8))
+    asked.clear()
+    (tmp_path / ".unfinished-labels.npy").write_bytes(whole[:kept_bytes])
+    assert write(tmp_path / "labels.npy") == whole
+    row_bytes = (len(whole) - 128) // 100  # the header of a .npy file this small takes 128
+    assert asked[0] == max(min(kept_bytes, len(whole)) - 128, 0) // (8 * row_bytes) * 8
+    loaded = np.load(tmp_path / "labels.npy")
+    assert np.array_equal(label_format.encode(logits), loaded.reshape(600, *loaded.shape[2:]))

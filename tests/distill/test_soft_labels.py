@@ -75,14 +75,6 @@ def test_a_killed_labelling_goes_on_where_it_was(
     assert np.array_equal(np.load(killed), whole)
 
 
-def test_progress_of_a_file_that_is_gone_is_not_believed(
-    source: ViewSource, teacher: keras.Model, tmp_path: Path
-) -> None:
-    (tmp_path / ".unfinished-labels.json").write_text('{"done": 1000000}')
-    labels = np.load(write(teacher, source, tmp_path / "labels.npy"))
-    assert np.abs(labels.astype("float32")).min(axis=(1, 2)).max() > 0
-
-
 @pytest.mark.parametrize("num_shards", [1, 2, 3])
 def test_shards_are_the_whole_bit_for_bit(
     source: ViewSource,
