@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from configs.schema import ViewsConfig
+from distill import views as views_module
 from distill.data import scan_folder
 from distill.inputs import steps_per_epoch, training_batches, view_source
 from distill.views import training_view
@@ -231,3 +232,27 @@ def test_soft_labels_arrive_with_the_view_they_are_of(source) -> None:
     rows = (targets[:, classes] / (2 * classes)).astype(int)  # which example a label is of
     assert np.array_equal(targets[:, classes:], labels[rows, 1])
     assert np.array_equal(targets[:, :classes].argmax(1), source.examples.labels[rows])
+
+
+def recoloured(colour: list[float], **views) -> np.ndarray:
+    """One pixel, every augmentation at the upper end of its range."""
+    image = tf.constant(colour)[None, None]
+    return views_module._recolour(image, tf.ones(4), ViewsConfig(**views)).numpy()[0, 0]
+
+
+def test_colours_match_values_worked_by_hand() -> None:
+    assert recoloured([100.0, 50.0, 0.0], brightness=0.2) == pytest.approx([151, 101, 51])
+    assert recoloured([250.0, 50.0, 0.0], brightness=0.2) == pytest.approx([255, 101, 51])
+    # Grey of (100, 50, 0) is 0.2989 * 100 + 0.587 * 50 = 59.24; the distance to it grows by half.
+    grey = 59.24
+    expected = [grey + 1.5 * (100 - grey), grey + 1.5 * (50 - grey), 0]
+    assert recoloured([100.0, 50.0, 0.0], saturation=0.5) == pytest.approx(expected, abs=0.01)
+    # A third of the circle from red is green, half of it cyan.
+    assert recoloured([200.0, 0.0, 0.0], hue=1 / 3) == pytest.approx([0, 200, 0], abs=0.01)
+    assert recoloured([200.0, 0.0, 0.0], hue=0.5) == pytest.approx([0, 200, 200], abs=0.01)
+
+
+def test_contrast_scales_the_distance_to_the_mean() -> None:
+    image = tf.constant([[[100.0] * 3, [140.0] * 3]])
+    found = views_module._recolour(image, tf.ones(4), ViewsConfig(contrast=0.5)).numpy()
+    assert found[0, :, 0] == pytest.approx([90, 150])  # mean 120, distances of 20 to 30
