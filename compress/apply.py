@@ -1,11 +1,14 @@
 """The methods of a config, one on the result of the other, fine-tuned under the student's loss."""
 
+import inspect
 import time
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from compress.export import calibration_of
+from compress.graph import image_size_of
 from compress.methods import METHODS
 from compress.tfmot import FinetuneData
 from configs.progress import track
@@ -18,10 +21,12 @@ from distill.classifier import (
     remove_checkpoint,
     save_model,
 )
+from distill.data import load_examples
 from distill.inputs import steps_per_epoch, training_batches
 from distill.soft_labels import load_soft_labels, soft_labels_step
 from distill.student import student_objective
 from distill.teacher import shared_views, view_inputs
+from eval.accuracy import OWN_PIXELS
 
 
 def method_step(
@@ -66,7 +71,16 @@ def _finetuned(
     method: Choice,
     checkpoint: Path,
 ) -> tuple[keras.Model, float]:
-    """The model that the method makes of `model`, and the seconds it took."""
+    """The model that the method makes of `model`, and the seconds it took.
+
+    A method asks by argument name: for `finetune_data` to learn, or for `calibration` images.
+    """
+    wanted = inspect.signature(METHODS[method.name]).parameters
+    if "finetune_data" not in wanted:
+        start = time.monotonic()
+        images = calibration_of(load_examples(run, "train"), image_size_of(model), OWN_PIXELS)
+        smaller = METHODS[method.name](model, calibration=images, **method.options)
+        return smaller, round(time.monotonic() - start, 1)
     config = experiment.student
     source = shared_views(run, experiment, experiment.soft_labels.num_views)
     epochs = method.options.get("epochs", 1)

@@ -1,6 +1,8 @@
 """Small backbones that several tests build and compare."""
 
 import keras
+import numpy as np
+from keras import layers
 
 from distill.backbones import BACKBONES
 
@@ -17,3 +19,19 @@ def logits_of(model, image):
 
 def kinds(model):
     return [type(layer).__name__ for layer in model.layers]
+
+
+def settle(model: keras.Model, images: np.ndarray) -> keras.Model:
+    """Give BatchNormalization the statistics of `images`: untrained outputs are else near 0."""
+    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    model(images, training=True)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model
+
+
+def random_images(num: int, size: int) -> np.ndarray:
+    return np.random.default_rng(1).uniform(0, 255, (num, size, size, 3)).astype("float32")

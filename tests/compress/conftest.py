@@ -5,21 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-
-def settle(model: keras.Model, images: np.ndarray) -> keras.Model:
-    """Give BatchNormalization the statistics of `images`: untrained outputs are else near 0."""
-    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    model(images, training=True)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    return model
-
-
-def random_images(num: int, size: int) -> np.ndarray:
-    return np.random.default_rng(1).uniform(0, 255, (num, size, size, 3)).astype("float32")
+from small_models import random_images, settle
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,165 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from compress.methods import METHODS
+from compress.methods.equalize import _Graph, _scale
+from compress.tflite import RECIPES
+from configs.errors import UserError
+from eval.probe import open_model
+from small_models import random_images, settle
+
+
+def equalized(model: keras.Model, images: np.ndarray, **options) -> keras.Model:
+    return METHODS["equalize"](model, calibration=lambda: iter(images), **options)
+
+
+def rewritable(model: keras.Model) -> list:
+    graph = _Graph.of(model)
+    return [swish for use in graph.uses if (swish := graph.rewritable(use))]
+
+
+def spread_out(model: keras.Model) -> keras.Model:
+    """Give the channels before each swish ranges that differ up to a hundredfold."""
+    rng = np.random.default_rng(0)
+    for swish in rewritable(model):
+        factors = np.exp(rng.uniform(-2.3, 2.3, swish.norm.gamma.shape))
+        swish.norm.gamma.assign(swish.norm.gamma * factors)
+        swish.norm.beta.assign(swish.norm.beta * factors)
+    return model
+
+
+@pytest.fixture(scope="module")
+def uneven() -> keras.Model:
+    """EfficientNetB0 at 32 px whose channels differ in range as trained ones do."""
+    keras.utils.set_random_seed(1)
+    features = keras.applications.EfficientNetB0(
+        weights=None, input_shape=(32, 32, 3), include_top=False, pooling="avg"
+    )
+    model = keras.Model(features.inputs[0], layers.Dense(5, name="logits")(features.output))
+    images = random_images(32, 32)
+    settle(spread_out(settle(model, images)), images)
+    return model
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_an_equalized_model_computes_the_same(uneven: keras.Model, share: float) -> None:
+    images = random_images(32, 32)
+    before = [array.copy() for array in uneven.get_weights()]
+    found = equalized(uneven, images, share=share).predict_on_batch(images)
+    expected = uneven.predict_on_batch(images)
+    # float32 rounding through 33 swishes
+    assert np.abs(found - expected).max() <= 1e-4 * max(np.abs(expected).max(), 1)
+    for array, old in zip(uneven.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(array, old)
+
+
+def test_all_33_swishes_of_b0_outside_its_gates_can_be_rewritten(uneven: keras.Model) -> None:
+    assert len(rewritable(uneven)) == 33
+
+
+def test_the_share_that_differs_most_is_rewritten(uneven: keras.Model) -> None:
+    found = equalized(uneven, random_images(8, 32), share=0.3)
+    gates = [layer.name for layer in found.layers if layer.name.endswith("_gate")]
+    assert len(gates) == 10  # of 33
+
+
+def test_ranges_are_alike_afterwards(uneven: keras.Model) -> None:
+    images = random_images(32, 32)
+    found = equalized(uneven, images, share=1.0)
+
+    def spread(model: keras.Model, name: str) -> float:
+        tensors = keras.Model(model.inputs, model.get_layer(name).output)
+        ranges = np.abs(tensors.predict_on_batch(images)).max(axis=(0, 1, 2))
+        return float(ranges.max() / np.exp(np.log(ranges).mean()))
+
+    for name in ("stem_bn", "block3a_bn", "top_bn"):
+        assert spread(uneven, name) > 2
+        assert spread(found, name) < 1.3  # 1 but for channels below a 64th of the largest
+
+
+def test_an_equalized_model_survives_saving(uneven: keras.Model, tmp_path) -> None:
+    images = random_images(4, 32)
+    found = equalized(uneven, images)
+    found.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    np.testing.assert_allclose(
+        again.predict_on_batch(images), found.predict_on_batch(images), atol=1e-5
+    )
+
+
+def test_int8_of_an_equalized_model_is_nearer_to_its_float_model(tmp_path) -> None:
+    # One uneven swish before a depthwise convolution, whose own normalization makes all
+    # channels count the same again: what int8 rounds away in the small ones is missed.
+    images = random_images(32, 16)
+    keras.utils.set_random_seed(2)
+    pixels = keras.Input((16, 16, 3), name="image")
+    x = layers.BatchNormalization()(layers.Conv2D(16, 3)(layers.Rescaling(1 / 255)(pixels)))
+    x = layers.DepthwiseConv2D(3, use_bias=False)(layers.Activation("silu")(x))
+    x = layers.Conv2D(16, 1, activation="relu")(layers.BatchNormalization()(x))
+    model = settle(keras.Model(pixels, logits(x)), images)
+    settle(spread_out(model), images)
+    expected = keras.ops.softmax(model.predict_on_batch(images)).numpy()
+
+    def error(model: keras.Model, name: str) -> float:
+        path = tmp_path / name
+        RECIPES["tflite.int8"](
+            model, path, calibration=lambda: iter(images), output="probabilities"
+        )
+        return float(np.abs(open_model(path).predict(images) - expected).mean())
+
+    even = equalized(model, images)
+    assert error(even, "even.tflite") < 0.5 * error(model, "uneven.tflite")
+
+
+def test_scales_multiply_to_one_and_are_bounded_below() -> None:
+    # Ranges 64, 1 and 0: the last counts as a 64th of the largest. Geometric mean 4.
+    assert _scale(np.array([64.0, 1.0, 0.0])) == pytest.approx([16, 0.25, 0.25])
+
+
+def build(after) -> keras.Model:
+    pixels = keras.Input((8, 8, 3), name="image")
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3, name="conv")(pixels))
+    return keras.Model(pixels, after(x))
+
+
+def logits(x):
+    return layers.Dense(2)(layers.GlobalAveragePooling2D()(x))
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        # The normalization is read by something else, too.
+        lambda x: logits(layers.Add()([layers.Conv2D(4, 1)(layers.Activation("silu")(x)), x])),
+        # A sum has no kernel.
+        lambda x: logits(layers.Add()([layers.Activation("silu")(x), layers.Conv2D(4, 1)(x)])),
+        # Positions and channels become one axis.
+        lambda x: layers.Dense(2)(layers.Flatten()(layers.Activation("silu")(x))),
+        # The square of a scale.
+        lambda x: logits((lambda y: layers.Multiply()([y, layers.Dropout(0.1)(y)]))(
+            layers.Activation("silu")(x)
+        )),
+        lambda x: logits(layers.ReLU(6.0)(x)),
+    ],
+)  # fmt: skip
+def test_a_swish_whose_scale_cannot_be_moved_is_left_alone(after) -> None:
+    with pytest.raises(UserError, match="nothing to equalize"):
+        equalized(build(after), random_images(4, 8))
+
+
+def test_a_model_within_a_model_is_equalized(images: np.ndarray) -> None:
+    inner = build(lambda x: layers.Conv2D(4, 1)(layers.Activation("silu")(x)))
+    pixels = keras.Input((8, 8, 3), name="image")
+    model = keras.Model(pixels, logits(inner(pixels)))
+    photos = random_images(8, 8)
+    found = equalized(model, photos)
+    np.testing.assert_allclose(
+        found.predict_on_batch(photos), model.predict_on_batch(photos), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_without_photos_there_are_no_ranges(uneven: keras.Model) -> None:
+    with pytest.raises(UserError, match="needs calibration photos"):
+        equalized(uneven, np.zeros((0, 32, 32, 3), "float32"))
