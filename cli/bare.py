@@ -8,9 +8,9 @@ import numpy as np
 from cli.steps import as_photos
 from configs.errors import UserError
 from distill.data import Examples, scan_folder
-from eval.accuracy import OWN_PIXELS, Pixels, predict_file
+from eval.accuracy import Pixels, predict_file
 from eval.images import UnreadablePhoto, evaluation_image
-from eval.metadata import FileMetadata, read_metadata
+from eval.metadata import FileMetadata, expected_pixels, read_metadata
 from eval.probe import ModelFileError, open_model
 from eval.results import Reference, file_probabilities, file_row, timed
 
@@ -50,7 +50,7 @@ def measure_files(
         tests[key] = test
         photos = as_photos("test", matched(test, metadata, open_model(file).num_classes, file))
         probs = file_probabilities(
-            file, photos, num_threads=num_threads, pixels=_pixels(metadata, pixels)
+            file, photos, num_threads=num_threads, pixels=expected_pixels(metadata, pixels)
         )
         rows.append(
             file_row(
@@ -98,13 +98,6 @@ def _describe(file: Path) -> FileMetadata | None:
         raise UserError(f"{file} is no model that can be run here: {error}") from None
 
 
-def _pixels(metadata: FileMetadata | None, given: Pixels | None) -> Pixels:
-    """What the file expects of its input: as the user says, else as the file itself says."""
-    if given is not None or metadata is None:
-        return given or OWN_PIXELS
-    return Pixels(tuple(metadata.pixels["mean"]), tuple(metadata.pixels["std"]))
-
-
 def matched(
     examples: Examples, metadata: FileMetadata | None, num_classes: int, file: Path
 ) -> Examples:
@@ -149,7 +142,7 @@ def predict_photos(
         except UnreadablePhoto as error:
             raise UserError(f"this is no photo that can be read: {error}.") from None
     probs = predict_file(
-        file, [image[None] for image in images], _pixels(metadata, pixels), 1, None
+        file, [image[None] for image in images], expected_pixels(metadata, pixels), 1, None
     )
     return [
         {

@@ -67,13 +67,15 @@ def data(
 
     facts = take(directory, experiment, ["data"], target=target, force=force)[-1]
     counts = " · ".join(f"{s} {facts[f'num_{s}']}" for s in ("train", "validation", "test"))
+    if facts["num_unlabelled"]:
+        counts += f" · unlabelled {facts['num_unlabelled']}"
     skipped = directory.photos_manifest.with_name("skipped.csv")
     text = (
         f"{len(facts['classes'])} classes: {', '.join(facts['classes'][:20])}\n{counts}\n"
         f"skipped {facts['num_skipped']} files, listed in {skipped}"
     )
-    keys = ("source", "root", "classes", "num_train", "num_validation", "num_test", "num_skipped")
-    show_result({key: facts[key] for key in keys}, text, as_json=json)
+    result = {k: v for k, v in facts.items() if k in ("source", "root", "classes") or "num_" in k}
+    show_result(result, text, as_json=json)
 
 
 @app.command()
@@ -86,13 +88,15 @@ def teacher(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Fine-tune the teacher."""
+    """Fine-tune the teacher, or check the files that are given as one."""
     start_logging(quiet)
     directory, experiment = open_run(target, run, set_)
     from cli.steps import take
 
     facts = take(directory, experiment, ["teacher"], target=target, force=force)[-1]
-    result = {"val_top1": facts["val_top1"], "path": str(directory.model("teacher"))}
+    (name,) = [n for n in facts["outputs"] if n == "model.keras"] or ["manifest.json"]
+    path = directory.model_dir("teacher") / name
+    result = {"val_top1": facts["val_top1"], "path": str(path)}
     text = f"teacher validation top-1 {result['val_top1']:.1%}  {result['path']}"
     show_result(result, text, as_json=json)
 

@@ -12,7 +12,7 @@ from configs.schema import Experiment, to_yaml
 from distill.data import Examples, data_step, load_examples
 from distill.predictions import model_predictions_step
 from distill.soft_labels import soft_labels_step
-from distill.student import control_step, seed_name, student_step
+from distill.student import check_loss, control_step, seed_name, student_step
 from distill.teacher import teacher_step
 from eval.report import RunPhotos
 from eval.results import Photos, file_predictions_step, latency_step
@@ -87,7 +87,7 @@ def _quantize(run: RunDir, experiment: Experiment) -> Steps:
 
 def _accuracy(run: RunDir, experiment: Experiment) -> Steps:
     for name in [*model_names(experiment), *further_seeds(experiment)]:
-        yield model_predictions_step(run, name)
+        yield model_predictions_step(run, experiment, name)
     photos = run_photos(run)
     for name in file_names(experiment):
         splits = [photos.validation, photos.test]
@@ -197,6 +197,7 @@ def take_one(
 
 
 def _ready(run: RunDir, experiment: Experiment, names: list[str], target: str) -> None:
+    check_loss(experiment)
     needed = [name for name in STEPS if any(name in NEEDS[n] for n in names) and name not in names]
     ensure(run, experiment, needed, target)
     write_text(run.experiment, to_yaml(experiment))

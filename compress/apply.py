@@ -25,7 +25,7 @@ from distill.data import load_examples
 from distill.inputs import steps_per_epoch, training_batches
 from distill.soft_labels import load_soft_labels, soft_labels_step
 from distill.student import student_objective
-from distill.teacher import shared_views, view_inputs
+from distill.teacher import taught_views, view_inputs
 from eval.accuracy import OWN_PIXELS
 
 
@@ -82,7 +82,7 @@ def _finetuned(
         smaller = METHODS[method.name](model, calibration=images, **method.options)
         return smaller, round(time.monotonic() - start, 1)
     config = experiment.student
-    source = shared_views(run, experiment, experiment.soft_labels.num_views)
+    source = taught_views(run, experiment)
     epochs = method.options.get("epochs", 1)
     steps = steps_per_epoch(len(source.examples), config.batch_size)
     start = time.monotonic()

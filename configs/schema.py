@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     model_serializer,
     model_validator,
@@ -20,6 +22,7 @@ from configs.errors import UserError
 from configs.registry import Registry, nearest
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Strict(BaseModel):
@@ -67,6 +70,8 @@ class DataConfig(Strict):
     """Where photos come from: folder (class folders, or train/, validation/, test/), digits."""
     path: Path | None = None
     """The folder of photos; relative to where the command runs."""
+    unlabelled: Path | None = None
+    """A folder of further photos, in any order: the teacher labels them for the student."""
     validation: Share = 0.1
     """Share of the photos kept for choosing between models."""
     test: Share = 0.2
@@ -134,7 +139,54 @@ class TrainingConfig(Strict):
 
 
 class TeacherConfig(TrainingConfig):
-    pass
+    """A teacher that is trained here, on the photos of the run."""
+
+
+class TeacherFile(Strict):
+    """A model that somebody trained: .keras, a SavedModel folder, .onnx or .tflite."""
+
+    path: Path
+    """The file or folder; relative to where the command runs."""
+    image_size: Annotated[int, Field(ge=8, le=2048)]
+    """Height and width of its input, in pixels."""
+    pixels: Literal["0..255", "0..1", "-1..1"] | None = None
+    """The range of pixels it expects; null: what the file says of itself, else 0..255."""
+    mean: tuple[float, float, float] | None = None
+    """Of red, green and blue in 0..255: it expects (pixel - mean) / std. Instead of pixels."""
+    std: tuple[Positive, Positive, Positive] | None = None
+    """See mean."""
+
+    @model_validator(mode="after")
+    def _pixels_said_once(self) -> "TeacherFile":
+        if self.pixels is not None and (self.mean or self.std):
+            raise ValueError("pixels and mean/std say the same thing twice; give one of them")
+        return self
+
+
+class GivenTeacherConfig(Strict):
+    """A teacher that is there already; of several files the mean of their log-probabilities."""
+
+    files: Annotated[list[TeacherFile], Field(min_length=1)]
+
+    @property
+    def image_size(self) -> int:
+        """The largest of the files' inputs, in pixels."""
+        return max(file.image_size for file in self.files)
+
+
+# In the place where an error is the tag names the kind; nothing in a YAML file can be called so.
+TEACHERS: dict[str, type[Strict]] = {"<trained>": TeacherConfig, "<given>": GivenTeacherConfig}
+
+
+def _kind_of_teacher(value: Any) -> str:
+    given = "files" in value if isinstance(value, Mapping) else hasattr(value, "files")
+    return "<given>" if given else "<trained>"
+
+
+AnyTeacherConfig = Annotated[
+    Annotated[TeacherConfig, Tag("<trained>")] | Annotated[GivenTeacherConfig, Tag("<given>")],
+    Discriminator(_kind_of_teacher),
+]
 
 
 class SoftLabelsConfig(Strict):
@@ -190,7 +242,7 @@ class Experiment(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
     data: DataConfig
     views: ViewsConfig = ViewsConfig()
-    teacher: TeacherConfig
+    teacher: AnyTeacherConfig
     soft_labels: SoftLabelsConfig = SoftLabelsConfig()
     student: StudentConfig
     compress: CompressConfig = CompressConfig()
@@ -244,10 +296,11 @@ def _with_named_choices(raw: Any) -> Any:
     """Every single choice as a mapping with a name, so that --set can change one option of it."""
     values = OmegaConf.to_container(raw)
     assert isinstance(values, dict)
-    for section, model in (("teacher", TeacherConfig), ("student", StudentConfig)):
+    for section in ("teacher", "student"):
         some = values.get(section)
         if not isinstance(some, dict):
             continue
+        model = TEACHERS[_kind_of_teacher(some)] if section == "teacher" else StudentConfig
         for key, field in model.model_fields.items():
             if field.annotation is not Choice:
                 continue
@@ -263,9 +316,10 @@ def _with_named_choices(raw: Any) -> Any:
 def _explain(path: Path, error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
-        where = [str(part) for part in problem["loc"]]
+        place = [str(part) for part in problem["loc"]]
+        where = [part for part in place if part not in TEACHERS]
         if problem["type"] == "extra_forbidden":
-            known = _fields_at(where[:-1])
+            known = _fields_at(place[:-1])
             lines.append(f"unknown key {'.'.join(where)}.{nearest(where[-1], known)}")
         elif problem["type"] == "missing":
             lines.append(f"{'.'.join(where)} is missing.")
@@ -278,7 +332,12 @@ def _explain(path: Path, error: ValidationError) -> str:
 def _fields_at(where: list[str]) -> list[str]:
     model: Any = Experiment
     for part in where:
-        model = model.model_fields[part].annotation
+        if part in TEACHERS:
+            model = TEACHERS[part]
+        elif part.isdigit():
+            (model,) = get_args(model)
+        else:
+            model = model.model_fields[part].annotation
     return list(model.model_fields)
 
 
@@ -292,6 +351,12 @@ def _check_choices(experiment: Experiment, registries: Mapping[str, Registry]) -
             raise UserError(f"{where}: {error}") from None
         return Choice(name=choice.name, options=options)
 
+    def checked_fields(section: str, config: Strict) -> Strict:
+        choices = {k: v for k, v in config if isinstance(v, Choice)}
+        return config.model_copy(
+            update={k: checked(k, f"{section}.{k}", v) for k, v in choices.items()}
+        )
+
     def checked_list(kind: str, where: str, choices: list[Choice]) -> list[Choice]:
         names = [choice.name for choice in choices]
         twice = {name for name in names if names.count(name) > 1}
@@ -299,24 +364,12 @@ def _check_choices(experiment: Experiment, registries: Mapping[str, Registry]) -
             raise UserError(f"{where} names {', '.join(sorted(twice))} twice. Keep one.")
         return [checked(kind, f"{where}[{i}]", choice) for i, choice in enumerate(choices)]
 
-    teacher, student = experiment.teacher, experiment.student
     compress, evaluate = experiment.compress, experiment.evaluate
     registries["source"][experiment.data.source]
     return experiment.model_copy(
         update={
-            "teacher": teacher.model_copy(
-                update={
-                    "backbone": checked("backbone", "teacher.backbone", teacher.backbone),
-                    "strategy": checked("strategy", "teacher.strategy", teacher.strategy),
-                }
-            ),
-            "student": student.model_copy(
-                update={
-                    "backbone": checked("backbone", "student.backbone", student.backbone),
-                    "strategy": checked("strategy", "student.strategy", student.strategy),
-                    "loss": checked("loss", "student.loss", student.loss),
-                }
-            ),
+            "teacher": checked_fields("teacher", experiment.teacher),
+            "student": checked_fields("student", experiment.student),
             "compress": compress.model_copy(
                 update={
                     "methods": checked_list("method", "compress.methods", compress.methods),

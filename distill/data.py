@@ -17,10 +17,12 @@ from configs.errors import UserError
 from configs.progress import track
 from configs.run_dir import RunDir, Step, digest, file_sha256, read_json, write_text
 from configs.schema import DataConfig
-from distill.sources import SOURCES, Listing
+from distill.sources import SOURCES, Listing, unlabelled_files
 from eval.images import PHOTO_SUFFIXES, UnreadablePhoto, decode_photo
 
 SPLITS = ("train", "validation", "test")
+UNLABELLED = "unlabelled"
+"""The split of photos that the student learns from through its teacher alone."""
 DEFAULTS = DataConfig()
 
 
@@ -48,7 +50,11 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Examples:
-    """Photos of one split: ids, files and class indices, in the order of their ids."""
+    """Photos of one split: ids, files and class indices, in the order of their ids.
+
+    Attributes:
+        labels: int32, (examples,); -1 for a photo without a label.
+    """
 
     ids: list[str]
     paths: list[Path]
@@ -62,6 +68,9 @@ class Examples:
 def list_source(data: DataConfig, run: RunDir) -> tuple[Listing, str]:
     """The files of the source, and a digest of their names, sizes and times of change."""
     listing = SOURCES[data.source](data.path, run.photos_manifest.parent)
+    if data.unlabelled is not None:
+        further = [(path, "", UNLABELLED) for path in unlabelled_files(data.unlabelled)]
+        listing = Listing(listing.root, [*listing.files, *further])
     stats = []
     for path, label, split in listing.files:
         stat = os.stat(listing.root / path) if os.path.exists(listing.root / path) else None
@@ -109,7 +118,7 @@ def scan(
 
 def _carved(listing: Listing, sha256: str, validation: float, test: float) -> str:
     """Splits that have folders of their own get nothing from the train folder."""
-    given = {split for _, _, split in listing.files if split}
+    given = {split for _, _, split in listing.files if split} - {UNLABELLED}
     share = {"validation": validation, "test": test}
     return split_of(sha256, **{k: 0.0 if k in given else v for k, v in share.items()})
 
@@ -141,16 +150,18 @@ def _without_doubles(opened: Iterable[tuple[Photo, bool]]) -> tuple[list[Photo],
     """One photo for each content.
 
     Under two labels none is kept: nobody knows which one is right. Of one in train and one in
-    a given validation or test folder the latter stays, so that nothing tested was learned.
+    a given validation or test folder the latter stays, so that nothing tested was learned; and
+    one with a label stays before one without.
     """
+    order = (UNLABELLED, *SPLITS)
     same: dict[str, list[tuple[Photo, bool]]] = defaultdict(list)
     for photo, given in opened:
         same[photo.sha256].append((photo, given))
     photos, skipped = [], []
     for group in same.values():
-        group.sort(key=lambda member: (-SPLITS.index(member[0].split), not member[1]))
+        group.sort(key=lambda member: (-order.index(member[0].split), not member[1]))
         members = [photo for photo, _ in group]
-        labels = sorted({photo.label for photo in members})
+        labels = sorted({photo.label for photo in members} - {""})
         if len(labels) > 1:
             reason = f"the same photo under {' and '.join(labels)}"
             skipped += [Skipped(photo.path, reason) for photo in members]
@@ -173,7 +184,7 @@ def _check_enough(
             "Mend or remove them, or raise it: --set data.max_skipped=0.5"
         )
     count = Counter((photo.label, photo.split) for photo in photos)
-    classes = sorted({label for _, label, _ in listing.files})
+    classes = sorted({label for _, label, _ in listing.files} - {""})
     usable = [name for name in classes if any(count[name, split] for split in SPLITS)]
     if len(usable) < 2:
         raise UserError(
@@ -210,22 +221,23 @@ def _csv(columns: list[str], rows: list[list[Any]]) -> str:
     return text.getvalue()
 
 
-def load_examples(run: RunDir, split: str) -> Examples:
-    """The photos of one split of a run.
+def load_examples(run: RunDir, *splits: str) -> Examples:
+    """The photos of one split of a run, or of several, one behind the other.
 
     Raises:
         UserError: the run has no manifest yet.
     """
     facts = read_json(run.photos_manifest.with_suffix(".json"))
     with open(run.photos_manifest, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+        rows = list(csv.DictReader(file))
+    rows = [row for split in splits for row in rows if row["split"] == split]
     return make_examples(rows, Path(facts["root"]), facts["classes"])
 
 
 def make_examples(rows: Iterable[dict[str, str]], root: Path, classes: list[str]) -> Examples:
     """Examples of manifest rows (as dictionaries of their columns)."""
     rows = list(rows)
-    number = {name: i for i, name in enumerate(classes)}
+    number = {"": -1, **{name: i for i, name in enumerate(classes)}}
     return Examples(
         ids=[row["id"] for row in rows],
         paths=[root / row["path"] for row in rows],
@@ -250,8 +262,8 @@ def data_step(run: RunDir, data: DataConfig) -> Step:
         return write_manifest(run, photos, skipped), {
             "root": str(listing.root.resolve()),
             "source": data.source,
-            "classes": sorted({photo.label for photo in photos}),
-            **{f"num_{split}": count[split] for split in SPLITS},
+            "classes": sorted({photo.label for photo in photos} - {""}),
+            **{f"num_{split}": count[split] for split in (*SPLITS, UNLABELLED)},
             "num_skipped": len(skipped),
         }
 

@@ -136,12 +136,15 @@ def training_batches(
 
     Returns:
         images float32 (batch, image_size, image_size, 3); targets float32 (batch, classes),
-        one-hot or mixed, or (batch, 2 * classes) with the teacher's logits behind.
+        one-hot or mixed, zeros of a photo without a label, or (batch, 2 * classes) with the
+        teacher's logits behind.
     """
     num = len(source.examples)
     steps = steps_per_epoch(num, batch_size)
     batch_size = min(batch_size, num)
-    one_hot = np.eye(len(source.examples.classes), dtype="float32")[source.examples.labels]
+    # No class is that of a photo without a label.
+    one_hot = source.examples.labels[:, None] == np.arange(len(source.examples.classes))
+    one_hot = one_hot.astype("float32")
 
     def pairs(epoch: tf.Tensor) -> tf.data.Dataset:
         key = tf.stack([seed, tf.cast(epoch, tf.int32)])

@@ -191,9 +191,9 @@ def _pearson(a: Any, b: Any, axis: int) -> Any:
 
 
 def cross_entropy(*, labels: Any, logits: Any, label_smoothing: float = 0.0) -> Any:
-    """Cross-entropy with one-hot labels, one value per example, (batch,)."""
-    num_classes = logits.shape[-1]
-    labels = labels * (1.0 - label_smoothing) + label_smoothing / num_classes
+    """Cross-entropy with one-hot labels, one value per example, (batch,); 0 without a label."""
+    known = ops.sum(labels, axis=-1, keepdims=True)
+    labels = labels * (1.0 - label_smoothing) + known * label_smoothing / logits.shape[-1]
     return -ops.sum(labels * ops.log_softmax(logits), axis=-1)
 
 
@@ -240,6 +240,11 @@ def distillation_objective(
     return loss
 
 
+def needs_labels(name: str) -> bool:
+    """Whether a registered loss asks for the labels beside the logits."""
+    return "labels" in inspect.signature(LOSSES[name]).parameters
+
+
 def balanced_class_weights(labels: np.ndarray, num_classes: int) -> tuple[float, ...]:
     """Weights by which every class counts the same in sum, and the mean example 1.
 
@@ -254,4 +259,6 @@ def balanced_class_weights(labels: np.ndarray, num_classes: int) -> tuple[float,
 def _example_weights(labels: Any, class_weights: tuple[float, ...] | None) -> Any:
     if class_weights is None:
         return 1.0
-    return ops.sum(labels * ops.convert_to_tensor(class_weights, dtype=labels.dtype), axis=-1)
+    weights = ops.convert_to_tensor(class_weights, dtype=labels.dtype)
+    # What has no label counts as the mean example does.
+    return 1.0 + ops.sum(labels * (weights - 1.0), axis=-1)

@@ -8,23 +8,32 @@ import numpy as np
 
 from configs.progress import track
 from configs.run_dir import RunDir, Step, file_sha256, output_sha256, whole_file
+from configs.schema import Experiment, GivenTeacherConfig
 from distill.classifier import EVALUATION_BATCH, load_model
 from distill.data import Examples, load_examples
 from distill.inputs import evaluation_images
-from eval.accuracy import Pixels, as_probabilities
+from distill.teacher import evaluation_logits, load_teachers, teacher_digest
+from eval.accuracy import Pixels, as_probabilities, output_kind, two_classes
 
 
-def model_predictions_step(run: RunDir, name: str) -> Step:
+def model_predictions_step(run: RunDir, experiment: Experiment, name: str) -> Step:
     """Probabilities of one model of the run on both splits, as `.npz` with an array for each."""
     path = run.predictions(name)
+    given = name == "teacher" and isinstance(experiment.teacher, GivenTeacherConfig)
+    manifest = run.model_dir(name) / "manifest.json"
     inputs = {
         "photos": file_sha256(run.photos_manifest),
-        "model": output_sha256(run.model_dir(name) / "manifest.json", "model.keras"),
+        "model": teacher_digest(run) if given else output_sha256(manifest, "model.keras"),
     }
 
     def build() -> tuple[list[Path], dict[str, Any]]:
-        model = load_model(run.model(name))
         splits = {s: load_examples(run, s) for s in ("validation", "test")}
+        if given:
+            teachers = load_teachers(run, experiment)
+            logits = {s: evaluation_logits(teachers, some) for s, some in splits.items()}
+            save_predictions(path, {s: as_probabilities(some) for s, some in logits.items()})
+            return [path], {}
+        model = load_model(run.model(name))
         probs = {s: model_probabilities(model, some, name=name) for s, some in splits.items()}
         save_predictions(path, probs)
         return [path], {}
@@ -54,13 +63,5 @@ def model_probabilities(
             seen = images if pixels is None else pixels.apply(images)
             outputs.append(np.asarray(model.predict_on_batch(seen)))
             advance(sum(map(len, outputs)))
-    return as_probabilities(_two_classes(np.concatenate(outputs)))
-
-
-def _two_classes(outputs: np.ndarray) -> np.ndarray:
-    """One score of the second class, a probability or a logit, as two; others as they are."""
-    if outputs.shape[1] != 1:
-        return outputs
-    if outputs.min() >= 0 and outputs.max() <= 1:
-        return np.hstack([1 - outputs, outputs])
-    return np.hstack([np.zeros_like(outputs), outputs])
+    answers = np.concatenate(outputs)
+    return as_probabilities(two_classes(answers, output_kind(answers)))

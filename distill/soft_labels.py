@@ -8,15 +8,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from configs.errors import StepFailed, UserError
-from configs.run_dir import RunDir, Step, digest, is_current, output_sha256, whole_file
+from configs.run_dir import RunDir, Step, digest, is_current, whole_file
 from configs.schema import Experiment
-from distill.classifier import load_model
-from distill.data import Examples, load_examples
+from distill.data import Examples
 from distill.inputs import ViewSource
 from distill.label_file import (
     ROWS_PER_CHUNK,
@@ -26,7 +24,15 @@ from distill.label_file import (
     shard_rows,
     write_label_file,
 )
-from distill.teacher import shared_views, view_inputs
+from distill.teacher import (
+    Teacher,
+    load_teachers,
+    mean_log_probabilities,
+    taught_examples,
+    taught_views,
+    teacher_digest,
+    view_inputs,
+)
 
 BATCH_SIZE = 32
 
@@ -37,7 +43,7 @@ def soft_labels_step(run: RunDir, experiment: Experiment) -> Step:
     path = run.soft_labels(digest(inputs))
 
     def build() -> tuple[list[Path], dict[str, Any]]:
-        return _label(run, experiment, path, range(len(load_examples(run, "train"))))
+        return _label(run, experiment, path, range(len(taught_examples(run))))
 
     return Step("soft labels", path.with_suffix(".json"), inputs, build)
 
@@ -53,7 +59,7 @@ def shard_step(run: RunDir, experiment: Experiment, shard: int, num_shards: int)
     inputs = {**inputs, "shard": shard, "num_shards": num_shards}
 
     def build() -> tuple[list[Path], dict[str, Any]]:
-        num_examples = len(load_examples(run, "train"))
+        num_examples = len(taught_examples(run))
         rows = shard_rows(num_examples, shard, num_shards)
         if not rows:
             raise UserError(
@@ -75,7 +81,7 @@ def merge_step(run: RunDir, experiment: Experiment) -> Step:
     whole = soft_labels_step(run, experiment)
 
     def build() -> tuple[list[Path], dict[str, Any]]:
-        examples = load_examples(run, "train")
+        examples = taught_examples(run)
         path = whole.manifest.with_suffix(".npy")
         shards = _complete_shards(run, experiment, path.stem)
         label_format = _label_format(experiment, examples)
@@ -132,7 +138,7 @@ def _complete_shards(run: RunDir, experiment: Experiment, name: str) -> list[Pat
 def load_soft_labels(run: RunDir, experiment: Experiment) -> Reader:
     """The finished labels of a run, mapped from disk."""
     path = soft_labels_step(run, experiment).manifest.with_suffix(".npy")
-    return label_reader(path, _label_format(experiment, load_examples(run, "train")))
+    return label_reader(path, _label_format(experiment, taught_examples(run)))
 
 
 def verify_soft_labels(run: RunDir, experiment: Experiment, count: int) -> dict[str, Any]:
@@ -144,18 +150,12 @@ def verify_soft_labels(run: RunDir, experiment: Experiment, count: int) -> dict[
     Raises:
         StepFailed: a label is further off than float16 rounds.
     """
-    source = shared_views(run, experiment, experiment.soft_labels.num_views)
+    source = taught_views(run, experiment)
     rng = np.random.default_rng()
     indices = rng.integers(len(source.examples), size=count)
     views = rng.integers(source.num_views, size=count)
-    live = view_logits(
-        load_model(run.model("teacher")),
-        source,
-        indices,
-        views,
-        image_size=experiment.teacher.image_size,
-        batch_size=BATCH_SIZE - 1,
-    )
+    teachers = load_teachers(run, experiment)
+    live = view_logits(teachers, source, indices, views, batch_size=BATCH_SIZE - 1)
     stored = load_soft_labels(run, experiment)(indices, views)
     label_format = _label_format(experiment, source.examples)
     differences = _differences(label_format, stored, live)
@@ -182,46 +182,47 @@ def _differences(label_format: LabelFormat, stored: np.ndarray, live: np.ndarray
 
 
 def view_logits(
-    model: keras.Model,
+    teachers: list[Teacher],
     source: ViewSource,
     indices: np.ndarray,
     views: np.ndarray,
     *,
-    image_size: int,
     batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
-    """Logits of some views, float32 (views, classes)."""
+    """What the teachers say together of some views, each at its own size, (views, classes)."""
     pairs = tf.data.Dataset.from_tensor_slices(
         (np.asarray(indices, "int64"), np.asarray(views, "int64"))
     )
-    batches = source.images(pairs, image_size).map(lambda view: view.image)
-    batches = batches.batch(batch_size).prefetch(tf.data.AUTOTUNE)
-    return np.concatenate([np.asarray(model.predict_on_batch(images)) for images in batches])
+
+    def logits_of(teacher: Teacher) -> np.ndarray:
+        batches = source.images(pairs, teacher.image_size).map(lambda view: view.image)
+        batches = batches.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+        return np.concatenate([teacher.logits(images.numpy()) for images in batches])
+
+    return mean_log_probabilities([logits_of(teacher) for teacher in teachers])
 
 
 def label_views(
-    model: keras.Model,
+    teachers: list[Teacher],
     source: ViewSource,
     path: Path,
     label_format: LabelFormat,
     *,
     rows: range,
-    image_size: int,
 ) -> None:
     """Write the logits of all views of some examples to `path`; resumable."""
 
     def logits_of(chunk: range) -> np.ndarray:
         indices = np.repeat(np.asarray(chunk), source.num_views)
         views = np.tile(np.arange(source.num_views), len(chunk))
-        return view_logits(model, source, indices, views, image_size=image_size)
+        return view_logits(teachers, source, indices, views)
 
     write_label_file(path, label_format, rows=rows, num_views=source.num_views, logits_of=logits_of)
 
 
 def _inputs(run: RunDir, experiment: Experiment) -> dict[str, Any]:
-    teacher = output_sha256(run.model_dir("teacher") / "manifest.json", "model.keras")
     config = experiment.soft_labels.model_dump(mode="json")
-    return {**view_inputs(run, experiment), "teacher": teacher, **config}
+    return {**view_inputs(run, experiment), "teacher": teacher_digest(run), **config}
 
 
 def _label_format(experiment: Experiment, examples: Examples) -> LabelFormat:
@@ -237,13 +238,7 @@ def _label_format(experiment: Experiment, examples: Examples) -> LabelFormat:
 def _label(
     run: RunDir, experiment: Experiment, path: Path, rows: range
 ) -> tuple[list[Path], dict[str, Any]]:
-    source = shared_views(run, experiment, experiment.soft_labels.num_views)
-    label_views(
-        load_model(run.model("teacher")),
-        source,
-        path,
-        _label_format(experiment, source.examples),
-        rows=rows,
-        image_size=experiment.teacher.image_size,
-    )
+    source = taught_views(run, experiment)
+    teachers = load_teachers(run, experiment)
+    label_views(teachers, source, path, _label_format(experiment, source.examples), rows=rows)
     return [path], {"num_examples": len(rows), "num_views": source.num_views}

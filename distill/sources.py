@@ -89,6 +89,18 @@ def _files(root: Path, start: Path) -> Iterator[str]:
                 yield os.path.relpath(os.path.join(parent, name), root)
 
 
+def unlabelled_files(path: Path) -> list[str]:
+    """Files below a folder of photos without labels, as absolute paths.
+
+    Raises:
+        UserError: it is no folder.
+    """
+    if not path.is_dir():
+        raise UserError(f"data.unlabelled is {path}. Expected a folder of photos.")
+    root = path.resolve()
+    return [str(root / name) for name in _files(root, root)]
+
+
 @SOURCES.add
 def digits(path: Path | None, run_data: Path) -> Listing:
     """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, written out as PNG files."""

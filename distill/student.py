@@ -4,15 +4,38 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from configs.errors import UserError
 from configs.run_dir import RunDir, Step
 from configs.schema import Experiment
 from distill.classifier import Course, remove_checkpoint, train_classifier
+from distill.inputs import ViewSource
 from distill.label_file import Reader
-from distill.losses import Objective, distillation_objective, label_objective
+from distill.losses import Objective, distillation_objective, label_objective, needs_labels
 from distill.soft_labels import load_soft_labels, soft_labels_step
-from distill.teacher import class_weights, shared_views, view_inputs, weights_input
+from distill.teacher import (
+    class_weights,
+    labelled_views,
+    taught_examples,
+    taught_views,
+    view_inputs,
+    weights_input,
+)
 
 NOT_OF_THE_CONTROL = {"loss", "soft_weight", "control", "seeds"}
+
+
+def check_loss(experiment: Experiment) -> None:
+    """Look whether the loss can learn from all photos, before anything is trained.
+
+    Raises:
+        UserError: it asks for labels, and some photos have none.
+    """
+    loss = experiment.student.loss.name
+    if experiment.data.unlabelled is not None and needs_labels(loss):
+        raise UserError(
+            f"student.loss {loss} needs the label of every photo, and data.unlabelled adds photos "
+            "without. Leave one of the two out; kd and dist need no labels."
+        )
 
 
 def student_objective(run: RunDir, experiment: Experiment) -> Objective:
@@ -38,21 +61,26 @@ def student_step(run: RunDir, experiment: Experiment, number: int = 1) -> Step:
         seed_name("student", number),
         {"student": config, "soft_labels": labels.stem},
         objective=lambda: student_objective(run, experiment),
+        source=lambda: taught_views(run, experiment),
         soft_labels=lambda: load_soft_labels(run, experiment),
         number=number,
     )
 
 
 def control_step(run: RunDir, experiment: Experiment, number: int = 1) -> Step:
-    """Train the same student with the same budget, views and seed on labels alone."""
-    student = experiment.student
+    """Train the same student with the same budget, views and seed on labels alone.
+
+    Where the student has photos without labels too, the control sees its own more often.
+    """
+    student, num_views = experiment.student, experiment.soft_labels.num_views
     config = student.model_dump(mode="json", exclude=NOT_OF_THE_CONTROL)
     return _training_step(
         run,
         experiment,
         seed_name("control", number),
-        {"student": config, "num_views": experiment.soft_labels.num_views},
+        {"student": config, "num_views": num_views},
         objective=lambda: label_objective(student.label_smoothing, class_weights(run, student)),
+        source=lambda: labelled_views(run, experiment, num_views),
         soft_labels=lambda: None,
         number=number,
     )
@@ -70,6 +98,7 @@ def _training_step(
     inputs: dict[str, Any],
     *,
     objective: Callable[[], Objective],
+    source: Callable[[], ViewSource],
     soft_labels: Callable[[], Reader | None],
     number: int,
 ) -> Step:
@@ -81,11 +110,14 @@ def _training_step(
     }
 
     def build() -> tuple[list[Path], dict[str, Any]]:
+        views, config = source(), experiment.student
+        # As many steps with fewer photos.
+        epochs = round(config.epochs * len(taught_examples(run)) / len(views.examples))
         course = Course(
             name=name,
-            config=experiment.student,
+            config=config.model_copy(update={"epochs": epochs}),
             # Views keep the seed of the run: they are what the labels are of.
-            source=shared_views(run, experiment, experiment.soft_labels.num_views),
+            source=views,
             objective=objective(),
             seed=experiment.seed + number - 1,
             inputs=inputs,

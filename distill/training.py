@@ -1,5 +1,6 @@
 """The one `fit` of Keras 3 models: optimizer, schedule, validation, checkpoints, early stopping."""
 
+import contextlib
 import logging
 import math
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from configs.errors import StepFailed
 from configs.progress import Advance, track
@@ -92,18 +94,34 @@ def fit(
         while not keeper.finished:
             first = keeper.done.step
             # Keras knows whole epochs only: the rest of a broken one is a fit of its own.
-            model.fit(
-                train(keeper.epoch, first),
-                initial_epoch=keeper.epoch,
-                epochs=keeper.epoch + 1 if first else schedule.epochs,
-                steps_per_epoch=schedule.steps_per_epoch - first,
-                callbacks=[keeper],
-                shuffle=False,
-                verbose=0,
-            )
+            with _graphs_as_traced():
+                model.fit(
+                    train(keeper.epoch, first),
+                    initial_epoch=keeper.epoch,
+                    epochs=keeper.epoch + 1 if first else schedule.epochs,
+                    steps_per_epoch=schedule.steps_per_epoch - first,
+                    callbacks=[keeper],
+                    shuffle=False,
+                    verbose=0,
+                )
             keeper.undo_averaging()
     keeper.assign_result()
     return keeper.history
+
+
+@contextlib.contextmanager
+def _graphs_as_traced() -> Iterator[None]:
+    """TensorFlow's graph optimizer left out: a training step is not faster for it (docs/LOG.md).
+
+    On the graph of a B4's step it works for a quarter of a minute. What only predicts is faster
+    for it, so this ends with the training.
+    """
+    options = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options({**options, "disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({**options, "disable_meta_optimizer": False})
 
 
 def compile_model(model: keras.Model, objective: Objective, schedule: Schedule) -> None:
@@ -125,11 +143,19 @@ def compile_model(model: keras.Model, objective: Objective, schedule: Schedule) 
     optimizer.build(model.trainable_variables)
 
     def accuracy(targets: Any, logits: Any) -> Any:
-        labels = keras.ops.argmax(targets[:, : logits.shape[-1]], axis=-1)
-        return keras.ops.cast(labels == keras.ops.argmax(logits, axis=-1), "float32")
+        labels = targets[:, : logits.shape[-1]]
+        right = keras.ops.argmax(labels, axis=-1) == keras.ops.argmax(logits, axis=-1)
+        known = keras.ops.sum(labels, axis=-1)  # 0 of a photo without a label
+        right = keras.ops.cast(right, known.dtype) * known
+        return keras.ops.sum(right) / keras.ops.maximum(keras.ops.sum(known), 1.0)
 
     # XLA takes minutes to compile a B4, and gains nothing back on CPU.
     model.compile(optimizer=optimizer, loss=objective, metrics=[accuracy], jit_compile=False)
+    # A metric makes its variables when it first sees values. Within the first step that would have
+    # the step traced twice, which for a B4 takes longer than an epoch of small photos.
+    nothing = keras.ops.zeros((1, model.output_shape[-1]))
+    model.compute_metrics(None, nothing, nothing)
+    model.reset_metrics()
 
 
 def _assign(variables: list[Any], values: list[np.ndarray]) -> None:

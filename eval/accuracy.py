@@ -75,21 +75,43 @@ def _triple(option: str, text: str, *, positive: bool = False) -> Triple:
 
 
 def as_probabilities(outputs: np.ndarray) -> np.ndarray:
-    """Rows that are probabilities as they are, renormalised; anything else through softmax.
-
-    An int8 output holds probabilities in steps of 1/256, so a sum is off by up to half a step
-    for each class. Decided for all rows together: a file returns one or the other.
-    """
+    """Rows that are probabilities as they are, renormalised; anything else through softmax."""
     outputs = outputs.astype("float32")
-    sums = outputs.sum(axis=1, keepdims=True)
-    num_classes = outputs.shape[1]
-    tolerance = max(0.05, num_classes / 512)
-    in_range = outputs.min(initial=0) >= 0 and outputs.max(initial=0) <= 1.01
-    if in_range and np.abs(sums - 1).max(initial=0) <= tolerance:
+    if output_kind(outputs) == "probabilities":
+        sums = outputs.sum(axis=1, keepdims=True)
         # A row that was rounded to zeros knows nothing.
-        return np.where(sums > 0, outputs / np.maximum(sums, 1e-7), 1 / num_classes)
-    exp = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-    return np.asarray(exp / exp.sum(axis=1, keepdims=True))
+        return np.where(sums > 0, outputs / np.maximum(sums, 1e-7), 1 / outputs.shape[1])
+    return np.asarray(np.exp(log_softmax(outputs)))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities, (examples, classes)."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def output_kind(outputs: np.ndarray) -> str:
+    """Whether a model answers with "probabilities" or "logits".
+
+    Decided for all rows together, for a model returns one or the other. An int8 output holds
+    probabilities in steps of 1/256, so a sum is off by up to half a step for each class.
+
+    Args:
+        outputs: (examples, classes), or (examples, 1) for the score of the second of two classes.
+    """
+    num_classes = outputs.shape[1]
+    in_range = outputs.min(initial=0) >= 0 and outputs.max(initial=0) <= 1.01
+    off = np.abs(outputs.sum(axis=1) - 1).max(initial=0)
+    sums_fit = num_classes == 1 or off <= max(0.05, num_classes / 512)
+    return "probabilities" if in_range and sums_fit else "logits"
+
+
+def two_classes(outputs: np.ndarray, kind: str) -> np.ndarray:
+    """One score of the second class, of a kind as `output_kind` tells, as two; others as is."""
+    if outputs.shape[1] != 1:
+        return outputs
+    first = 1 - outputs if kind == "probabilities" else np.zeros_like(outputs)
+    return np.hstack([first, outputs])
 
 
 def predict_file(

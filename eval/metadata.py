@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval.accuracy import OWN_PIXELS, Pixels
 from eval.machine import package_version
 
 PREFIX = "potstill."
@@ -78,6 +79,13 @@ def read_metadata(path: Path) -> FileMetadata | None:
         return FileMetadata(**values) if values else None
     except (TypeError, KeyError, ValueError, zipfile.BadZipFile):
         return None  # somebody else's metadata
+
+
+def expected_pixels(metadata: FileMetadata | None, given: Pixels | None) -> Pixels:
+    """What a file expects of its input: as the user says, else as the file itself says."""
+    if given is not None or metadata is None:
+        return given or OWN_PIXELS
+    return Pixels(tuple(metadata.pixels["mean"]), tuple(metadata.pixels["std"]))
 
 
 def _zip_values(path: Path) -> dict[str, Any] | None:

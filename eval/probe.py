@@ -31,7 +31,7 @@ class TfliteModel:
 
     runtime = "litert"
 
-    def __init__(self, path: Path, num_threads: int) -> None:
+    def __init__(self, path: Path, num_threads: int, image_size: int | None) -> None:
         with open(path, "rb") as file:
             content = file.read(32)
         if len(content) < 32 or content[4:8] != b"TFL3":
@@ -45,8 +45,17 @@ class TfliteModel:
             _check_one(inputs, outputs)
             if np.dtype(inputs[0]["dtype"]).kind not in "fiu":
                 raise ModelFileError(f"input of type {inputs[0]['dtype']}; expected numbers")
-            shape = _image_shape([int(n) for n in inputs[0]["shape_signature"]])
-            self._interpreter.resize_tensor_input(inputs[0]["index"], [shape[0] or 1, *shape[1:]])
+            shape = [int(n) for n in inputs[0]["shape_signature"]]
+            batch, self.input_shape, channels_first = _image_shape(shape, image_size)
+            if channels_first:
+                raise ModelFileError(
+                    f"input of shape {shape} with channels first; expected (batch, height, width, "
+                    "3): export the model with channels last"
+                )
+            self.batch = batch or 1
+            self._interpreter.resize_tensor_input(
+                inputs[0]["index"], [self.batch, *self.input_shape]
+            )
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             if isinstance(error, ModelFileError):
@@ -54,8 +63,6 @@ class TfliteModel:
             raise ModelFileError(f"damaged, or with operators not known here ({error})") from None
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[0]
-        self.batch = shape[0] or 1
-        self.input_shape = (shape[1], shape[2], 3)
         self.input_dtype = np.dtype(self._input["dtype"]).name
         self.num_classes = _num_classes(self._output["shape"], self.batch)
         self._set(np.zeros((self.batch, *self.input_shape), "float32"))
@@ -118,23 +125,25 @@ def _check_one(inputs: list[Any], outputs: list[Any]) -> None:
         )
 
 
-def _image_shape(shape: list[Any]) -> tuple[int | None, int, int, int]:
-    """(batch or None, height, width, 3) of an input's shape."""
+def _image_shape(
+    shape: list[Any], image_size: int | None
+) -> tuple[int | None, tuple[int, int, int], bool]:
+    """(batch or None, (height, width, 3), whether channels come first) of an input's shape."""
     if len(shape) != 4:
         raise ModelFileError(f"input of shape {shape}; expected (batch, height, width, 3)")
-    if shape[1] == 3 and shape[3] != 3:
-        raise ModelFileError(
-            f"input of shape {shape} with channels first; expected (batch, height, width, 3): "
-            "export the model with channels last"
-        )
     known = [n if isinstance(n, int) and n > 0 else None for n in shape]
-    if known[1] is None or known[2] is None:
+    channels_first = known[1] == 3 and known[3] != 3
+    batch, height, width, channels = [known[i] for i in (0, 2, 3, 1)] if channels_first else known
+    if channels != 3:
+        raise ModelFileError(f"input of shape {shape}; expected three channels (RGB)")
+    if image_size and (height or image_size, width or image_size) != (image_size, image_size):
+        raise ModelFileError(f"input of shape {shape}; expected {image_size} x {image_size} pixels")
+    height, width = height or image_size, width or image_size
+    if height is None or width is None:
         raise ModelFileError(
             f"input of shape {shape} without a fixed height and width: export it with one"
         )
-    if known[3] != 3:
-        raise ModelFileError(f"input of shape {shape}; expected three channels (RGB)")
-    return known[0], known[1], known[2], 3
+    return batch, (height, width, 3), channels_first
 
 
 def _num_classes(shape: Any, batch: int) -> int:
@@ -157,11 +166,11 @@ def _quantized(images: np.ndarray, details: dict[str, Any]) -> np.ndarray:
 
 
 class OnnxModel:
-    """An `.onnx` file in ONNX Runtime, on the CPU."""
+    """An `.onnx` file in ONNX Runtime, on the CPU; one with channels first is given them so."""
 
     runtime = "onnxruntime"
 
-    def __init__(self, path: Path, num_threads: int) -> None:
+    def __init__(self, path: Path, num_threads: int, image_size: int | None) -> None:
         onnxruntime = _onnxruntime()
         self.runtime_version = onnxruntime.__version__
         options = onnxruntime.SessionOptions()
@@ -178,16 +187,17 @@ class OnnxModel:
             raise ModelFileError(f"no ONNX model, or a damaged one ({_first(error)})") from None
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         _check_one(inputs, outputs)
-        shape = _image_shape(list(inputs[0].shape))
+        batch, self.input_shape, self._channels_first = _image_shape(
+            list(inputs[0].shape), image_size
+        )
         self._name = inputs[0].name
         self.input_dtype = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}.get(
             inputs[0].type, inputs[0].type
         )
         if self.input_dtype not in ("float32", "uint8"):
             raise ModelFileError(f"input of type {inputs[0].type}; expected float or uint8")
-        self.batch = shape[0] or 1
-        self.input_shape = (shape[1], shape[2], 3)
-        self._feed = {self._name: np.zeros((self.batch, *self.input_shape), self.input_dtype)}
+        self.batch = batch or 1
+        self._feed = self._fed(np.zeros((self.batch, *self.input_shape), "float32"))
         answer = list(outputs[0].shape)
         if not all(isinstance(n, int) for n in answer[1:]):
             answer = self._output_shape()
@@ -204,11 +214,15 @@ class OnnxModel:
         """Execute on the input that is set."""
         self._session.run(None, self._feed)
 
-    def predict_batch(self, images: np.ndarray) -> np.ndarray:
+    def _fed(self, images: np.ndarray) -> dict[str, np.ndarray]:
         if self.input_dtype == "uint8":
             images = np.clip(np.round(images), 0, 255)
-        output = self._session.run(None, {self._name: images.astype(self.input_dtype)})[0]
-        return np.asarray(output, "float32")
+        if self._channels_first:
+            images = images.transpose(0, 3, 1, 2)
+        return {self._name: np.ascontiguousarray(images, self.input_dtype)}
+
+    def predict_batch(self, images: np.ndarray) -> np.ndarray:
+        return np.asarray(self._session.run(None, self._fed(images))[0], "float32")
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """What the file answers: float32 (n, classes), for float32 (n, height, width, 3)."""
@@ -222,17 +236,20 @@ def _first(error: Exception) -> str:
 Model = TfliteModel | OnnxModel
 
 
-def open_model(path: Path, num_threads: int = 1) -> Model:
+def open_model(path: Path, num_threads: int = 1, image_size: int | None = None) -> Model:
     """A model file, ready to run.
+
+    Args:
+        image_size: height and width, for a file that takes any; one that takes others is refused.
 
     Raises:
         ModelFileError: it is none, or one that takes no single RGB image.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".tflite":
-        return TfliteModel(path, num_threads)
+        return TfliteModel(path, num_threads, image_size)
     if suffix == ".onnx":
-        return OnnxModel(path, num_threads)
+        return OnnxModel(path, num_threads, image_size)
     raise ModelFileError(f"a {suffix or 'nameless'} file; expected .tflite or .onnx")
 
 

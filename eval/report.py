@@ -73,7 +73,7 @@ def build_report(
         max_drop=experiment.compress.budget.max_drop,
     )
     facts = read_json(run.photos_manifest.with_suffix(".json"))
-    counts = {k: facts[k] for k in ("num_train", "num_validation", "num_test", "num_skipped")}
+    counts = {k: v for k, v in facts.items() if k.startswith("num_")}
     report = {
         "run": run.path.resolve().name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

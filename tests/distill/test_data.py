@@ -227,3 +227,28 @@ def test_a_folder_outside_a_run_is_split_by_the_same_rule(
 def test_the_flower_photos_under_two_labels_are_found(flowers: Path) -> None:
     _, skipped = scanned(flowers)
     assert sum("under rose and tulip" in reason for reason in skipped.values()) == 8
+
+
+def test_unlabelled_photos_are_a_split_of_their_own(photo_folder: Path, tmp_path: Path) -> None:
+    before, _ = scanned(photo_folder)
+    further = tmp_path / "further"
+    for number in range(3):
+        save_photo(further / "holiday" / f"{number}.png", seed=5000 + number)
+    for photo in before[:4]:  # of train and test alike
+        shutil.copy(photo_folder / photo.path, further / f"copy of {photo.id}.png")
+    run = RunDir(tmp_path / "run")
+    data = DataConfig(path=photo_folder, unlabelled=further, validation=0.2, test=0.3)
+    facts = take_step(run, data_step(run, data))
+    assert facts["num_unlabelled"] == 3
+    assert facts["num_skipped"] == 4  # the copies: what is tested is not learned
+    assert facts["classes"] == ["cat", "dog"]
+    assert facts["num_test"] == sum(photo.split == "test" for photo in before)
+    taught = load_examples(run, "train", "unlabelled")
+    assert taught.labels.tolist() == [*load_examples(run, "train").labels, -1, -1, -1]
+    assert all(path.exists() for path in taught.paths)
+
+
+def test_a_missing_folder_of_unlabelled_photos_is_told(photo_folder: Path, tmp_path: Path) -> None:
+    data = DataConfig(path=photo_folder, unlabelled=tmp_path / "none")
+    with pytest.raises(UserError, match=r"data\.unlabelled is .*none\. Expected a folder"):
+        data_step(RunDir(tmp_path / "run"), data)

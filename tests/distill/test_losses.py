@@ -205,3 +205,13 @@ def test_balanced_weights_give_every_class_the_same_say() -> None:
     # 6 of class 0 and 2 of class 1, of 8 in 2 classes: 8 / (2 * 6) and 8 / (2 * 2)
     weights = balanced_class_weights(np.array([0] * 6 + [1] * 2), num_classes=2)
     assert weights == pytest.approx((2 / 3, 2.0))
+
+
+@pytest.mark.parametrize("class_weights", [None, (1.0, 2.0, 3.0, 4.0, 5.0)])
+def test_a_photo_without_a_label_counts_by_its_teacher_alone(class_weights) -> None:
+    targets = np.concatenate([np.zeros_like(LABELS), TEACHER], axis=1)
+    objective = distillation_objective(
+        "kd", {}, soft_weight=0.75, label_smoothing=0.1, class_weights=class_weights
+    )
+    soft = kd(student_logits=STUDENT, teacher_logits=TEACHER)
+    assert np.allclose(objective(targets, STUDENT), 0.75 * np.array(soft), rtol=1e-6)

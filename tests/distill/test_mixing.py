@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +78,18 @@ def test_labels_are_mixed_as_the_images_are(photo_folder: Path) -> None:
         expected = view.own_weight * one_hot[view.index]
         expected = expected + (1 - view.own_weight) * one_hot[view.partner]
         assert np.allclose(target, expected, atol=1e-6)
+
+
+def test_a_photo_without_a_label_has_none_in_its_batch(photo_folder: Path) -> None:
+    examples = scan_folder(photo_folder)["train"]
+    unlabelled = np.where(np.arange(len(examples)) % 2, examples.labels, -1).astype("int32")
+    source = view_source(
+        replace(examples, labels=unlabelled),
+        views=ViewsConfig(), num_views=1, seed=1, largest_image=16,
+    )  # fmt: skip
+    batches = training_batches(
+        source, image_size=16, batch_size=len(examples), seed=1, initial_epoch=0, epochs=1
+    )
+    _, targets = next(iter(batches))
+    expected = np.bincount(unlabelled[unlabelled >= 0], minlength=2)
+    assert targets.numpy().sum(axis=0).tolist() == expected.tolist()

@@ -10,6 +10,7 @@ from distill.data import scan_folder
 from distill.inputs import ViewSource, view_source
 from distill.label_file import LabelFormat, label_reader, shard_rows
 from distill.soft_labels import label_views, view_logits
+from distill.teacher import Teacher
 
 STRONG = ViewsConfig(
     crop=(0.3, 1.0), vertical_flip=True, rotation=30, shift=0.1, shear=10, zoom=0.2,
@@ -24,27 +25,32 @@ def source(photo_folder: Path) -> ViewSource:
     return view_source(examples, views=STRONG, num_views=3, seed=1, largest_image=16)
 
 
-@pytest.fixture
-def teacher() -> keras.Model:
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((16, 16, 3))
+def linear(image_size: int, seed: int) -> Teacher:
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((image_size, image_size, 3))
     x = keras.layers.Rescaling(1 / 255)(inputs)
-    return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+    return Teacher(image_size, lambda images: np.asarray(model.predict_on_batch(images)))
 
 
-def write(teacher: keras.Model, source: ViewSource, path: Path, rows: range | None = None) -> Path:
+@pytest.fixture
+def teacher() -> Teacher:
+    return linear(16, seed=0)
+
+
+def write(teacher: Teacher, source: ViewSource, path: Path, rows: range | None = None) -> Path:
     rows = range(len(source.examples)) if rows is None else rows
-    label_views(teacher, source, path, TWO, rows=rows, image_size=16)
+    label_views([teacher], source, path, TWO, rows=rows)
     return path
 
 
 def test_labels_are_the_logits_of_their_views_in_batches_of_any_size(
-    source: ViewSource, teacher: keras.Model, tmp_path: Path
+    source: ViewSource, teacher: Teacher, tmp_path: Path
 ) -> None:
     read = label_reader(write(teacher, source, tmp_path / "labels.npy"), TWO)
     rng = np.random.default_rng(0)
     indices, views = rng.integers(len(source.examples), size=50), rng.integers(3, size=50)
-    live = view_logits(teacher, source, indices, views, image_size=16, batch_size=7)
+    live = view_logits([teacher], source, indices, views, batch_size=7)
     stored = read(indices, views)
     # float16 keeps eleven bits; sums in another order tip some roundings.
     assert np.allclose(stored, live, rtol=2**-10, atol=1e-4)
@@ -52,33 +58,48 @@ def test_labels_are_the_logits_of_their_views_in_batches_of_any_size(
 
 
 def test_a_killed_labelling_goes_on_where_it_was(
-    source: ViewSource, teacher: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: ViewSource, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(label_file, "ROWS_PER_CHUNK", 8)
     whole = np.load(write(teacher, source, tmp_path / "whole.npy"))
     asked: list[int] = []
 
-    class Dying:
-        def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
-            asked.append(len(images))
-            if len(asked) == 3:
-                raise KeyboardInterrupt
-            return teacher.predict_on_batch(images)
+    def dying_logits(images: np.ndarray) -> np.ndarray:
+        asked.append(len(images))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return teacher.logits(images)
 
+    dying = Teacher(16, dying_logits)
     killed = tmp_path / "killed.npy"
     with pytest.raises(KeyboardInterrupt):
-        write(Dying(), source, killed)
+        write(dying, source, killed)
     assert not killed.exists()
-    write(Dying(), source, killed)
+    write(dying, source, killed)
     # Each chunk is a batch of 8 photos x 3 views: the two finished ones were not done again.
     assert len(asked) - 1 == -(-len(source.examples) // 8)
     assert np.array_equal(np.load(killed), whole)
 
 
+def test_teachers_see_a_view_at_their_own_sizes_and_speak_with_one_voice(
+    source: ViewSource, teacher: Teacher
+) -> None:
+    other = linear(24, seed=1)
+    indices, views = np.arange(10), np.arange(10) % 3
+    alone = [view_logits([some], source, indices, views) for some in (teacher, other)]
+    together = view_logits([teacher, other], source, indices, views)
+    probs = [np.exp(a) / np.exp(a).sum(axis=1, keepdims=True) for a in alone]
+    # The geometric mean of two distributions, renormalised.
+    expected = np.sqrt(probs[0] * probs[1])
+    expected /= expected.sum(axis=1, keepdims=True)
+    found = np.exp(together) / np.exp(together).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize("num_shards", [1, 2, 3])
 def test_shards_are_the_whole_bit_for_bit(
     source: ViewSource,
-    teacher: keras.Model,
+    teacher: Teacher,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     num_shards: int,

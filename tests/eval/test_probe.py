@@ -74,10 +74,32 @@ def test_images_of_another_size_are_refused(onnx_file: Path) -> None:
         open_model(onnx_file).predict(np.zeros((1, 9, 9, 3), "float32"))
 
 
+@pytest.mark.parametrize("batch", [1, 2, "batch"])
+def test_an_onnx_file_with_channels_first_is_given_them_so(
+    make_onnx: MakeOnnx, colours: np.ndarray, expected_probs: np.ndarray, batch: int | str
+) -> None:
+    model = open_model(make_onnx([batch, 3, 8, 8], axes=(2, 3)))
+    assert model.input_shape == (8, 8, 3)
+    np.testing.assert_allclose(model.predict(colours.astype("float32")), expected_probs, rtol=1e-5)
+
+
+def test_a_file_for_images_of_any_size_is_told_which(
+    make_onnx: MakeOnnx, colours: np.ndarray, expected_probs: np.ndarray
+) -> None:
+    file = make_onnx([1, "height", "width", 3])
+    model = open_model(file, image_size=8)
+    np.testing.assert_allclose(model.predict(colours.astype("float32")), expected_probs, rtol=1e-5)
+
+
+def test_a_file_for_images_of_another_size_is_refused(onnx_file: Path) -> None:
+    with pytest.raises(ModelFileError, match="expected 16 x 16 pixels"):
+        open_model(onnx_file, image_size=16)
+
+
 @pytest.mark.parametrize(
     ("shape", "axes", "reason"),
     [
-        ([1, 3, 8, 8], (2, 3), "channels first"),
+        ([1, 8, 8, "channels"], (1, 2), "expected three channels"),
         ([1, "height", "width", 3], (1, 2), "without a fixed height and width"),
         ([1, 8, 3], (1,), "expected \\(batch, height, width, 3\\)"),
     ],
