@@ -2,43 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import psutil
 import tensorflow as tf
 
 from configs.schema import ViewsConfig
 from distill.data import Examples
 from distill.label_file import Reader
 from distill.mixing import draw_mix, mix_images
+from distill.photo_store import PhotoStore
 from distill.views import training_view
-from eval.images import decode_photo, evaluation_batches
-
-SHARE_OF_FREE_MEMORY = 0.25
-
-
-class PhotoStore:
-    """Decoded photos by their index, kept in memory as far as a quarter of what is free goes.
-
-    Photos are shrunk to `max_short_side` as they are decoded: what a crop can show at the size
-    of the largest model, and no more.
-    """
-
-    def __init__(self, examples: Examples, max_short_side: int) -> None:
-        self._paths = examples.paths
-        self._max_short_side = max_short_side
-        self._kept: dict[int, np.ndarray] = {}
-        self._bytes_left = int(psutil.virtual_memory().available * SHARE_OF_FREE_MEMORY)
-
-    def __call__(self, index: np.int64) -> np.ndarray:
-        photo = self._kept.get(int(index))
-        if photo is None:
-            photo = decode_photo(self._paths[index], self._max_short_side)
-            if photo.nbytes <= self._bytes_left:
-                self._bytes_left -= photo.nbytes
-                self._kept[int(index)] = photo
-        return photo
+from eval.images import evaluation_batches
 
 
 class View(NamedTuple):
@@ -105,11 +81,22 @@ class ViewSource:
 
 
 def view_source(
-    examples: Examples, *, views: ViewsConfig, num_views: int, seed: int, largest_image: int
+    examples: Examples,
+    *,
+    views: ViewsConfig,
+    num_views: int,
+    seed: int,
+    largest_image: int,
+    overflow_to: Path | None = None,
 ) -> ViewSource:
-    """The views of `examples`; `largest_image`: the larger of the models' two sizes, in pixels."""
+    """The views of `examples`.
+
+    Args:
+        largest_image: the larger of the models' two sizes, in pixels.
+        overflow_to: a folder on the disk that takes decoded photos when memory has no more room.
+    """
     # Twice the input: a crop of a quarter of the area still has a pixel for every one asked.
-    store = PhotoStore(examples, max_short_side=2 * largest_image)
+    store = PhotoStore(examples, 2 * largest_image, overflow_to)
     return ViewSource(examples, store, views, num_views, seed)
 
 

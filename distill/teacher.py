@@ -42,12 +42,12 @@ class Teacher:
 
 def labelled_views(run: RunDir, experiment: Experiment, num_views: int) -> ViewSource:
     """The views of the training photos: what teacher and control learn from."""
-    return _views(experiment, load_examples(run, "train"), num_views)
+    return _views(run, experiment, load_examples(run, "train"), num_views)
 
 
 def taught_views(run: RunDir, experiment: Experiment) -> ViewSource:
     """The views that have soft labels: the same ones, and behind them those without labels."""
-    return _views(experiment, taught_examples(run), experiment.soft_labels.num_views)
+    return _views(run, experiment, taught_examples(run), experiment.soft_labels.num_views)
 
 
 def taught_examples(run: RunDir) -> Examples:
@@ -55,13 +55,14 @@ def taught_examples(run: RunDir) -> Examples:
     return load_examples(run, "train", UNLABELLED)
 
 
-def _views(experiment: Experiment, examples: Examples, num_views: int) -> ViewSource:
+def _views(run: RunDir, experiment: Experiment, examples: Examples, num_views: int) -> ViewSource:
     return view_source(
         examples,
         views=experiment.views,
         num_views=num_views,
         seed=experiment.seed,
         largest_image=max(experiment.teacher.image_size, experiment.student.image_size),
+        overflow_to=run.path,
     )
 
 

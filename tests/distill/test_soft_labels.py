@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -55,6 +56,29 @@ def test_labels_are_the_logits_of_their_views_in_batches_of_any_size(
     # float16 keeps eleven bits; sums in another order tip some roundings.
     assert np.allclose(stored, live, rtol=2**-10, atol=1e-4)
     assert stored.std(axis=0).min() > 0.01  # views differ by more than that
+
+
+@pytest.mark.parametrize(
+    "views",
+    [
+        {"crop": (0.3, 0.8)}, {"flip": True}, {"vertical_flip": True}, {"rotation": 30},
+        {"shift": 0.2}, {"shear": 15}, {"zoom": 0.3}, {"brightness": 0.3}, {"contrast": 0.3},
+        {"saturation": 0.5}, {"hue": 0.2}, {"erasing": 0.7}, {"mixup": 0.4}, {"cutmix": 1.0},
+    ],
+    ids=lambda views: next(iter(views)),
+)  # fmt: skip
+def test_a_thousand_labels_of_each_augmentation_are_what_the_teacher_says_now(
+    photo_folder: Path, teacher: Teacher, tmp_path: Path, views: dict[str, Any]
+) -> None:
+    examples = scan_folder(photo_folder)["train"]
+    config = ViewsConfig(**{"crop": (1.0, 1.0), "flip": False, **views})
+    source = view_source(examples, views=config, num_views=30, seed=1, largest_image=16)
+    stored = label_reader(write(teacher, source, tmp_path / "labels.npy"), TWO)
+    rng = np.random.default_rng(0)
+    indices, numbers = rng.integers(len(examples), size=1000), rng.integers(30, size=1000)
+    live = view_logits([teacher], source, indices, numbers, batch_size=13)
+    # float16 keeps eleven bits; sums in another order tip some roundings.
+    assert np.allclose(stored(indices, numbers), live, rtol=2**-10, atol=1e-4)
 
 
 def test_a_killed_labelling_goes_on_where_it_was(
