@@ -32,10 +32,11 @@ from PIL import Image
 from configs.schema import ViewsConfig
 from distill.backbones import BACKBONES
 from distill.data import scan_folder
+from distill.epochs import Schedule
 from distill.inputs import ViewSource, training_batches, view_source
 from distill.label_file import LabelFormat, label_reader, write_label_file
 from distill.losses import distillation_objective, label_objective
-from distill.training import Schedule, compile_model
+from distill.training import compile_model
 
 NUM_VIEWS = 4
 CROP = (0.5, 1.0)

@@ -23,9 +23,9 @@ from distill.classifier import (
 )
 from distill.data import load_examples
 from distill.inputs import steps_per_epoch, training_batches
+from distill.run_views import taught_views, view_inputs
 from distill.soft_labels import load_soft_labels, soft_labels_step
 from distill.student import student_objective
-from distill.teacher import taught_views, view_inputs
 from eval.accuracy import OWN_PIXELS
 
 

@@ -10,14 +10,15 @@ from typing import Any
 import keras
 
 from configs.errors import UserError
-from configs.run_dir import RunDir, digest, whole_file
+from configs.run_dir import RunDir, digest, file_sha256, whole_file
 from configs.schema import TrainingConfig
 from distill.backbones import BACKBONES, num_macs
 from distill.data import Examples, load_examples
+from distill.epochs import Schedule
 from distill.inputs import ViewSource, evaluation_images, steps_per_epoch, training_batches
 from distill.label_file import Reader
-from distill.losses import Objective
-from distill.training import Schedule, fit
+from distill.losses import Objective, balanced_class_weights
+from distill.training import fit
 from distill.transfer import STRATEGIES, Plan, apply_plan, fit_head
 
 EVALUATION_BATCH = 32
@@ -101,6 +102,22 @@ def build_backbone(config: TrainingConfig, num_classes: int) -> keras.Model:
     build = BACKBONES[config.backbone.name]
     options = config.backbone.options
     return build(image_size=config.image_size, num_classes=num_classes, **options)
+
+
+def class_weights(run: RunDir, config: TrainingConfig) -> tuple[float, ...] | None:
+    """What an example of each class counts in the training of a model."""
+    if config.class_weights is None:
+        return None
+    examples = load_examples(run, "train")
+    return balanced_class_weights(examples.labels, len(examples.classes))
+
+
+def weights_input(config: TrainingConfig) -> dict[str, str]:
+    """The digest of the file that a backbone's weights come from, where they come from one."""
+    weights = config.backbone.options.get("weights") or ""
+    path = Path(weights).expanduser()
+    is_file = path.suffix in (".keras", ".h5") and path.is_file()
+    return {"weights": file_sha256(path)} if is_file else {}
 
 
 def make_plan(config: TrainingConfig) -> Plan:

@@ -24,15 +24,8 @@ from distill.label_file import (
     shard_rows,
     write_label_file,
 )
-from distill.teacher import (
-    Teacher,
-    load_teachers,
-    mean_log_probabilities,
-    taught_examples,
-    taught_views,
-    teacher_digest,
-    view_inputs,
-)
+from distill.run_views import taught_examples, taught_views, view_inputs
+from distill.teacher import Teacher, load_teachers, mean_log_probabilities, teacher_digest
 
 BATCH_SIZE = 32
 

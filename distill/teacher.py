@@ -10,17 +10,20 @@ import numpy as np
 
 from configs.progress import track
 from configs.run_dir import RunDir, Step, digest, file_sha256, output_sha256, read_json
-from configs.schema import Experiment, GivenTeacherConfig, TeacherConfig, TrainingConfig
+from configs.schema import Experiment, GivenTeacherConfig, TeacherConfig
 from distill.classifier import (
     EVALUATION_BATCH,
     Course,
+    class_weights,
     load_model,
     remove_checkpoint,
     train_classifier,
+    weights_input,
 )
-from distill.data import UNLABELLED, Examples, load_examples
-from distill.inputs import ViewSource, evaluation_images, view_source
-from distill.losses import balanced_class_weights, label_objective
+from distill.data import Examples, load_examples
+from distill.inputs import evaluation_images
+from distill.losses import label_objective
+from distill.run_views import labelled_views, view_inputs
 from distill.teacher_files import Answers, as_logits, open_teacher_file, path_sha256
 from eval.accuracy import log_softmax, output_kind
 
@@ -38,58 +41,6 @@ class Teacher:
 
     image_size: int
     logits: Callable[[np.ndarray], np.ndarray]
-
-
-def labelled_views(run: RunDir, experiment: Experiment, num_views: int) -> ViewSource:
-    """The views of the training photos: what teacher and control learn from."""
-    return _views(run, experiment, load_examples(run, "train"), num_views)
-
-
-def taught_views(run: RunDir, experiment: Experiment) -> ViewSource:
-    """The views that have soft labels: the same ones, and behind them those without labels."""
-    return _views(run, experiment, taught_examples(run), experiment.soft_labels.num_views)
-
-
-def taught_examples(run: RunDir) -> Examples:
-    """The training photos, and behind them those without labels."""
-    return load_examples(run, "train", UNLABELLED)
-
-
-def _views(run: RunDir, experiment: Experiment, examples: Examples, num_views: int) -> ViewSource:
-    return view_source(
-        examples,
-        views=experiment.views,
-        num_views=num_views,
-        seed=experiment.seed,
-        largest_image=max(experiment.teacher.image_size, experiment.student.image_size),
-        overflow_to=run.path,
-    )
-
-
-def view_inputs(run: RunDir, experiment: Experiment) -> dict[str, object]:
-    """What the views depend on."""
-    return {
-        "manifest": file_sha256(run.photos_manifest),
-        "views": experiment.views.model_dump(mode="json"),
-        "seed": experiment.seed,
-        "largest_image": max(experiment.teacher.image_size, experiment.student.image_size),
-    }
-
-
-def class_weights(run: RunDir, config: TrainingConfig) -> tuple[float, ...] | None:
-    """What an example of each class counts in the training of a model."""
-    if config.class_weights is None:
-        return None
-    examples = load_examples(run, "train")
-    return balanced_class_weights(examples.labels, len(examples.classes))
-
-
-def weights_input(config: TrainingConfig) -> dict[str, str]:
-    """The digest of the file that a backbone's weights come from, where they come from one."""
-    weights = config.backbone.options.get("weights") or ""
-    path = Path(weights).expanduser()
-    is_file = path.suffix in (".keras", ".h5") and path.is_file()
-    return {"weights": file_sha256(path)} if is_file else {}
 
 
 def teacher_step(run: RunDir, experiment: Experiment) -> Step:

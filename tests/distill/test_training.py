@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from distill import training
+from distill import epochs
 from distill.checkpoint import load_checkpoint, save_checkpoint
+from distill.epochs import Schedule, validate
 from distill.losses import label_objective
-from distill.training import Schedule, fit, validate
+from distill.training import fit
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(0, 1, (24, 4, 4, 3)).astype("float32")
@@ -76,7 +77,7 @@ def test_a_training_that_was_killed_ends_like_the_undisturbed_one(
     schedule: dict,
     seconds_between_checkpoints: float,
 ) -> None:
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", seconds_between_checkpoints)
+    monkeypatch.setattr(epochs, "SECONDS_BETWEEN_CHECKPOINTS", seconds_between_checkpoints)
     undisturbed, history, _ = train(tmp_path / "a.npz", **schedule)
     for kill_at in [(0, 2), (2, 3), (2, 4)]:
         with pytest.raises(tf.errors.UnknownError):
@@ -100,9 +101,9 @@ from pathlib import Path
 tf.config.experimental.enable_op_determinism()
 sys.path.insert(0, sys.argv[1])
 import test_training
-from distill import training
+from distill import epochs, training
 
-training.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+epochs.SECONDS_BETWEEN_CHECKPOINTS = 0.0
 out, last_batch = Path(sys.argv[2]), int(sys.argv[3])
 
 class Kill(keras.callbacks.Callback):
@@ -110,9 +111,9 @@ class Kill(keras.callbacks.Callback):
         if self.model.optimizer.iterations == last_batch:
             os.kill(os.getpid(), signal.SIGKILL)
 
-training._EpochKeeper = type("Keeper", (training._EpochKeeper,), {
+training.EpochKeeper = type("Keeper", (training.EpochKeeper,), {
     "on_train_batch_end": lambda self, batch, logs=None: (
-        training._EpochKeeper.__mro__[1].on_train_batch_end(self, batch, logs),
+        training.EpochKeeper.__mro__[1].on_train_batch_end(self, batch, logs),
         Kill.on_train_batch_end(self, batch),
     ),
 })
