@@ -34,11 +34,12 @@ from distill.backbones import BACKBONES
 from distill.data import scan_folder
 from distill.epochs import Schedule
 from distill.inputs import ViewSource, training_batches, view_source
-from distill.label_file import LabelFormat, label_reader, write_label_file
+from distill.label_file import ROWS_PER_CHUNK, LabelFormat, label_reader, write_label_file
 from distill.losses import distillation_objective, label_objective
 from distill.training import compile_model
 
 NUM_VIEWS = 4
+CHUNK = ROWS_PER_CHUNK * NUM_VIEWS
 CROP = (0.5, 1.0)
 
 
@@ -81,16 +82,16 @@ class Ways:
             examples, views=views, num_views=NUM_VIEWS, seed=1, largest_image=largest
         )
         label_format = LabelFormat(self.num_classes)
-        rng = np.random.default_rng(0)
+        # Which logits they are does not change what reading and matching them costs.
+        logits = np.random.default_rng(0).standard_normal(
+            (len(examples) * NUM_VIEWS, self.num_classes), "float32"
+        )
         write_label_file(
             labels,
             label_format,
             rows=range(len(examples)),
             num_views=NUM_VIEWS,
-            # Which logits they are does not change what reading and matching them costs.
-            logits_of=lambda rows: rng.standard_normal(
-                (len(rows) * NUM_VIEWS, self.num_classes), "float32"
-            ),
+            chunks_from=lambda _: iter(np.split(logits, range(CHUNK, len(logits), CHUNK))),
         )
         self.reader = label_reader(labels, label_format)
         self.teacher = self._backbone(options.teacher, options.teacher_size)

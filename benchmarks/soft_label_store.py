@@ -9,12 +9,13 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import psutil
 
-from distill.label_file import LabelFormat, label_reader, write_label_file
+from distill.label_file import ROWS_PER_CHUNK, LabelFormat, label_reader, write_label_file
 
 BATCH = 256
 NUM_BATCHES = 200
@@ -32,9 +33,11 @@ def main() -> None:
     process = psutil.Process()
     memory_mib: list[float] = []
 
-    def logits_of(rows: range) -> np.ndarray:
-        memory_mib.append(process.memory_info().rss / 2**20)
-        return 3 * rng.standard_normal((len(rows) * options.views, options.classes), "float32")
+    def chunks_from(first: int) -> Iterator[np.ndarray]:
+        for start in range(first, options.examples, ROWS_PER_CHUNK):
+            memory_mib.append(process.memory_info().rss / 2**20)
+            rows = min(ROWS_PER_CHUNK, options.examples - start)
+            yield 3 * rng.standard_normal((rows * options.views, options.classes), "float32")
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "labels.npy"
@@ -44,7 +47,7 @@ def main() -> None:
             label_format,
             rows=range(options.examples),
             num_views=options.views,
-            logits_of=logits_of,
+            chunks_from=chunks_from,
         )
         seconds_to_write = time.perf_counter() - start
         read = label_reader(path, label_format)

@@ -3,7 +3,7 @@
 import io
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def write_label_file(
     *,
     rows: range,
     num_views: int,
-    logits_of: Callable[[range], np.ndarray],
+    chunks_from: Callable[[int], Iterator[np.ndarray]],
 ) -> None:
     """Write the labels of some examples, chunk by chunk, unfinished under a temporary name.
 
@@ -90,7 +90,8 @@ def write_label_file(
         path: named by a digest of all the labels depend on: what an unfinished file of this name
             holds is taken for the same labels.
         rows: indices of the examples; the first is a multiple of ROWS_PER_CHUNK.
-        logits_of: examples -> float32 (examples * views, classes).
+        chunks_from: first example -> the logits of it and the following ROWS_PER_CHUNK - 1, float32
+            (examples * views, classes), then those of the next as many, and so on.
     """
     assert rows.start % ROWS_PER_CHUNK == 0, rows
     header = _header(label_format, len(rows), num_views)
@@ -105,12 +106,14 @@ def write_label_file(
         file.truncate(len(header) + done * row_bytes if done else 0)
         if not done:
             file.write(header)
-        for start in range(done, len(rows), ROWS_PER_CHUNK):
-            chunk = rows[start : start + ROWS_PER_CHUNK]
-            file.write(label_format.encode(logits_of(chunk)).tobytes())
+        chunks = chunks_from(rows.start + done)
+        while done < len(rows):
+            logits = next(chunks)
+            file.write(label_format.encode(logits).tobytes())
             file.flush()
             os.fsync(file.fileno())
-            advance((start + len(chunk)) * num_views)
+            done += len(logits) // num_views
+            advance(done * num_views)
     unfinished.replace(path)
 
 

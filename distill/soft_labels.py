@@ -4,7 +4,9 @@ Logits, never probabilities, never divided by a temperature: another temperature
 needs no new labels.
 """
 
+import itertools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import tensorflow as tf
 from configs.errors import StepFailed, UserError
 from configs.run_dir import RunDir, Step, digest, is_current, whole_file
 from configs.schema import Experiment
+from distill import label_file
 from distill.data import Examples
 from distill.inputs import ViewSource
 from distill.label_file import (
@@ -180,19 +183,27 @@ def view_logits(
     indices: np.ndarray,
     views: np.ndarray,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int,
 ) -> np.ndarray:
-    """What the teachers say together of some views, each at its own size, (views, classes)."""
+    """What the teachers say together of some views, float32 (views, classes)."""
     pairs = tf.data.Dataset.from_tensor_slices(
         (np.asarray(indices, "int64"), np.asarray(views, "int64"))
     )
+    return np.concatenate(list(_logit_batches(teachers, source, pairs, batch_size)))
 
-    def logits_of(teacher: Teacher) -> np.ndarray:
-        batches = source.images(pairs, teacher.image_size).map(lambda view: view.image)
-        batches = batches.batch(batch_size).prefetch(tf.data.AUTOTUNE)
-        return np.concatenate([teacher.logits(images.numpy()) for images in batches])
 
-    return mean_log_probabilities([logits_of(teacher) for teacher in teachers])
+def _logit_batches(
+    teachers: list[Teacher], source: ViewSource, pairs: tf.data.Dataset, batch_size: int
+) -> Iterator[np.ndarray]:
+    """Logits of (index, view) pairs in their order; each teacher sees a view at its own size."""
+
+    def seen_by(teacher: Teacher) -> tf.data.Dataset:
+        images = source.images(pairs, teacher.image_size).map(lambda view: view.image)
+        return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+    for batches in zip(*map(seen_by, teachers), strict=True):
+        answers = zip(teachers, batches, strict=True)
+        yield mean_log_probabilities([teacher.logits(seen.numpy()) for teacher, seen in answers])
 
 
 def label_views(
@@ -204,13 +215,19 @@ def label_views(
     rows: range,
 ) -> None:
     """Write the logits of all views of some examples to `path`; resumable."""
+    num_views = source.num_views
+    # So a batch never holds views of two chunks, and begins where it would in any shard.
+    assert label_file.ROWS_PER_CHUNK % BATCH_SIZE == 0
 
-    def logits_of(chunk: range) -> np.ndarray:
-        indices = np.repeat(np.asarray(chunk), source.num_views)
-        views = np.tile(np.arange(source.num_views), len(chunk))
-        return view_logits(teachers, source, indices, views)
+    def chunks_from(first: int) -> Iterator[np.ndarray]:
+        views = tf.data.Dataset.range(first * num_views, rows.stop * num_views)
+        pairs = views.map(lambda number: (number // num_views, number % num_views))
+        batches = _logit_batches(teachers, source, pairs, BATCH_SIZE)
+        batches_per_chunk = label_file.ROWS_PER_CHUNK * num_views // BATCH_SIZE
+        while chunk := list(itertools.islice(batches, batches_per_chunk)):
+            yield np.concatenate(chunk)
 
-    write_label_file(path, label_format, rows=rows, num_views=source.num_views, logits_of=logits_of)
+    write_label_file(path, label_format, rows=rows, num_views=num_views, chunks_from=chunks_from)
 
 
 def _inputs(run: RunDir, experiment: Experiment) -> dict[str, Any]:

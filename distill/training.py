@@ -1,13 +1,11 @@
 """The one `fit` of Keras 3 models: optimizer, learning rate, and what keeps its epochs."""
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from configs.progress import track
 from distill.epochs import Batches, EpochKeeper, Schedule
@@ -66,34 +64,18 @@ def fit(
         while not keeper.finished:
             first = keeper.done.step
             # Keras knows whole epochs only: the rest of a broken one is a fit of its own.
-            with _graphs_as_traced():
-                model.fit(
-                    train(keeper.epoch, first),
-                    initial_epoch=keeper.epoch,
-                    epochs=keeper.epoch + 1 if first else schedule.epochs,
-                    steps_per_epoch=schedule.steps_per_epoch - first,
-                    callbacks=[keeper],
-                    shuffle=False,
-                    verbose=0,
-                )
+            model.fit(
+                train(keeper.epoch, first),
+                initial_epoch=keeper.epoch,
+                epochs=keeper.epoch + 1 if first else schedule.epochs,
+                steps_per_epoch=schedule.steps_per_epoch - first,
+                callbacks=[keeper],
+                shuffle=False,
+                verbose=0,
+            )
             keeper.undo_averaging()
     keeper.assign_result()
     return keeper.history
-
-
-@contextlib.contextmanager
-def _graphs_as_traced() -> Iterator[None]:
-    """TensorFlow's graph optimizer left out: a training step is not faster for it (docs/LOG.md).
-
-    On the graph of a B4's step it works for a quarter of a minute. What only predicts is faster
-    for it, so this ends with the training.
-    """
-    options = tf.config.optimizer.get_experimental_options()
-    tf.config.optimizer.set_experimental_options({**options, "disable_meta_optimizer": True})
-    try:
-        yield
-    finally:
-        tf.config.optimizer.set_experimental_options({**options, "disable_meta_optimizer": False})
 
 
 def compile_model(model: keras.Model, objective: Objective, schedule: Schedule) -> None:

@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -44,7 +46,9 @@ def test_classes_beyond_65535_keep_their_numbers(tmp_path) -> None:
     logits[0, 69_999] = logits[1, 3] = 9.0
     top = LabelFormat(70_000, top_k=1)
     path = tmp_path / "labels.npy"
-    write_label_file(path, top, rows=range(1), num_views=2, logits_of=lambda rows: logits)
+    write_label_file(
+        path, top, rows=range(1), num_views=2, chunks_from=lambda first: iter([logits])
+    )
     read = label_reader(path, top)
     first, second = read(np.array([0, 0]), np.array([0, 1]))
     assert (int(first.argmax()), int(second.argmax())) == (69_999, 3)
@@ -64,12 +68,13 @@ def test_what_a_killed_writing_left_is_used_as_far_as_it_is_whole(
     logits = np.random.default_rng(0).normal(0, 3, (100 * 6, 20)).astype("float32")
     asked = []
 
-    def logits_of(rows: range) -> np.ndarray:
-        asked.append(rows.start)
-        return logits[rows.start * 6 : rows.stop * 6]
+    def chunks_from(first: int) -> Iterator[np.ndarray]:
+        for start in range(first, 100, 8):
+            asked.append(start)
+            yield logits[start * 6 : (start + 8) * 6]
 
     def write(path) -> bytes:
-        write_label_file(path, label_format, rows=range(100), num_views=6, logits_of=logits_of)
+        write_label_file(path, label_format, rows=range(100), num_views=6, chunks_from=chunks_from)
         return path.read_bytes()
 
     whole = write(tmp_path / "labels.npy")

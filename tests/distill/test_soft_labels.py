@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs.schema import ViewsConfig
-from distill import label_file
+from distill import label_file, soft_labels
 from distill.data import scan_folder
 from distill.inputs import ViewSource, view_source
 from distill.label_file import LabelFormat, label_reader, shard_rows
@@ -85,12 +85,13 @@ def test_a_killed_labelling_goes_on_where_it_was(
     source: ViewSource, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(label_file, "ROWS_PER_CHUNK", 8)
+    monkeypatch.setattr(soft_labels, "BATCH_SIZE", 8)
     whole = np.load(write(teacher, source, tmp_path / "whole.npy"))
     asked: list[int] = []
 
     def dying_logits(images: np.ndarray) -> np.ndarray:
         asked.append(len(images))
-        if len(asked) == 3:
+        if len(asked) == 7:
             raise KeyboardInterrupt
         return teacher.logits(images)
 
@@ -100,8 +101,8 @@ def test_a_killed_labelling_goes_on_where_it_was(
         write(dying, source, killed)
     assert not killed.exists()
     write(dying, source, killed)
-    # Each chunk is a batch of 8 photos x 3 views: the two finished ones were not done again.
-    assert len(asked) - 1 == -(-len(source.examples) // 8)
+    # A chunk is 3 batches of 8 views: the two finished chunks were not done again.
+    assert len(asked) - 1 == -(-3 * len(source.examples) // 8)
     assert np.array_equal(np.load(killed), whole)
 
 
@@ -110,8 +111,8 @@ def test_teachers_see_a_view_at_their_own_sizes_and_speak_with_one_voice(
 ) -> None:
     other = linear(24, seed=1)
     indices, views = np.arange(10), np.arange(10) % 3
-    alone = [view_logits([some], source, indices, views) for some in (teacher, other)]
-    together = view_logits([teacher, other], source, indices, views)
+    alone = [view_logits([some], source, indices, views, batch_size=4) for some in (teacher, other)]
+    together = view_logits([teacher, other], source, indices, views, batch_size=10)
     probs = [np.exp(a) / np.exp(a).sum(axis=1, keepdims=True) for a in alone]
     # The geometric mean of two distributions, renormalised.
     expected = np.sqrt(probs[0] * probs[1])
@@ -129,6 +130,7 @@ def test_shards_are_the_whole_bit_for_bit(
     num_shards: int,
 ) -> None:
     monkeypatch.setattr(label_file, "ROWS_PER_CHUNK", 8)
+    monkeypatch.setattr(soft_labels, "BATCH_SIZE", 8)
     whole = np.load(write(teacher, source, tmp_path / "whole.npy"))
     parts = [
         np.load(
