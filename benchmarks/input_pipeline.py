@@ -3,8 +3,8 @@
     python benchmarks/input_pipeline.py --data ../shared/data/cats_and_dogs --image-size 224 --json
 
 Every round decodes all training photos once with nothing else (as many threads as cores), then
-takes two epochs of views without training on them: the first decodes, the second finds the photos in
-memory. The three take turns; medians of rounds.
+takes two epochs of views without training on them: the first decodes, the second finds the photos
+in memory. The three take turns; medians of rounds.
 """
 
 import argparse
