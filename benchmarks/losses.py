@@ -21,8 +21,9 @@ import numpy as np
 
 from cli.options import registries
 from cli.steps import STEPS
+from configs.loading import load_experiment
 from configs.run_dir import RunDir, take_step, whole_file
-from configs.schema import Experiment, load_experiment
+from configs.schema import Experiment
 from distill.classifier import load_model
 from distill.data import load_examples
 from distill.predictions import model_probabilities, save_predictions

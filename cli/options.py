@@ -110,8 +110,9 @@ def open_run(
         UserError: there is no such target, its config is wrong, or the run directory is taken.
     """
     config, name, extra = _resolve(target)
+    from configs.loading import load_experiment
     from configs.run_dir import RunDir, write_text
-    from configs.schema import load_experiment, to_yaml
+    from configs.schema import to_yaml
 
     experiment = load_experiment(config, registries(), [*extra, *(overrides or [])])
     if experiment.data.path is not None:

@@ -5,7 +5,8 @@ import pytest
 
 from cli.options import registries
 from configs.errors import UserError
-from configs.schema import Experiment, json_schema, load_experiment, to_yaml
+from configs.loading import load_experiment
+from configs.schema import Experiment, json_schema, to_yaml
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ALL_CONFIGS = sorted(CONFIGS.glob("*.yaml"))
