@@ -161,6 +161,40 @@ def report(
 
 
 @app.command()
+def gate(
+    run: Annotated[Path, typer.Argument(help="A run directory with a report.")],
+    file: Annotated[
+        str | None, typer.Option(help="One of its files.", show_default="chosen")
+    ] = None,
+    min_top1: Annotated[
+        float | None, typer.Option("--min-top1", min=0, max=1, help="On the test photos: 0.9.")
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(max=1, help="Of top-1 against its source: 0.005 is half a point."),
+    ] = None,
+    max_p90_ms: Annotated[float | None, typer.Option(min=0, help="Of its latency.")] = None,
+    max_bytes: Annotated[int | None, typer.Option(min=0, help="Of its size.")] = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Exit with 1 if a file of a run falls short of a limit, with 0 if it holds them all."""
+    start_logging(quiet)
+    from configs.run_dir import read_json
+    from eval.gate import chosen_row, shortfalls
+
+    row = chosen_row(read_json(run / "report.json"), file)
+    limits = {"min_top1": min_top1, "max_drop": max_drop}
+    found = shortfalls(row, **limits, max_p90_ms=max_p90_ms, max_bytes=max_bytes)
+    text = f"{row['name']}: {'; '.join(found) or 'holds'}"
+    result = {"file": row["name"], "passed": not found, "shortfalls": found}
+    show_result(result, text, as_json=json)
+    if found:
+        raise typer.Exit(1)
+
+
+@app.command()
 def predict(
     file: Annotated[Path, typer.Argument(help="A .tflite or .onnx file.")],
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Photos.")],

@@ -115,9 +115,7 @@ def open_run(
     from configs.schema import to_yaml
 
     experiment = load_experiment(config, registries(), [*extra, *(overrides or [])])
-    if experiment.data.path is not None:
-        data = experiment.data.model_copy(update={"path": experiment.data.path.resolve()})
-        experiment = experiment.model_copy(update={"data": data})
+    experiment = _with_absolute_paths(experiment)
     here = config.parent if name is None else Path("runs") / name
     directory = RunDir(run or here)
     _check_free(directory, experiment)
@@ -125,6 +123,18 @@ def open_run(
         write_text(directory.experiment, to_yaml(experiment))
     _log_to(directory.path / "log.jsonl")
     return directory, experiment
+
+
+def _with_absolute_paths(experiment: "Experiment") -> "Experiment":
+    """So that the run directory means the same from wherever it is used."""
+    from configs.schema import GivenTeacherConfig
+
+    paths = {k: v.resolve() for k, v in experiment.data if isinstance(v, Path)}
+    data, teacher = experiment.data.model_copy(update=paths), experiment.teacher
+    if isinstance(teacher, GivenTeacherConfig):
+        files = [file.model_copy(update={"path": file.path.resolve()}) for file in teacher.files]
+        teacher = teacher.model_copy(update={"files": files})
+    return experiment.model_copy(update={"data": data, "teacher": teacher})
 
 
 def _resolve(target: str) -> tuple[Path, str | None, list[str]]:
