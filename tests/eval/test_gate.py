@@ -43,7 +43,7 @@ def test_a_shortfall_says_what_was_found_and_what_was_wanted() -> None:
 def test_no_limit_and_no_measurement_are_mistakes() -> None:
     with pytest.raises(UserError, match="no limit is given"):
         shortfalls(ROW)
-    with pytest.raises(UserError, match="p90 of a.tflite was not measured"):
+    with pytest.raises(UserError, match=r"p90 of a\.tflite was not measured"):
         shortfalls({**ROW, "latency": []}, max_p90_ms=1.0)
 
 
