@@ -156,6 +156,7 @@ def _context(report: dict[str, Any], details: Details) -> dict[str, Any]:
             if time is not times[row["name"]]
         ],
         "against_float": _against_float(chosen, files, times) if chosen else None,
+        "power": _power_text(chosen["accuracy"]) if chosen else None,
         "points": points,
         "chart": _chart(points, times),
         "front": pareto_front(points),
@@ -169,6 +170,17 @@ def _context(report: dict[str, Any], details: Details) -> dict[str, Any]:
 def _time_on(row: dict[str, Any], device: str | None) -> dict[str, Any] | None:
     """The file's first latency row of one device, the only ones that may be compared."""
     return next((time for time in row.get("latency") or [] if time["device"] == device), None)
+
+
+def _power_text(scores: dict[str, Any]) -> str | None:
+    """Whether the test photos could have shown a drop of half a point."""
+    power, drop = scores.get("half_point_power"), scores.get("detectable_drop")
+    if power is None or drop is None:
+        return None
+    return (
+        f"Had it lost 0.5 points, {scores['n']} test photos would show it in {100 * power:.0f} "
+        f"of 100 cases; what they show in 80 of 100 is a loss of {100 * drop:.1f} points."
+    )
 
 
 def _against_float(

@@ -16,6 +16,10 @@ from eval.machine import machine
 from eval.probe import open_model
 
 BATCH_SIZE = 32
+NEEDS_SOURCE = (
+    "agreement_with_source", "num_flips", "drop_vs_source", "drop_vs_student", "mcnemar_p",
+    "half_point_power", "detectable_drop",
+)  # fmt: skip
 RAW_LATENCY = "times_ms"
 
 
@@ -166,9 +170,7 @@ def file_row(
         latency: rows with or without their raw times; those are left out.
     """
     scores = accuracy(probs, photos.labels, split=photos.split, teacher_probs=reference.teacher)
-    against: dict[str, Any] = dict.fromkeys(
-        ["agreement_with_source", "num_flips", "drop_vs_source", "drop_vs_student", "mcnemar_p"]
-    )
+    against: dict[str, Any] = dict.fromkeys(NEEDS_SOURCE)
     if reference.source is not None:
         against = compare(probs, reference.source, photos.labels, student_probs=reference.student)
     return {

@@ -42,6 +42,59 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     return min(2 * sum(math.exp(term) for term in terms), 1.0)
 
 
+def mcnemar_power(*, n: int, drop: float, discordant: float) -> float:
+    """How likely `mcnemar_p` shows a drop, below 0.05 and on the right side.
+
+    Exact: summed over the number of discordant examples and how they fall, both binomial (Miettinen
+    1968, Biometrics 24, p. 339).
+
+    Args:
+        n: examples in the test set.
+        drop: by how much the second classifier is right less often, > 0.
+        discordant: share of examples that exactly one of the two gets right, at least `drop`.
+    """
+    log_factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    spread = 8 * math.sqrt(n * discordant * (1 - discordant)) + 8
+    first, last = int(n * discordant - spread), int(n * discordant + spread)
+    # Every number of discordant examples, or of very many some two hundred evenly.
+    counts = range(max(first, 1), min(last, n) + 1, max((last - first) // 200, 1))
+    chances = np.array([_binomial(log_factorials, n, discordant, np.array(m)) for m in counts])
+    shown = np.array([_shown(log_factorials, m, drop / discordant) for m in counts])
+    # None discordant shows nothing; the sum of the others is 1 but for that and the left out.
+    none = _binomial(log_factorials, n, discordant, np.array(0))
+    return float((1 - none) * (chances * shown).sum() / chances.sum())
+
+
+def _shown(log_factorials: np.ndarray, count: int, lopsided: float) -> float:
+    """Chance that so many discordant examples fall lopsided enough to have p < 0.05."""
+    wins = np.arange(count // 2 + 1)
+    tail = 2 * np.cumsum(_binomial(log_factorials, count, 0.5, wins))
+    enough = wins[tail < 0.05]
+    return float(_binomial(log_factorials, count, (1 - lopsided) / 2, enough).sum())
+
+
+def _binomial(log_factorials: np.ndarray, n: int, share: float, k: np.ndarray) -> np.ndarray:
+    """Probabilities of k successes in n."""
+    if share in (0.0, 1.0):
+        return (k == n * share).astype("float64")
+    ways = log_factorials[n] - log_factorials[k] - log_factorials[n - k]
+    return np.asarray(np.exp(ways + k * math.log(share) + (n - k) * math.log(1 - share)))
+
+
+def detectable_drop(*, n: int, discordant: float, power: float = 0.8) -> float:
+    """The smallest drop that `n` examples show with this power; 1 where they show none.
+
+    Args:
+        discordant: as in `mcnemar_power`; a drop makes at least as many discordant as it is large.
+    """
+    low, high = 0.0, 1.0
+    while high - low > 0.0002:
+        middle = (low + high) / 2
+        reached = mcnemar_power(n=n, drop=middle, discordant=max(discordant, middle))
+        low, high = (low, middle) if reached >= power else (middle, high)
+    return high
+
+
 def paired_bootstrap(differences: np.ndarray, num_samples: int = 2000) -> tuple[float, float]:
     """95 % interval of a mean difference, over the chance in photos and in training seeds.
 

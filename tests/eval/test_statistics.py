@@ -1,10 +1,14 @@
+import math
+
 import numpy as np
 import pytest
 
 from eval.statistics import (
+    detectable_drop,
     expected_calibration_error,
     macro_f1,
     mcnemar_p,
+    mcnemar_power,
     negative_log_likelihood,
     paired_bootstrap,
     sign_flip_p,
@@ -98,3 +102,48 @@ def test_sign_flips_agree_with_mcnemar(won: int, lost: int) -> None:
 
 def test_pairs_that_never_differ_are_no_evidence() -> None:
     assert sign_flip_p(np.zeros(10)) == 1
+
+
+@pytest.mark.parametrize(
+    ("n", "drop", "discordant"),
+    [
+        (400, 0.02, 0.03),
+        (1000, 0.005, 0.02),
+        (1000, 0.02, 0.05),
+        (200, 0.05, 0.05),
+        (50, 0.1, 0.2),
+    ],
+)
+def test_power_is_the_share_of_simulated_test_sets_that_show_the_drop(
+    n: int, drop: float, discordant: float
+) -> None:
+    rng = np.random.default_rng(0)
+    chances = [(discordant + drop) / 2, (discordant - drop) / 2, 1 - discordant]
+    drawn = rng.multinomial(n, chances, size=4000)
+    shown = np.mean([lost > won and mcnemar_p(won, lost) < 0.05 for lost, won, _ in drawn])
+    # Four standard deviations of a share of 4,000
+    assert mcnemar_power(n=n, drop=drop, discordant=discordant) == pytest.approx(shown, abs=0.032)
+
+
+def test_power_of_one_sided_changes_matches_a_binomial_worked_by_hand() -> None:
+    # Every change is a loss, so six changes are needed: 2 * (1/2)**6 < 0.05 < 2 * (1/2)**5
+    few = sum(math.comb(20, k) * 0.3**k * 0.7 ** (20 - k) for k in range(6))
+    assert mcnemar_power(n=20, drop=0.3, discordant=0.3) == pytest.approx(1 - few, rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "discordant"), [(400, 0.0), (400, 0.05), (3000, 0.02)])
+def test_the_detectable_drop_is_where_power_reaches_four_fifths(n: int, discordant: float) -> None:
+    drop = detectable_drop(n=n, discordant=discordant)
+    for factor, reached in ((0.9, False), (1.1, True)):
+        some = factor * drop
+        power = mcnemar_power(n=n, drop=some, discordant=max(discordant, some))
+        assert (power >= 0.8) == reached
+
+
+def test_power_of_a_great_many_changes_is_found_from_some_of_them() -> None:
+    # Half of 20,000 discordant: the normal approximation of the test is good there
+    n, drop, discordant = 20_000, 0.02, 0.5
+    z = (drop * math.sqrt(n) - 1.959964 * math.sqrt(discordant)) / math.sqrt(discordant - drop**2)
+    expected = 0.5 * (1 + math.erf(z / math.sqrt(2)))
+    found = mcnemar_power(n=n, drop=drop, discordant=discordant)
+    assert found == pytest.approx(expected, abs=0.01)
