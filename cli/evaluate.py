@@ -161,6 +161,25 @@ def report(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Several runs side by side: their models, and the file that each ships."""
+    start_logging(quiet)
+    from cli.table import runs_table
+    from configs.run_dir import RunDir
+    from distill.data import load_examples
+    from eval.compare import compare_runs
+
+    directories = [RunDir(run) for run in runs]
+    rows = compare_runs(directories, lambda run: load_examples(run, "test").labels)
+    show_result({"runs": rows}, runs_table(rows), as_json=json)
+
+
+@app.command()
 def gate(
     run: Annotated[Path, typer.Argument(help="A run directory with a report.")],
     file: Annotated[

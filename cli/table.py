@@ -1,4 +1,4 @@
-"""The table of files, as every command that measures prints it."""
+"""The tables that commands print: of files, and of runs."""
 
 from typing import Any
 
@@ -7,8 +7,31 @@ COLUMNS = ["file", "KB", "top-1", "95 %", "drop", "same as source", "p50 ms", "p
 
 def files_table(rows: list[dict[str, Any]], chosen: str | None = None) -> str:
     """Rows of `files` in report.json as aligned text; `chosen` is marked with an asterisk."""
-    cells = [COLUMNS, *[_cells(row, chosen) for row in rows]]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
+    return _aligned([COLUMNS, *[_cells(row, chosen) for row in rows]])
+
+
+def runs_table(rows: list[dict[str, Any]]) -> str:
+    """Rows of `evaluate compare` as aligned text."""
+    columns = ["run", "photos", "teacher", "student", "control", "file", "top-1", "drop", "p50 ms"]
+    cells = [
+        [
+            row["run"],
+            str(row["num_test"]),
+            *[_percent(row[f"{role}_top1"]) for role in ("teacher", "student", "control")],
+            row["file"],
+            _percent(row["top1"]),
+            _percent(row["drop_vs_student"]),
+            _number(row["p50_ms"]),
+            f"{row['file_bytes'] / 1000:.0f}",
+            _number(row["mcnemar_p"], 3),
+        ]
+        for row in rows
+    ]
+    return _aligned([[*columns, "KB", "p against the first"], *cells])
+
+
+def _aligned(cells: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(
             c.ljust(w) if i == 0 else c.rjust(w)

@@ -200,3 +200,12 @@ def test_labels_that_are_not_the_teachers_are_found(smoke_run: Path, tmp_path: P
     assert outcome.code == 1
     assert "20 of 20 soft labels are not what the teacher says now" in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_a_run_is_compared_and_held_to_a_gate(smoke_run: Path) -> None:
+    outcome = command("evaluate", "compare", smoke_run, smoke_run, "--json")
+    assert outcome.code == 0, outcome.err
+    first, second = json.loads(outcome.out.splitlines()[-1])["runs"]
+    assert {**first, "mcnemar_p": None} == {**second, "mcnemar_p": None}
+    for limit, code in (("0", 0), ("1", 1)):
+        assert command("evaluate", "gate", smoke_run, "--min-top1", limit).code == code
