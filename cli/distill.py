@@ -42,7 +42,7 @@ def run(
     """Every step from photos to report, skipping what is up to date."""
     start_logging(quiet)
     directory, experiment = open_run(target, run, set_)
-    from cli.evaluate import finish_report
+    from cli.report import finish_report
     from cli.steps import STEPS, take
 
     take(directory, experiment, list(STEPS), target=target, force=force)

@@ -1,7 +1,7 @@
 """`evaluate`: measure files, write the report, ask one file about some photos."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,10 +18,6 @@ from cli.options import (
     show_result,
     start_logging,
 )
-
-if TYPE_CHECKING:
-    from configs.run_dir import RunDir
-    from configs.schema import Experiment
 
 app = typer.Typer(
     help="Measure model files: accuracy, latency, and a report of a run.",
@@ -91,10 +87,11 @@ def accuracy(
     given = {"data": data, "pixels": pixels, "mean": mean, "std": std, "num_threads": num_threads}
     refuse(_one(target), ONLY_BARE, **given)
     directory, experiment = open_run(target[0], run, set_)
+    from cli.report import report_rows
     from cli.steps import take
 
     take(directory, experiment, ["accuracy"], target=target[0], force=force)
-    return _show_rows(_report_rows(directory, experiment), json)
+    return _show_rows(report_rows(directory, experiment), json)
 
 
 @app.command()
@@ -127,6 +124,7 @@ def latency(
         return _show_rows(rows, json)
     refuse(_one(target), ONLY_BARE, num_threads=num_threads, num_runs=num_runs)
     directory, experiment = open_run(target[0], run, set_)
+    from cli.report import latency_rows
     from cli.steps import take
     from configs.errors import UserError
 
@@ -138,7 +136,7 @@ def latency(
         evaluate = experiment.evaluate.model_copy(update={"devices": kept})
         experiment = experiment.model_copy(update={"evaluate": evaluate})
     manifests = take(directory, experiment, ["latency"], target=target[0], force=force)
-    return _show_rows(_latency_rows(directory, manifests), json)
+    return _show_rows(latency_rows(directory, manifests), json)
 
 
 @app.command()
@@ -153,6 +151,7 @@ def report(
     """Write report.json, report.md and report.html of a run."""
     start_logging(quiet)
     directory, experiment = open_run(target, run, set_)
+    from cli.report import finish_report
     from cli.steps import NEEDS, ensure
 
     ensure(directory, experiment, NEEDS["report"], target)
@@ -253,51 +252,6 @@ def _one(target: list[str]) -> str:
     if len(target) != 1:
         raise UserError(f"{' '.join(target)}: expected one TARGET, or .tflite and .onnx files.")
     return target[0]
-
-
-def finish_report(directory: "RunDir", experiment: "Experiment") -> tuple[dict[str, Any], str]:
-    """Write the reports; returns report.json and the text that ends a run."""
-    from cli.steps import file_names, model_names, run_photos
-    from cli.table import files_table
-    from eval.report import write_report
-
-    result = write_report(
-        directory,
-        experiment,
-        photos=run_photos(directory),
-        models=model_names(experiment),
-        files=file_names(experiment),
-    )
-    models = "  ".join(f"{m['name']} {100 * m['accuracy']['top1']:.1f}" for m in result["models"])
-    verdict = result["verdict"]
-    text = (
-        f"top-1 on {result['data']['num_test']} test photos: {models}\n\n"
-        f"{files_table(result['files'], verdict['chosen_file'])}\n\n"
-        f"* {verdict['chosen_file']}: {verdict['reason']}\n"
-        f"report: {directory.path / 'report.html'}"
-    )
-    return result, text
-
-
-def _report_rows(directory: "RunDir", experiment: "Experiment") -> list[dict[str, Any]]:
-    from cli.steps import file_names, model_names, run_photos
-    from eval.report import build_report
-
-    report, _ = build_report(
-        directory,
-        experiment,
-        photos=run_photos(directory),
-        models=model_names(experiment),
-        files=file_names(experiment),
-    )
-    return list(report["files"])
-
-
-def _latency_rows(directory: "RunDir", manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    from cli.bare import latency_row
-
-    names = manifests[0]["latency"]
-    return [latency_row(directory.file(n), [m["latency"][n] for m in manifests]) for n in names]
 
 
 def _show_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
