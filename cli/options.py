@@ -80,7 +80,10 @@ def _silent_stderr() -> Iterator[None]:
 def registries() -> dict[str, Any]:
     """Every registry a config chooses from; loads TensorFlow."""
     with _silent_stderr():
-        import tensorflow  # noqa: F401
+        import tensorflow
+
+    # It warns of retracing as one model after the other predicts.
+    tensorflow.get_logger().setLevel(logging.ERROR)
 
     from compress.export import RECIPES
     from compress.methods import METHODS
