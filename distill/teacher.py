@@ -26,6 +26,7 @@ from distill.losses import label_objective
 from distill.run_views import labelled_views, view_inputs
 from distill.teacher_files import Answers, as_logits, open_teacher_file, path_sha256
 from eval.accuracy import log_softmax, output_kind
+from eval.statistics import wilson_interval
 
 log = logging.getLogger("potstill")
 
@@ -89,12 +90,13 @@ def _given_step(run: RunDir, config: GivenTeacherConfig) -> Step:
         ]
         kinds = [output_kind(outputs) for outputs in raw]
         logits = mean_log_probabilities(list(map(as_logits, raw, kinds)))
-        val_top1 = float((logits.argmax(axis=1) == validation.labels).mean())
-        if val_top1 < 1.5 / len(validation.classes):
+        num_right = int((logits.argmax(axis=1) == validation.labels).sum())
+        if wilson_interval(num_right, len(validation))[0] <= 1 / len(validation.classes):
             log.warning(
-                "the teacher is right on %.1f%% of the validation photos, which is little better "
-                "than chance. Are its classes %s, in this order, and its pixels as given?",
-                100 * val_top1,
+                "the teacher is right on %d of %d validation photos, which may be chance. Are its "
+                "classes %s, in this order, and its pixels as given?",
+                num_right,
+                len(validation),
                 ", ".join(validation.classes[:20]),
             )
         return [], {
@@ -103,7 +105,7 @@ def _given_step(run: RunDir, config: GivenTeacherConfig) -> Step:
             "num_parameters": None,
             "num_macs": None,
             "seconds_to_train": None,
-            "val_top1": val_top1,
+            "val_top1": num_right / len(validation),
             "output_kinds": kinds,
             "digest": digest([digests, config.model_dump(mode="json")]),
         }
