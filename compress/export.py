@@ -1,6 +1,7 @@
 """From a Keras model to files: the recipes of a config, with what the files say of themselves."""
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def write_file(
 def file_step(run: RunDir, experiment: Experiment, source: str, recipe: Choice) -> Step:
     """Write one file of one model of the run."""
     path = run.file(file_name(source, recipe.name))
-    inputs = {
+    inputs: dict[str, Any] = {
         "model": output_sha256(run.model_dir(source) / "manifest.json", "model.keras"),
         "photos": output_sha256(run.photos_manifest.with_suffix(".json"), "manifest.csv"),
         "recipe": recipe.model_dump(mode="json"),
@@ -118,7 +119,7 @@ def file_step(run: RunDir, experiment: Experiment, source: str, recipe: Choice) 
 
     def build() -> tuple[list[Path], dict[str, Any]]:
         facts = write_file(
-            load_model(run.model(source)),
+            _loaded(run.model(source), inputs["model"]),
             path,
             recipe,
             source=source,
@@ -129,6 +130,12 @@ def file_step(run: RunDir, experiment: Experiment, source: str, recipe: Choice) 
         return [path], facts
 
     return Step(path.name, path.with_name(path.name + ".json"), inputs, build)
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: Path, sha256: str) -> Any:
+    """The model of a run, kept for the next of its files; recipes change copies."""
+    return load_model(path)
 
 
 def sources(experiment: Experiment) -> list[str]:

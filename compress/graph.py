@@ -5,8 +5,9 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -19,6 +20,8 @@ INPUT = "image"
 OUTPUTS = ("probabilities", "logits")
 MAX_PARITY_DIFF = 1e-3
 """A float file further from its model than this is broken; rounding explains about 1e-5."""
+BATCH_PIXELS = 8 * 128 * 128
+"""EfficientNetB0 with the gradients of all tensors takes half a gigabyte for them."""
 PASSES_VALUES_ON = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Dropout)
 
 
@@ -202,3 +205,60 @@ def replay(model: keras.Model, inputs: Any, stand_in: Callable[[keras.Layer], Ca
             "Expected a Keras functional model, or a sequential one with an input shape."
         )
     return graph._run_through_graph(inputs, operation_fn=enter)
+
+
+def batches(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Images in batches whose every tensor fits into memory together."""
+    size = max(BATCH_PIXELS // (images.shape[1] * images.shape[2]), 1)
+    for start in range(0, len(images), size):
+        yield images[start : start + size]
+
+
+def rebuilt(model: keras.Model, stand_in: Callable[[keras.Layer], Callable]) -> keras.Model:
+    """A new model with other functions for some of its layers.
+
+    Args:
+        stand_in: as for `replay`; a layer that stays is its own stand-in.
+    """
+    inputs = keras.Input((*image_size_of(model), 3), name=model.inputs[0].name)
+    outputs = replay(model, inputs, stand_in)
+    # A copy's layers know of one call each, and of no other model.
+    return copy_of(keras.Model(inputs, outputs, name=model.name))
+
+
+class Use(NamedTuple):
+    """One call of a layer."""
+
+    layer: Any
+    inputs: list[Any]
+    output: Any
+
+
+@dataclass
+class Graph:
+    """A model as a flat list of calls, in their order."""
+
+    inputs: Any
+    output: Any
+    uses: list[Use]
+
+    @classmethod
+    def of(cls, model: keras.Model) -> "Graph":
+        uses: list[Use] = []
+
+        def noted(layer: Any) -> Callable:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                output = layer(*args, **kwargs)
+                uses.append(Use(layer, keras.tree.flatten((args, kwargs)), output))
+                return output
+
+            return call
+
+        inputs = keras.Input((*image_size_of(model), 3))
+        return cls(inputs, replay(model, inputs, noted), uses)
+
+    def readers(self, tensor: Any) -> list[Use]:
+        return [use for use in self.uses if any(given is tensor for given in use.inputs)]
+
+    def num_uses(self, layer: Any) -> int:
+        return sum(use.layer is layer for use in self.uses)

@@ -1,9 +1,9 @@
 """ONNX recipes: a Keras model -> an .onnx file with static batch 1 and names of our own."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import keras
 import numpy as np
@@ -11,6 +11,8 @@ import onnx
 from pydantic import Field
 
 from compress.graph import INPUT, frozen_function, quiet_converters
+from compress.ranges import Range, Ranges, file_ranges
+from compress.rewrites import prepared
 from compress.tflite import Images, calibration_images
 from configs.errors import UserError
 from configs.registry import Registry
@@ -34,7 +36,8 @@ def int8(
     *,
     calibration: Images,
     output: str,
-    num_images: Annotated[int, Field(gt=0)] = 300,
+    num_images: Annotated[int, Field(gt=0)] = 64,
+    ranges: Ranges = "loss",
 ) -> None:
     """int8 weights by channel and uint8 activations (QDQ), float32 at the model's edges.
 
@@ -44,24 +47,67 @@ def int8(
     Args:
         calibration: images of the training split, seen through the evaluation view.
         num_images: how many of them set the activation ranges.
+        ranges: "loss" keeps the values that the answers depend on, "minmax" keeps all.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     images = calibration_images(calibration, num_images)
+    model = prepared(model, images)
     with quiet_converters(), tempfile.TemporaryDirectory() as folder:
-        converted, prepared = Path(folder) / "converted.onnx", Path(folder) / "prepared.onnx"
+        converted, prepared_file = Path(folder) / "converted.onnx", Path(folder) / "prepared.onnx"
         onnx.save(_converted(model, output), converted)
-        quant_pre_process(converted, prepared)
+        quant_pre_process(converted, prepared_file)
+        found = file_ranges(_all_tensors(prepared_file), model, images, ranges=ranges)
         quantize_static(
-            prepared,
+            prepared_file,
             path,
-            _CalibrationReader(images()),
+            _CalibrationReader(iter(images[:1])),  # all its ranges are given
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
+            extra_options={"TensorQuantOverrides": _overrides(found)},
         )
+
+
+def _all_tensors(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """A function from an image to everything that a float file computes of it, by tensor name."""
+    import onnxruntime
+
+    model = onnx.shape_inference.infer_shapes(onnx.load(path))
+    computed = {name for node in model.graph.node for name in node.output}
+    # A softmax has a range of its own.
+    computed -= {each.name for each in model.graph.output}
+    floats = [
+        each
+        for each in model.graph.value_info
+        if each.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and each.name in computed
+    ]
+    del model.graph.output[:]
+    model.graph.output.extend(floats)
+    options = onnxruntime.SessionOptions()
+    # Fused operations would not show what lies between them.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [each.name for each in session.get_outputs()]
+
+    def run(image: np.ndarray) -> dict[str, np.ndarray]:
+        values = session.run(names, {INPUT: image[None]})
+        # ONNX has channels first, Keras last.
+        last = [np.moveaxis(each, 1, -1) if each.ndim == 4 else each for each in values]
+        return {INPUT: image, **dict(zip(names, last, strict=True))}
+
+    return run
+
+
+def _overrides(ranges: dict[str, Range]) -> dict[str, list[dict[str, Any]]]:
+    return {
+        name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]
+        for name, (low, high) in ranges.items()
+    }
 
 
 class _CalibrationReader:

@@ -6,8 +6,7 @@ average that error away.
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Annotated, Any, NamedTuple
 
@@ -16,8 +15,9 @@ import numpy as np
 from keras import layers
 from pydantic import Field
 
-from compress.graph import copy_of, image_size_of, replay
+from compress.graph import Graph, Use, copy_of, rebuilt
 from compress.methods import METHODS
+from compress.sensitivity import sensitivities
 from configs.errors import UserError
 
 log = logging.getLogger("potstill")
@@ -25,6 +25,7 @@ log = logging.getLogger("potstill")
 BATCH_SIZE = 16
 SMALLEST_RANGE = 1 / 64
 """Of the largest channel's: a channel that is hardly used must not blow up what it is used for."""
+SWISH_IS_ZERO_BELOW = -8.0
 # One value in, the same value out, or a mean of values of one channel.
 KEEPS_CHANNELS = (
     layers.Dropout,
@@ -40,128 +41,102 @@ def equalize(
     model: keras.Model,
     *,
     calibration: Callable[[], Iterator[np.ndarray]],
-    share: Annotated[float, Field(gt=0, le=1)] = 0.5,
-    num_images: Annotated[int, Field(gt=0)] = 100,
+    gain: Annotated[float, Field(gt=0, le=1)] = 0.95,
+    num_images: Annotated[int, Field(gt=0)] = 64,
 ) -> keras.Model:
-    """A model that computes the same, with channels of like range around its swishes.
+    """A model that computes the same, with channels of like range around the swishes that need it.
 
     For a swish y = x * sigmoid(x) behind a BatchNormalization: divide the gamma and beta of every
     channel by its s, compute x' * sigmoid(s * x'), which is y / s, and multiply the kernels that
-    read y by s. s is the largest |x| of the channel over the calibration images, divided by the
-    geometric mean of all channels. As cross-layer equalization (Nagel et al. 2019, section 4.1,
-    arXiv:1906.04721), whose rule for ReLU does not hold for a swish: its gate has to see the x of
-    before. That costs one multiplication of a tensor by a constant.
+    read y by s. s is the largest |x| of the channel over the calibration images (below -8 a swish
+    is 0), divided by the geometric mean of all channels. As cross-layer equalization (Nagel et al.
+    2019, section 4.1, arXiv:1906.04721), whose rule for ReLU does not hold for a swish: its gate
+    has to see the x of before. That costs one multiplication of a tensor by a constant, so only
+    the swishes are rewritten whose rounding costs the answers most (`compress/sensitivity.py`).
 
     Args:
         calibration: images of the training split, through the evaluation view.
-        share: of the swishes that can be rewritten, those whose channels differ most.
-        num_images: how many images the ranges are taken from.
+        gain: rewrite the fewest swishes that bring this share of what all of them would.
+        num_images: how many images ranges and sensitivities are taken from.
 
     Raises:
         UserError: the model has no swish that can be rewritten.
     """
-    copy = copy_of(model)
-    graph = _Graph.of(copy)
-    swishes = [swish for use in graph.uses if (swish := graph.rewritable(use))]
+    images = list(islice(calibration(), num_images))
+    if not images:
+        raise UserError("equalize needs calibration photos and got none.")
+    graph = Graph.of(model)
+    swishes = rewritable(graph)
     if not swishes:
         raise UserError(
             f"model {model.name!r} has nothing to equalize: no swish that follows a "
             "BatchNormalization and feeds convolutions. Leave the method out."
         )
-    ranges = _ranges(graph, swishes, calibration, num_images)
-    scales = [_scale(each) for each in ranges]
-    order = sorted(range(len(swishes)), key=lambda i: -float(scales[i].max()))
-    chosen = order[: max(round(share * len(swishes)), 1)]
-    for i in chosen:
-        _move_scale(swishes[i], scales[i])
-    log.info("equalized %d of %d swishes", len(chosen), len(swishes))
-    return _rebuilt(copy, {id(swishes[i].activation): scales[i] for i in chosen})
+    some = np.stack(images).astype("float32")
+    scales = [_scale(each) for each in _ranges(graph, swishes, some)]
+    gains = _gains(model, swishes, scales, some)
+    chosen = _fewest(np.array(gains), gain)
+    log.info(
+        "equalized %d of %d swishes: %s", len(chosen), len(swishes),
+        ", ".join(f"{swishes[i].activation.name} ({gains[i]:.2g} nats)" for i in chosen),
+    )  # fmt: skip
+    return _rewritten(model, chosen, scales)
 
 
-class _Use(NamedTuple):
-    """One call of a layer."""
-
-    layer: Any
-    inputs: list[Any]
-    output: Any
-
-
-class _Swish(NamedTuple):
+class Swish(NamedTuple):
     """A swish, the layer that feeds it and the layers whose kernels read it."""
 
     activation: Any
     norm: Any
     kernels: list[Any]
+    carriers: list[Any]
+    """Layers between it and the kernels."""
     tensor: Any
     """The swish's input."""
 
 
-@dataclass
-class _Graph:
-    """A model as a flat list of calls, in their order."""
+def rewritable(graph: Graph) -> list[Swish]:
+    """The swishes whose scale can be moved, in the order of the graph."""
+    return [swish for use in graph.uses if (swish := _rewritable(graph, use))]
 
-    inputs: Any
-    output: Any
-    uses: list[_Use]
 
-    @classmethod
-    def of(cls, model: keras.Model) -> "_Graph":
-        uses: list[_Use] = []
+def _rewritable(graph: Graph, use: Use) -> Swish | None:
+    if not _is_swish(use.layer) or graph.num_uses(use.layer) != 1:
+        return None
+    (tensor,) = use.inputs
+    before = next((u for u in graph.uses if u.output is tensor), None)
+    if before is None or not _is_scaled_norm(before.layer) or len(graph.readers(tensor)) != 1:
+        return None
+    carriers: list[Any] = []
+    kernels = _kernels_after(graph, use.output, carriers)
+    layers_moved = [before.layer, *(kernels or [])]
+    if not kernels or any(graph.num_uses(layer) != 1 for layer in layers_moved):
+        return None
+    return Swish(use.layer, before.layer, kernels, carriers, tensor)
 
-        def noted(layer: Any) -> Callable:
-            def call(*args: Any, **kwargs: Any) -> Any:
-                output = layer(*args, **kwargs)
-                uses.append(_Use(layer, keras.tree.flatten((args, kwargs)), output))
-                return output
 
-            return call
-
-        inputs = keras.Input((*image_size_of(model), 3))
-        return cls(inputs, replay(model, inputs, noted), uses)
-
-    def readers(self, tensor: Any) -> list[_Use]:
-        return [use for use in self.uses if any(given is tensor for given in use.inputs)]
-
-    def num_uses(self, layer: Any) -> int:
-        return sum(use.layer is layer for use in self.uses)
-
-    def rewritable(self, use: _Use) -> _Swish | None:
-        """The swish of a call, if its scale can be moved."""
-        if not _is_swish(use.layer) or self.num_uses(use.layer) != 1:
-            return None
-        (tensor,) = use.inputs
-        before = next((u for u in self.uses if u.output is tensor), None)
-        if before is None or not _is_scaled_norm(before.layer) or len(self.readers(tensor)) != 1:
-            return None
-        kernels = self.kernels_after(use.output)
-        layers_moved = [before.layer, *(kernels or [])]
-        if not kernels or any(self.num_uses(layer) != 1 for layer in layers_moved):
-            return None
-        return _Swish(use.layer, before.layer, kernels, tensor)
-
-    def kernels_after(self, tensor: Any, products: list[Any] | None = None) -> list[Any] | None:
-        """Layers whose kernels read a tensor channel by channel; None if anything else does."""
-        products = [] if products is None else products
-        readers = self.readers(tensor)
-        if tensor is self.output or not readers:
-            return None
-        found = []
-        for use in readers:
-            if _has_kernel_by_channel(use.layer):
-                found.append(use.layer)
-                continue
-            if isinstance(use.layer, layers.Multiply):
-                # Both factors with a scale: it would have to be undone twice.
-                if any(use.layer is other for other in products) or len(use.inputs) != 2:
-                    return None
-                products.append(use.layer)
-            elif not (isinstance(use.layer, KEEPS_CHANNELS) or _is_reshape_of_channels(use)):
+def _kernels_after(graph: Graph, tensor: Any, carriers: list[Any]) -> list[Any] | None:
+    """Layers whose kernels read a tensor channel by channel; None if anything else does."""
+    readers = graph.readers(tensor)
+    if tensor is graph.output or not readers:
+        return None
+    found = []
+    for use in readers:
+        if _has_kernel_by_channel(use.layer):
+            found.append(use.layer)
+            continue
+        if isinstance(use.layer, layers.Multiply):
+            # Both factors with a scale: it would have to be undone twice.
+            if any(use.layer is other for other in carriers) or len(use.inputs) != 2:
                 return None
-            further = self.kernels_after(use.output, products)
-            if further is None:
-                return None
-            found += further
-        return found
+        elif not (isinstance(use.layer, KEEPS_CHANNELS) or _is_reshape_of_channels(use)):
+            return None
+        carriers.append(use.layer)
+        further = _kernels_after(graph, use.output, carriers)
+        if further is None:
+            return None
+        found += further
+    return found
 
 
 def _is_swish(layer: Any) -> bool:
@@ -181,7 +156,7 @@ def _has_kernel_by_channel(layer: Any) -> bool:
     return isinstance(layer, layers.Dense)
 
 
-def _is_reshape_of_channels(use: _Use) -> bool:
+def _is_reshape_of_channels(use: Use) -> bool:
     """(batch, channels) to (batch, 1, 1, channels), or back."""
     if not isinstance(use.layer, layers.Reshape | layers.Flatten):
         return False
@@ -191,25 +166,15 @@ def _is_reshape_of_channels(use: _Use) -> bool:
     )
 
 
-def _ranges(
-    graph: _Graph,
-    swishes: list[_Swish],
-    calibration: Callable[[], Iterator[np.ndarray]],
-    num_images: int,
-) -> list[np.ndarray]:
+def _ranges(graph: Graph, swishes: list[Swish], images: np.ndarray) -> list[np.ndarray]:
     """The largest |x| of every channel, (channels,), for each swish."""
     seen = keras.Model(graph.inputs, [swish.tensor for swish in swishes])
     largest = [np.zeros(swish.tensor.shape[-1]) for swish in swishes]
-    images = islice(calibration(), num_images)
-    num_seen = 0
-    while batch := list(islice(images, BATCH_SIZE)):
-        num_seen += len(batch)
-        outputs = seen.predict_on_batch(np.stack(batch))
-        for i, values in enumerate(outputs if len(swishes) > 1 else keras.tree.flatten(outputs)):
-            axes = tuple(range(np.ndim(values) - 1))
-            largest[i] = np.maximum(largest[i], np.abs(values).max(axis=axes))
-    if not num_seen:
-        raise UserError("equalize needs calibration photos and got none.")
+    for start in range(0, len(images), BATCH_SIZE):
+        outputs = keras.tree.flatten(seen.predict_on_batch(images[start : start + BATCH_SIZE]))
+        for i, values in enumerate(outputs):
+            kept = np.abs(np.maximum(values, SWISH_IS_ZERO_BELOW))
+            largest[i] = np.maximum(largest[i], kept.max(axis=tuple(range(np.ndim(values) - 1))))
     return largest
 
 
@@ -219,21 +184,42 @@ def _scale(largest: np.ndarray) -> np.ndarray:
     return np.exp(np.log(ranges) - np.log(ranges).mean())
 
 
-def _move_scale(swish: _Swish, scale: np.ndarray) -> None:
-    """Divide what the normalization gives by s, and multiply the kernels that read it."""
-    norm = swish.norm
-    norm.gamma.assign(norm.gamma / scale)
-    norm.beta.assign(norm.beta / scale)
-    for layer in swish.kernels:
-        # (height, width, in, out), depthwise (height, width, in, multiplier), or (in, out).
-        layer.kernel.assign(layer.kernel * scale[:, None].astype("float32"))
+def _gains(
+    model: keras.Model, swishes: list[Swish], scales: list[np.ndarray], images: np.ndarray
+) -> list[float]:
+    """Nats that each rewrite saves the answers."""
+    before = sensitivities(model, images)
+    after = sensitivities(_rewritten(model, range(len(swishes)), scales), images)
+    gains = []
+    for swish in swishes:
+        passed = [swish.norm.name, *(layer.name for layer in swish.carriers)]
+        name = swish.activation.name
+        old = [*passed, name]
+        new = [*passed, f"{name}_product", f"{name}_scale"]
+        saved = sum(before[each].cost for each in old if each in before)
+        gains.append(saved - sum(after[each].cost for each in new if each in after))
+    return gains
 
 
-def _rebuilt(model: keras.Model, scales: dict[int, np.ndarray]) -> keras.Model:
-    """The model with x * sigmoid(s * x) for the swishes that have an s."""
+def _fewest(gains: np.ndarray, share: float) -> list[int]:
+    """The fewest indices that have `share` of all positive gains, the largest first."""
+    order = [int(i) for i in np.argsort(-gains, kind="stable") if gains[i] > 0]
+    if not order:
+        return []
+    reached = np.cumsum(gains[order])
+    return order[: int(np.searchsorted(reached, share * reached[-1])) + 1]
+
+
+def _rewritten(model: keras.Model, chosen: Iterable[int], scales: list[np.ndarray]) -> keras.Model:
+    """The model with x * sigmoid(s * x) for the chosen ones of its rewritable swishes."""
+    copy = copy_of(model)
+    swishes = rewritable(Graph.of(copy))
+    for i in chosen:
+        _move_scale(swishes[i], scales[i])
+    gated = {id(swishes[i].activation): scales[i] for i in chosen}
 
     def stand_in(layer: Any) -> Callable:
-        scale = scales.get(id(layer))
+        scale = gated.get(id(layer))
         if scale is None:
             return layer
 
@@ -244,6 +230,14 @@ def _rebuilt(model: keras.Model, scales: dict[int, np.ndarray]) -> keras.Model:
 
         return swish
 
-    inputs = keras.Input((*image_size_of(model), 3), name=model.inputs[0].name)
-    rebuilt = keras.Model(inputs, replay(model, inputs, stand_in), name=model.name)
-    return copy_of(rebuilt)  # its layers know of one call each, and of no other model
+    return rebuilt(copy, stand_in)
+
+
+def _move_scale(swish: Swish, scale: np.ndarray) -> None:
+    """Divide what the normalization gives by s, and multiply the kernels that read it."""
+    norm = swish.norm
+    norm.gamma.assign(norm.gamma / scale)
+    norm.beta.assign(norm.beta / scale)
+    for layer in swish.kernels:
+        # (height, width, in, out), depthwise (height, width, in, multiplier), or (in, out).
+        layer.kernel.assign(layer.kernel * scale[:, None].astype("float32"))
