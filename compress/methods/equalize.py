@@ -41,7 +41,7 @@ def equalize(
     model: keras.Model,
     *,
     calibration: Callable[[], Iterator[np.ndarray]],
-    gain: Annotated[float, Field(gt=0, le=1)] = 0.95,
+    gain: Annotated[float, Field(gt=0, le=1)] = 0.9,
     num_images: Annotated[int, Field(gt=0)] = 64,
 ) -> keras.Model:
     """A model that computes the same, with channels of like range around the swishes that need it.
