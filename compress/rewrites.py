@@ -92,23 +92,23 @@ def _input_scaling(graph: Graph) -> tuple[list[Any], Any]:
     tensor, scaling, padded = graph.inputs, [], False
     while len(readers := graph.readers(tensor)) == 1:
         use = readers[0]
+        if graph.num_uses(use.layer) != 1:
+            break
         if isinstance(use.layer, layers.Rescaling | layers.Normalization) and not padded:
             scaling.append(use.layer)
         elif isinstance(use.layer, layers.ZeroPadding2D):
             padded = True
         else:
-            return (scaling, use.layer) if _reads_pixels(graph, use) else ([], None)
+            return (scaling, use.layer) if _reads_pixels(use.layer) else ([], None)
         tensor = use.output
     return [], None
 
 
-def _reads_pixels(graph: Graph, use: Use) -> bool:
-    layer = use.layer
+def _reads_pixels(layer: Any) -> bool:
     return (
         isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D)
         and layer.data_format == "channels_last"
         and getattr(layer, "groups", 1) == 1
-        and graph.num_uses(layer) == 1
     )
 
 

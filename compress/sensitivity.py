@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from compress.graph import batches, output_function, replay
+from configs.errors import UserError
 
 LEVELS = 255
 """Steps of an int8 or uint8 tensor."""
@@ -106,6 +107,9 @@ def sensitivities(
 
     Returns:
         Sensitivities by the names of `tensors_of`.
+
+    Raises:
+        UserError: the model answers with nan or inf.
     """
     rng = np.random.default_rng(seed)
     found: dict[str, Sensitivity] = {}
@@ -159,6 +163,11 @@ def _gradients(
         tensors = tensors_of(model, images, tape.watch)
         last = list(tensors.values())[-1]
         probs = probabilities_of(tf.cast(last, tf.float32))
+        if not np.isfinite(probs.numpy()).all():
+            raise UserError(
+                f"model {model.name!r} answers calibration photos with values that are no numbers "
+                "(nan or inf), so int8 cannot be calibrated. Check its training, or --pixels."
+            )
         drawn = [rng.choice(len(row), p=row / row.sum()) for row in probs.numpy().astype("float64")]
         log_probs = tf.math.log(tf.gather(probs, drawn, batch_dims=1) + 1e-12)
         total = tf.reduce_sum(log_probs)

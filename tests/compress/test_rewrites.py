@@ -63,6 +63,17 @@ def test_pixels_that_something_else_reads_keep_their_scaling() -> None:
     np.testing.assert_allclose(answers(found, images), answers(model, images), rtol=1e-5)
 
 
+def test_a_scaling_that_serves_twice_stays() -> None:
+    keras.utils.set_random_seed(1)
+    scaling = layers.Rescaling(1 / 16)
+    pixels = keras.Input((8, 8, 3), name="image")
+    x = scaling(layers.Conv2D(3, 1)(scaling(pixels)))
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    images = random_images(4, 8)
+    found = simplified(model)
+    np.testing.assert_allclose(answers(found, images), answers(model, images), rtol=1e-5)
+
+
 def test_nested_models_with_layers_of_one_name_are_left_as_they_are() -> None:
     keras.utils.set_random_seed(1)
     pixels = keras.Input((8, 8, 3), name="image")

@@ -14,6 +14,7 @@ from compress.sensitivity import (
     sensitivities,
     tensors_of,
 )
+from configs.errors import UserError
 from small_models import random_images
 
 
@@ -138,3 +139,12 @@ def test_a_layer_that_is_called_twice_has_two_tensors():
     model = keras.Model(pixels, layers.Flatten(name="flat")(shared(shared(pixels))))
     found = tensors_of(model, random_images(2, 4))
     assert list(found) == ["image", "shared", "shared:2", "flat"]
+
+
+def test_a_model_that_answers_nan_is_refused():
+    pixels = keras.Input((4, 4, 3), name="image")
+    x = layers.Rescaling(float("nan"))(pixels)
+    with pytest.raises(UserError, match="no numbers"):
+        sensitivities(
+            keras.Model(pixels, layers.Dense(2)(layers.Flatten()(x))), random_images(2, 4)
+        )
