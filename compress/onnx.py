@@ -62,7 +62,7 @@ def int8(
         quantize_static(
             prepared_file,
             path,
-            _CalibrationReader(iter(images[:1])),  # all its ranges are given
+            _CalibrationReader(iter(images[:1])),  # it asks for one; the ranges are given
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -76,12 +76,12 @@ def _all_tensors(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     import onnxruntime
 
     model = onnx.shape_inference.infer_shapes(onnx.load(path))
-    computed = {name for node in model.graph.node for name in node.output}
-    # A softmax has a range of its own.
-    computed -= {each.name for each in model.graph.output}
+    # The quantizer gives a softmax the range 0..1, and its runtime accepts no other.
+    nodes = [node for node in model.graph.node if node.op_type != "Softmax"]
+    computed = {name for node in nodes for name in node.output}
     floats = [
         each
-        for each in model.graph.value_info
+        for each in (*model.graph.value_info, *model.graph.output)
         if each.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and each.name in computed
     ]
     del model.graph.output[:]

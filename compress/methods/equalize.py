@@ -15,14 +15,13 @@ import numpy as np
 from keras import layers
 from pydantic import Field
 
-from compress.graph import Graph, Use, copy_of, rebuilt
+from compress.graph import Graph, Use, batches, copy_of, rebuilt
 from compress.methods import METHODS
 from compress.sensitivity import sensitivities
 from configs.errors import UserError
 
 log = logging.getLogger("potstill")
 
-BATCH_SIZE = 16
 SMALLEST_RANGE = 1 / 64
 """Of the largest channel's: a channel that is hardly used must not blow up what it is used for."""
 SWISH_IS_ZERO_BELOW = -8.0
@@ -170,8 +169,8 @@ def _ranges(graph: Graph, swishes: list[Swish], images: np.ndarray) -> list[np.n
     """The largest |x| of every channel, (channels,), for each swish."""
     seen = keras.Model(graph.inputs, [swish.tensor for swish in swishes])
     largest = [np.zeros(swish.tensor.shape[-1]) for swish in swishes]
-    for start in range(0, len(images), BATCH_SIZE):
-        outputs = keras.tree.flatten(seen.predict_on_batch(images[start : start + BATCH_SIZE]))
+    for batch in batches(images):
+        outputs = keras.tree.flatten(seen.predict_on_batch(batch))
         for i, values in enumerate(outputs):
             kept = np.abs(np.maximum(values, SWISH_IS_ZERO_BELOW))
             largest[i] = np.maximum(largest[i], kept.max(axis=tuple(range(np.ndim(values) - 1))))

@@ -125,3 +125,16 @@ def test_efficientnet_crosses_exactly(efficientnet, tmp_path):
     RECIPES["onnx.float32"](efficientnet, path, calibration=lambda: iter(images), output="logits")
     assert [tensor.name for tensor in session(path).get_inputs()] == ["image"]
     assert check_parity(efficientnet, path, images, output="logits") < 1e-4
+
+
+def test_int8_logits_have_a_range_from_all_images(tiny_model, images, tmp_path):
+    path = tmp_path / "logits.onnx"
+    black = np.zeros_like(images[:1])  # its logits are ten times those of the noise before it
+    calibration = np.concatenate([images, black])
+    RECIPES["onnx.int8"](
+        tiny_model, path, calibration=lambda: iter(calibration), output="logits", ranges="minmax"
+    )
+    found = session(path).run(None, {"image": black})[0]
+    expected = tiny_model(black).numpy()
+    # A dozen tensors of 8 bits.
+    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
