@@ -13,6 +13,7 @@ from cli.options import (
     Quiet,
     Run,
     Target,
+    open_config,
     open_run,
     refuse,
     show_result,
@@ -137,6 +138,37 @@ def latency(
         experiment = experiment.model_copy(update={"evaluate": evaluate})
     manifests = take(directory, experiment, ["latency"], target=target[0], force=force)
     return _show_rows(latency_rows(directory, manifests), json)
+
+
+@app.command()
+def devices(
+    target: Annotated[
+        str | None, typer.Argument(help="A config or run; its devices.", show_default=False)
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option("--device", help="Another one: ssh:pi@kitchen; repeatable."),
+    ] = None,
+    set_: Overrides = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Look whether devices can be reached, and what they are; exit with 1 if one cannot."""
+    start_logging(quiet)
+    from cli.table import devices_table
+    from configs.errors import UserError
+    from eval.devices import check_device, parse_device
+
+    named = [parse_device(text) for text in device or []]
+    if target is not None:
+        named = [(d.name, d.options) for d in open_config(target, set_).evaluate.devices] + named
+    if not named:
+        raise UserError("no device: give a TARGET whose config has some, or --device.")
+    rows = [check_device(name, options) for name, options in named]
+    show_result({"devices": rows}, devices_table(rows), as_json=json)
+    if any(row["problem"] for row in rows):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -112,13 +112,11 @@ def open_run(
     Raises:
         UserError: there is no such target, its config is wrong, or the run directory is taken.
     """
-    config, name, extra = _resolve(target)
-    from configs.loading import load_experiment
+    config, name, _ = _resolve(target)
     from configs.run_dir import RunDir, write_text
     from configs.schema import to_yaml
 
-    experiment = load_experiment(config, registries(), [*extra, *(overrides or [])])
-    experiment = _with_absolute_paths(experiment)
+    experiment = _with_absolute_paths(open_config(target, overrides))
     here = config.parent if name is None else Path("runs") / name
     directory = RunDir(run or here)
     _check_free(directory, experiment)
@@ -126,6 +124,14 @@ def open_run(
         write_text(directory.experiment, to_yaml(experiment))
     _log_to(directory.path / "log.jsonl")
     return directory, experiment
+
+
+def open_config(target: str, overrides: list[str] | None) -> "Experiment":
+    """The checked experiment of a TARGET, without its run directory."""
+    config, _, extra = _resolve(target)
+    from configs.loading import load_experiment
+
+    return load_experiment(config, registries(), [*extra, *(overrides or [])])
 
 
 def _with_absolute_paths(experiment: "Experiment") -> "Experiment":

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+RUNTIMES = ["ai-edge-litert", "tflite-runtime", "onnxruntime"]
 COLUMNS = ["file", "KB", "top-1", "95 %", "drop", "same as source", "p50 ms", "p90 ms", "MiB"]
 
 
@@ -28,6 +29,19 @@ def runs_table(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     return _aligned([[*columns, "KB", "p against the first"], *cells])
+
+
+def devices_table(rows: list[dict[str, Any]]) -> str:
+    """Rows of `evaluate devices` as aligned text, what is wrong with one in the lines below."""
+    cells = [["device", "processor", "cores", "system", "Python", "runtimes"]]
+    for row in rows:
+        machine = row["machine"] or {}
+        packages = machine.get("packages", {})
+        found = [f"{name} {packages[name]}" for name in RUNTIMES if name in packages]
+        facts = [str(machine.get(key, "")) for key in ("cpu", "num_cores", "os", "python")]
+        cells.append([row["device"], *facts, ", ".join(found) or ("none" if machine else "")])
+    problems = [f"{row['device']}: {row['problem']}" for row in rows if row["problem"]]
+    return "\n".join([_aligned(cells), *problems])
 
 
 def _aligned(cells: list[list[str]]) -> str:

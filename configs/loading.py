@@ -123,7 +123,8 @@ def _check_choices(experiment: Experiment, registries: Mapping[str, Registry]) -
         )
 
     def checked_list(kind: str, where: str, choices: list[Choice]) -> list[Choice]:
-        names = [choice.name for choice in choices]
+        # Files are called by their recipe, models by their method; of devices there may be two.
+        names = [str(choice) if kind == "device" else choice.name for choice in choices]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise UserError(f"{where} names {', '.join(sorted(twice))} twice. Keep one.")

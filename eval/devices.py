@@ -1,105 +1,127 @@
 """`DEVICES`: where a probe runs."""
 
-import contextlib
-import json
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from configs.errors import StepFailed
+from omegaconf import OmegaConf
+
+from configs.errors import UserError
 from configs.registry import Registry
+from eval.machine import machine
+from eval.probe_session import ProbeSession
+from eval.ssh import Board
 
 DEVICES = Registry("device")
 
 PROBE = Path(__file__).with_name("probe.py")
+# The option that says which of its kind a device is.
+ADDRESSES = ("host", "serial")
 
 
-class ProbeSession:
-    """One probe at work on one file, in a process of its own, until closed.
+class Device(Protocol):
+    """A machine that runs probes, while its context is open."""
 
-    A process for each file, so that load time and peak memory are that file's alone.
+    def open(self, file: Path, *, num_threads: int) -> ProbeSession:
+        """A probe that has loaded a file there."""
 
-    Attributes:
-        ready: what the probe said when the file was loaded.
-    """
+    def machine(self) -> dict[str, Any]:
+        """What it is: cpu, num_cores, os, python, packages (the runtimes and their versions)."""
 
-    def __init__(self, command: list[str], file: Path) -> None:
-        self._file = file
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the session
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            encoding="utf-8",
-        )
-        self.ready = self._answer()
-
-    def run(self, count: int) -> list[float]:
-        """Milliseconds of each of `count` executions."""
-        return list(self._ask({"run": count})["times_ms"])
-
-    def close(self) -> dict[str, Any]:
-        """End the probe; returns its last word, with peak_rss_mib."""
-        last = self._ask({"quit": True})
-        self._process.wait(timeout=60)
-        self._release()
-        return last
-
-    def kill(self) -> None:
-        """End the probe whatever it does."""
-        self._process.kill()
-        self._process.wait()
-        self._release()
-
-    def _release(self) -> None:
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
-            # A request that never reached a dead probe is written again on closing.
-            with contextlib.suppress(OSError):
-                if stream is not None:
-                    stream.close()
-
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        try:
-            print(json.dumps(request), file=self._process.stdin, flush=True)
-        except (BrokenPipeError, ValueError):
-            self._fail("it ended early")
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._fail("it ended early")
-        message: dict[str, Any] = json.loads(line)
-        if "error" in message:
-            self._fail(message["error"])
-        return message
-
-    def _fail(self, reason: str) -> None:
-        self._process.kill()
-        code = self._process.wait()
-        self._errors.seek(0)
-        tail = self._errors.read().decode(errors="replace").strip()[-400:]
-        self._release()
-        raise StepFailed(
-            f"the probe of {self._file} failed: {reason} (exit code {code}). {tail}\n"
-            "Check the file with: evaluate predict FILE PHOTO"
-        )
+    def is_back(self) -> bool:
+        """Whether it can be reached again after DeviceLost."""
 
 
-Device = Callable[..., ProbeSession]
-"""(file, *, num_threads, options of the device) -> an open probe."""
+class _Here:
+    def open(self, file: Path, *, num_threads: int) -> ProbeSession:
+        # -P: the probe's folder holds a statistics.py, which must not hide Python's own.
+        command = [sys.executable, "-P", str(PROBE), str(file), "--num-threads", str(num_threads)]
+        return ProbeSession(command, file)
+
+    def machine(self) -> dict[str, Any]:
+        return machine()
+
+    def is_back(self) -> bool:
+        return True
 
 
 @DEVICES.add
-def local(file: Path, *, num_threads: int) -> ProbeSession:
+@contextmanager
+def local() -> Iterator[Device]:
     """This machine, with the runtimes of this Python."""
-    # -P: the probe's folder holds a statistics.py, which must not hide Python's own.
-    command = [sys.executable, "-P", str(PROBE), str(file), "--num-threads", str(num_threads)]
-    return ProbeSession(command, file)
+    yield _Here()
+
+
+@DEVICES.add
+@contextmanager
+def ssh(
+    host: str = "",
+    python: str = "python3",
+    wheels: str | None = None,
+    config: str | None = None,
+) -> Iterator[Device]:
+    """A Linux machine that the user's own `ssh` reaches: a Raspberry Pi, a Jetson, a server.
+
+    The probe and the files are copied there, checked by digest, and removed at the end. Where
+    no runtime is found, one is put beside them as unpacked wheels and kept for the next time.
+
+    Args:
+        host: as ssh takes it, [user@]name, or a Host of its configuration.
+        python: the Python there; one with numpy and a runtime is used as it is.
+        wheels: a folder of wheels for it, where this machine cannot download them.
+        config: an ssh configuration file to use instead of the user's.
+    """
+    if not host or host.startswith("-") or len(host.split()) != 1:
+        raise UserError(f"ssh needs a host, as in {{name: ssh, host: pi@kitchen}}; got {host!r}.")
+    with Board(host, python=python, wheels=wheels, config=config, probe=PROBE) as board:
+        yield board
+
+
+def device_label(name: str, options: Mapping[str, Any]) -> str:
+    """What results call a device: local, or ssh:pi@kitchen."""
+    address = next((options[key] for key in ADDRESSES if options.get(key)), None)
+    return name if address is None else f"{name}:{address}"
+
+
+def check_device(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A device looked at.
+
+    Returns:
+        device, its label; machine, what it is, or None; problem, why it cannot be used, or None.
+    """
+    found: dict[str, Any] = {"device": device_label(name, options), "machine": None}
+    try:
+        with DEVICES[name](**options) as device:
+            return {**found, "machine": device.machine(), "problem": None}
+    except UserError as error:
+        return {**found, "problem": str(error)}
+
+
+def parse_device(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and checked options of a device as a command line has it.
+
+    Args:
+        text: a name (local), name:address (ssh:pi@kitchen), or what a config would say
+            ("{name: ssh, host: pi@kitchen, python: python3.11}").
+
+    Raises:
+        UserError: there is no such device or option.
+    """
+    options: Any = {}
+    if text.startswith("{"):
+        try:
+            options = OmegaConf.to_container(OmegaConf.create(text))
+            name = str(options.pop("name"))
+        except Exception:  # whatever a damaged YAML text may raise
+            raise UserError(f"--device {text}: expected {{name: ssh, host: pi@kitchen}}.") from None
+    else:
+        name, _, address = text.partition(":")
+        if address:
+            known = DEVICES.options(name)
+            key = next((key for key in ADDRESSES if key in known), None)
+            if key is None:
+                raise UserError(f"--device {text}: the device {name} has no address.")
+            options[key] = address
+    return name, DEVICES.check(name, options)

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.devices import DEVICES, ProbeSession
+from eval.devices import DEVICES, device_label
+from eval.probe_session import ProbeSession
 
 NUM_ROUNDS = 10
 
@@ -36,21 +37,24 @@ def measure(
     Raises:
         StepFailed: a file cannot be run there.
     """
-    open_probe = DEVICES[device]
     sessions: dict[Path, ProbeSession] = {}
-    try:
-        for file in dict.fromkeys(files):
-            sessions[file] = open_probe(file, num_threads=num_threads, **(options or {}))
-        times = _rounds(sessions, num_warmup, num_runs, progress)
-        rows = {}
-        for file, session in sessions.items():
-            counts = {"num_threads": num_threads, "num_warmup": num_warmup, "num_runs": num_runs}
-            rows[file] = _row(device, session, times[file], counts)
-        sessions.clear()
-        return rows
-    finally:
-        for session in sessions.values():
-            session.kill()
+    with DEVICES[device](**(options or {})) as there:
+        try:
+            for file in dict.fromkeys(files):
+                sessions[file] = there.open(file, num_threads=num_threads)
+            times = _rounds(sessions, num_warmup, num_runs, progress)
+            rows = {}
+            for file, session in sessions.items():
+                counts = {
+                    "num_threads": num_threads, "num_warmup": num_warmup, "num_runs": num_runs,
+                }  # fmt: skip
+                label = device_label(device, options or {})
+                rows[file] = _row(label, session, times[file], counts)
+            sessions.clear()
+            return rows
+        finally:
+            for session in sessions.values():
+                session.kill()
 
 
 def _rounds(

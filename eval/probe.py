@@ -5,11 +5,17 @@ copied to a device. As a program it serves JSON lines:
 
     python probe.py FILE --num-threads 1
     <- {"ready": true, "load_ms": ..., "first_ms": ..., "runtime": ..., "runtime_version": ...}
-    -> {"run": 20}      <- {"times_ms": [...]}
-    -> {"quit": true}   <- {"peak_rss_mib": ...}
+    -> {"run": 20}          <- {"times_ms": [...]}
+    -> {"image": "base64"}  <- {"answer": [...]}
+    -> {"quit": true}       <- {"peak_rss_mib": ...}
+
+Python 3.9 runs it too: that is what older boards have.
 """
 
+from __future__ import annotations
+
 import argparse
+import base64
 import json
 import os
 import re
@@ -17,7 +23,7 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 
@@ -233,7 +239,7 @@ def _first(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-Model = TfliteModel | OnnxModel
+Model = Union[TfliteModel, OnnxModel]  # noqa: UP007 - for Python 3.9
 
 
 def open_model(path: Path, num_threads: int = 1, image_size: int | None = None) -> Model:
@@ -313,6 +319,10 @@ def serve(path: Path, num_threads: int) -> None:
         request = json.loads(line)
         if "run" in request:
             _say({"times_ms": _timed(model, int(request["run"]))})
+        if "image" in request:
+            pixels = np.frombuffer(base64.b64decode(request["image"]), "<f4")
+            answer = model.predict(pixels.reshape(1, *model.input_shape))[0]
+            _say({"answer": [float(value) for value in answer]})
         if request.get("quit"):
             _say({"peak_rss_mib": peak_rss_mib()})
             return

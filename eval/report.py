@@ -12,6 +12,7 @@ from configs.run_dir import RunDir, read_json, write_json, write_text
 from configs.schema import Experiment
 from eval.accuracy import accuracy
 from eval.audit import audit
+from eval.devices import device_label
 from eval.machine import machine
 from eval.page import Details, Disagreement, render_html, render_markdown
 from eval.results import (
@@ -59,7 +60,9 @@ def build_report(
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
     """`report.json` as DESIGN.md has it, and all predictions by name and split."""
     probs = {name: load_predictions(run, name) for name in [*models, *files]}
-    latency = load_latency(run, [device.name for device in experiment.evaluate.devices])
+    latency = load_latency(
+        run, [device_label(d.name, d.options) for d in experiment.evaluate.devices]
+    )
     teacher = probs["teacher"]["test"]
     rows = [
         _file_row(run, name, probs, photos.test, teacher, latency.get(name, [])) for name in files
@@ -114,7 +117,8 @@ def _distillation(
 
 def _machine(run: RunDir, experiment: Experiment) -> dict[str, Any]:
     """Where the files were timed; this machine where they were not."""
-    path = latency_path(run, experiment.evaluate.devices[0].name)
+    first = experiment.evaluate.devices[0]
+    path = latency_path(run, device_label(first.name, first.options))
     return dict(read_json(path)["machine"]) if path.exists() else machine()
 
 

@@ -1,5 +1,6 @@
 """The measured rows of a report: models, files, and which file to ship."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from configs.progress import track
 from configs.run_dir import RunDir, Step, file_sha256, read_json, whole_file
 from eval.accuracy import OWN_PIXELS, Pixels, accuracy, compare, predict_file
+from eval.devices import device_label
 from eval.footprint import file_bytes, zip_bytes
 from eval.images import evaluation_batches
 from eval.latency import measure
@@ -76,7 +78,8 @@ def latency_step(
     num_runs: int,
 ) -> Step:
     """Time the files of the run on one device: results/latency-<device>.json, raw times kept."""
-    path = latency_path(run, device)
+    label = device_label(device, options)
+    path = latency_path(run, label)
     inputs = {
         "files": {file.name: file_sha256(file) for file in files},
         "device": {"name": device, **options},
@@ -95,7 +98,7 @@ def latency_step(
         )
         return [], {"machine": machine(), "latency": {file.name: row for file, row in rows.items()}}
 
-    return Step(f"latency on {device}", path, inputs, build)
+    return Step(f"latency on {label}", path, inputs, build)
 
 
 def timed(
@@ -108,7 +111,8 @@ def timed(
     num_runs: int,
 ) -> dict[Path, dict[str, Any]]:
     """Latency rows by file, the raw times in each."""
-    with track(f"latency on {device}", len(files) * (num_warmup + num_runs)) as advance:
+    label = device_label(device, options or {})
+    with track(f"latency on {label}", len(files) * (num_warmup + num_runs)) as advance:
         return measure(
             files,
             device=device,
@@ -137,8 +141,8 @@ def load_latency(run: RunDir, devices: list[str]) -> dict[str, list[dict[str, An
 
 
 def latency_path(run: RunDir, device: str) -> Path:
-    """Where the times of one device are kept."""
-    return run.path / "results" / f"latency-{device}.json"
+    """Where the times of one device are kept; `device` as `device_label` calls it."""
+    return run.path / "results" / f"latency-{re.sub(r'[^A-Za-z0-9.@_-]', '-', device)}.json"
 
 
 def _without_raw(row: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from configs.errors import StepFailed
-from eval.devices import DEVICES, ProbeSession
+from eval.devices import DEVICES
+from eval.probe_session import ProbeSession
 
 local = DEVICES["local"]
 
