@@ -24,6 +24,7 @@ def measure_files(
     data: Path | None = None,
     pixels: Pixels | None = None,
     device: str = "local",
+    options: dict[str, Any] | None = None,
     num_threads: int = 1,
     num_runs: int = NUM_RUNS,
     score: bool = False,
@@ -36,7 +37,12 @@ def measure_files(
     described = {file: _describe(file) for file in files}
     if not score:
         timings = timed(
-            files, device=device, num_threads=num_threads, num_warmup=NUM_WARMUP, num_runs=num_runs
+            files,
+            device=device,
+            options=options,
+            num_threads=num_threads,
+            num_warmup=NUM_WARMUP,
+            num_runs=num_runs,
         )
         return [latency_row(file, [timings[file]]) for file in files]
     if data is None:

@@ -100,7 +100,10 @@ def latency(
     target: Targets,
     run: Run = None,
     device: Annotated[
-        str | None, typer.Option("--device", help="One device of the config.")
+        str | None,
+        typer.Option(
+            "--device", help="One device of the config; for bare files also ssh:pi@kitchen."
+        ),
     ] = None,
     num_threads: Threads = None,
     num_runs: Runs = None,
@@ -115,10 +118,13 @@ def latency(
     if is_file_target(target):
         refuse(target[0], ONLY_RUN, run=run, set_=set_, force=force)
         from cli.bare import NUM_RUNS, measure_files
+        from eval.devices import parse_device
 
+        name, options = parse_device(device or "local")
         rows = measure_files(
             [Path(file) for file in target],
-            device=device or "local",
+            device=name,
+            options=options,
             num_threads=num_threads or 1,
             num_runs=num_runs or NUM_RUNS,
         )
@@ -128,12 +134,13 @@ def latency(
     from cli.report import latency_rows
     from cli.steps import take
     from configs.errors import UserError
+    from eval.devices import device_label
 
-    names = [choice.name for choice in experiment.evaluate.devices]
-    if device is not None and device not in names:
-        raise UserError(f"--device {device}: the config has {', '.join(names)}.")
+    labels = {device_label(c.name, c.options): c for c in experiment.evaluate.devices}
+    if device is not None and device not in labels:
+        raise UserError(f"--device {device}: the config has {', '.join(labels)}.")
     if device is not None:
-        kept = [c for c in experiment.evaluate.devices if c.name == device]
+        kept = [labels[device]]
         evaluate = experiment.evaluate.model_copy(update={"devices": kept})
         experiment = experiment.model_copy(update={"evaluate": evaluate})
     manifests = take(directory, experiment, ["latency"], target=target[0], force=force)

@@ -6,10 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from omegaconf import OmegaConf
 
 from configs.errors import UserError
 from configs.registry import Registry
+from eval.android import Phone
 from eval.machine import machine
 from eval.probe_session import ProbeSession
 from eval.ssh import Board
@@ -21,11 +23,39 @@ PROBE = Path(__file__).with_name("probe.py")
 ADDRESSES = ("host", "serial")
 
 
-class Device(Protocol):
-    """A machine that runs probes, while its context is open."""
+class Session(Protocol):
+    """One file at work on a device; see ProbeSession.
 
-    def open(self, file: Path, *, num_threads: int) -> ProbeSession:
-        """A probe that has loaded a file there."""
+    Attributes:
+        ready: load_ms, first_ms, runtime, runtime_version, batch.
+    """
+
+    ready: dict[str, Any]
+
+    def run(self, count: int) -> list[float]:
+        """Milliseconds of each of `count` executions; their mean alone where no more is known."""
+
+    def predict(self, image: np.ndarray) -> np.ndarray:
+        """What the file answers, (classes,), to one float32 image as it takes them."""
+
+    def close(self) -> dict[str, Any]:
+        """End it; returns peak_rss_mib."""
+
+    def kill(self) -> None:
+        """End it whatever it does."""
+
+
+class Device(Protocol):
+    """A machine that runs probes, while its context is open.
+
+    Attributes:
+        formats: endings of the files that it runs.
+    """
+
+    formats: tuple[str, ...]
+
+    def open(self, file: Path, *, num_threads: int) -> Session:
+        """A session that has loaded a file there."""
 
     def machine(self) -> dict[str, Any]:
         """What it is: cpu, num_cores, os, python, packages (the runtimes and their versions)."""
@@ -35,6 +65,8 @@ class Device(Protocol):
 
 
 class _Here:
+    formats: tuple[str, ...] = (".tflite", ".onnx")
+
     def open(self, file: Path, *, num_threads: int) -> ProbeSession:
         # -P: the probe's folder holds a statistics.py, which must not hide Python's own.
         command = [sys.executable, "-P", str(PROBE), str(file), "--num-threads", str(num_threads)]
@@ -77,6 +109,26 @@ def ssh(
         raise UserError(f"ssh needs a host, as in {{name: ssh, host: pi@kitchen}}; got {host!r}.")
     with Board(host, python=python, wheels=wheels, config=config, probe=PROBE) as board:
         yield board
+
+
+@DEVICES.add
+@contextmanager
+def android(serial: str = "", benchmark_model: str = "", adb: str = "adb") -> Iterator[Device]:
+    """An Android phone that the user's own `adb` reaches; it times .tflite files.
+
+    Args:
+        serial: which of several phones, as `adb devices` lists them.
+        benchmark_model: the program of that name for the phone's processor, which Google
+            publishes with LiteRT; it is copied to the phone.
+        adb: the program here.
+    """
+    if not Path(benchmark_model).is_file():
+        raise UserError(
+            f"android needs the program benchmark_model for the phone; got {benchmark_model!r}. "
+            "Download it, and give its path: {name: android, benchmark_model: PATH}."
+        )
+    with Phone(serial, benchmark_model=Path(benchmark_model), adb=adb) as phone:
+        yield phone
 
 
 def device_label(name: str, options: Mapping[str, Any]) -> str:

@@ -89,15 +89,18 @@ def _row(
     device: str, session: ProbeSession, times_ms: list[float], counts: dict[str, int]
 ) -> dict[str, Any]:
     ready = session.ready
-    p50, p90, p99 = np.percentile(times_ms, [50, 90, 99])
+    percentiles: list[float | None] = [float(p) for p in np.percentile(times_ms, [50, 90, 99])]
+    if len(times_ms) < counts["num_runs"]:
+        percentiles[1:] = None, None  # a device that tells means says nothing of the slow ones
+    p50, p90, p99 = percentiles
     return {
         "device": device,
         "runtime": f"{ready['runtime']} {ready['runtime_version']}".strip(),
         "batch": ready["batch"],
         **counts,
-        "p50_ms": float(p50),
-        "p90_ms": float(p90),
-        "p99_ms": float(p99),
+        "p50_ms": p50,
+        "p90_ms": p90,
+        "p99_ms": p99,
         "mean_ms": float(np.mean(times_ms)),
         "load_ms": ready["load_ms"],
         "peak_rss_mib": session.close()["peak_rss_mib"],

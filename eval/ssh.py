@@ -70,6 +70,8 @@ class Board:
         UserError: no runtime is there and none can be put there.
     """
 
+    formats: tuple[str, ...] = tuple(RUNTIMES)
+
     def __init__(
         self, host: str, *, python: str, wheels: str | None, config: str | None, probe: Path
     ) -> None:
