@@ -9,6 +9,8 @@
 - live: the same, but the teacher sees its view of every batch before each step.
 - keras_distiller: `keras.distillation.Distiller`; where the sizes differ, its student resizes.
 - keras_plain: `image_dataset_from_directory`, Keras augmentation layers and `fit`.
+- torch_plain, torch_live (with --torch, where PyTorch and torchvision are installed): the loop one
+  would write there, on labels alone and with the teacher before every step.
 
 The first round, which traces graphs, is left out. The clock runs from the end of a round's first
 step to the end of its last, so that no way pays for starting a pipeline. `limit` is (teacher
@@ -102,6 +104,7 @@ class Ways:
         self.keras_student = self._backbone(options.student, options.student_size)
         self._compile_keras(self.keras_student)
         self.distiller = self._distiller()
+        self.torch_loop = self._torch_loop() if options.torch else None
 
     def _backbone(self, name: str, size: int) -> keras.Model:
         return BACKBONES[name](image_size=size, num_classes=self.num_classes, weights=None)
@@ -131,6 +134,20 @@ class Ways:
         )
         self._compile_keras(distiller)
         return distiller
+
+    def _torch_loop(self) -> Any:
+        from torch_loop import TorchLoop
+
+        options = self.options
+        return TorchLoop(
+            self.folder,
+            teacher=options.teacher,
+            student=options.student,
+            teacher_size=options.teacher_size,
+            student_size=options.student_size,
+            batch_size=options.batch_size,
+            crop=CROP,
+        )
 
     def _batches(self, size: int, soft_labels: Any = None) -> Any:
         return training_batches(
@@ -187,6 +204,12 @@ class Ways:
         )
         return self._fit(self.keras_student, dataset.prefetch(-1))
 
+    def torch_plain(self) -> float:
+        return per_step(self.torch_loop.plain(self.steps))
+
+    def torch_live(self) -> float:
+        return per_step(self.torch_loop.live(self.steps))
+
     def teacher_forward(self) -> float:
         return self._timed(
             self.teacher.predict_on_batch, self._in_memory(self.options.teacher_size)
@@ -211,6 +234,7 @@ class Ways:
 NAMES = (
     "plain", "cached", "live", "keras_distiller", "keras_plain", "teacher_forward", "student_step",
 )  # fmt: skip
+TORCH_NAMES = ("torch_plain", "torch_live")
 
 
 def main() -> None:
@@ -225,15 +249,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="timed steps a round")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--data", type=Path, help="a folder of class folders; else made-up photos")
+    parser.add_argument("--torch", action="store_true", help="also the loop in PyTorch")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    names = NAMES + (TORCH_NAMES if options.torch else ())
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.data or photo_folder(Path(temporary))
         labels = Path(tempfile.mkdtemp(dir=temporary, prefix=".")) / "labels.npy"
         ways = Ways(options, folder, labels)
-        times: dict[str, list[float]] = {name: [] for name in NAMES}
+        times: dict[str, list[float]] = {name: [] for name in names}
         for ways.round in range(options.rounds + 1):
-            for name in NAMES:
+            for name in names:
                 seconds = getattr(ways, name)()
                 if ways.round:
                     times[name].append(seconds)
@@ -249,12 +275,13 @@ def main() -> None:
         "keras_distiller_over_cached": over("keras_distiller", "cached"),
         "limit": round(statistics.median((t + s) / s for t, s in limits), 3),
         "plain_over_keras_plain": over("plain", "keras_plain"),
-        "step_ms": {name: round(1000 * statistics.median(times[name]), 1) for name in NAMES},
+        **({"torch_live_over_cached": over("torch_live", "cached")} if options.torch else {}),
+        "step_ms": {name: round(1000 * statistics.median(times[name]), 1) for name in names},
         **{k: v for k, v in vars(options).items() if k not in ("json", "data")},
         "data": "made-up" if options.data is None else options.data.name,
     }
     if not options.json:
-        for name in NAMES:
+        for name in names:
             print(f"{name:16} {result['step_ms'][name]:9.1f} ms a step")
     print(json.dumps(result))
 

@@ -115,8 +115,9 @@ class Board:
         """A probe that has loaded a file there."""
         site = self.site(file.suffix.lower())
         words = [self._python, self._send(self._probe), self._send(file)]
-        script = f"PYTHONPATH={shlex.quote(site)} exec {shlex.join(words)}"
-        command = self._command(f"{script} --num-threads {num_threads}")
+        script = f"PYTHONPATH={shlex.quote(site)} {shlex.join(words)} --num-threads {num_threads}"
+        # A shell that stays says 139 of a crash, where ssh would say 255, as of a lost connection.
+        command = self._command(f"{script}; exit $?")
         return ProbeSession(command, file, device=self.host, lost_code=LOST)
 
     def site(self, suffix: str) -> str:

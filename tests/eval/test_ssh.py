@@ -136,6 +136,20 @@ def test_what_is_wrong_with_a_file_reaches_the_caller(server: Server, tmp_path: 
         board.open(tmp_path / "it's bad.tflite", num_threads=1)
 
 
+def test_a_crash_there_is_no_lost_connection(
+    server: Server, onnx_file: Path, tmp_path: Path
+) -> None:
+    crashing = tmp_path / "python"
+    crashing.write_text(f'#!/bin/sh\n[ "$1" = - ] && exec {sys.executable} -\nkill -SEGV $$\n')
+    crashing.chmod(0o755)
+    with (
+        ssh(host="board", python=str(crashing), config=str(server.config)) as board,
+        pytest.raises(StepFailed, match=r"ended early \(exit code 139\)") as caught,
+    ):
+        board.open(onnx_file, num_threads=1)
+    assert not isinstance(caught.value, DeviceLost)
+
+
 def test_a_board_is_described(server: Server) -> None:
     with ssh(host="board", python=sys.executable, config=str(server.config)) as board:
         machine = board.machine()
