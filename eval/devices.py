@@ -43,8 +43,16 @@ class ProbeSession:
         """Milliseconds of each of `count` executions."""
         return list(self._ask({"run": count})["times_ms"])
 
+    def state(self) -> dict[str, Any]:
+        """What moves times over there, as far as it is known: `eval.probe.machine_state`."""
+        return dict(self._ask({"state": True})["state"])
+
+    def reopen(self) -> None:
+        """Load the file again in a new process; `ready` is what that one said."""
+        self.ready = self._ask({"reopen": True})
+
     def close(self) -> dict[str, Any]:
-        """End the probe; returns its last word, with peak_rss_mib."""
+        """End the probe; returns its last word, with peak_rss_mib and state."""
         last = self._ask({"quit": True})
         self._process.wait(timeout=60)
         self._release()
@@ -98,8 +106,13 @@ Device = Callable[..., ProbeSession]
 
 
 @DEVICES.add
-def local(file: Path, *, num_threads: int) -> ProbeSession:
-    """This machine, with the runtimes of this Python."""
+def local(file: Path, *, num_threads: int, cores: list[int] | None = None) -> ProbeSession:
+    """This machine, with the runtimes of this Python.
+
+    Args:
+        cores: those that a file may run on, by the numbers the system gives them; all where None.
+    """
     # -P: the probe's folder holds a statistics.py, which must not hide Python's own.
     command = [sys.executable, "-P", str(PROBE), str(file), "--num-threads", str(num_threads)]
-    return ProbeSession(command, file)
+    pinned = ["--cores", *map(str, cores)] if cores else []
+    return ProbeSession([*command, *pinned], file)

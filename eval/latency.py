@@ -1,15 +1,42 @@
-"""How long files take: every file in its own process, in interleaved rounds."""
+"""How long files take, and which differences between them are real."""
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eval.devices import DEVICES, ProbeSession
+from eval.statistics import median_interval
 
-NUM_ROUNDS = 10
+RUNS_PER_ROUND = 10
+WARMUP_BLOCK = 5
+MAX_WARMUP = 100
+CHANGING = ("mhz", "temperature_c", "load")
+"""What of a machine's state moves while it works."""
+
+
+@dataclass
+class _Timing:
+    """A session and what its rounds have told so far; the last entries are of the last round."""
+
+    session: ProbeSession
+    ready: list[dict[str, Any]] = field(default_factory=list)
+    num_warmup: list[int] = field(default_factory=list)
+    rounds: list[list[float]] = field(default_factory=list)
+
+    def take_round(self, num_warmup: int, count: int) -> None:
+        if self.rounds:
+            self.session.reopen()
+        self.ready.append(self.session.ready)
+        self.num_warmup.append(warm_up(self.session, num_warmup))
+        self.rounds.append(self.session.run(count))
+
+    @property
+    def round_p50_ms(self) -> list[float]:
+        return [float(np.median(times)) for times in self.rounds]
 
 
 def measure(
@@ -24,11 +51,16 @@ def measure(
 ) -> dict[Path, dict[str, Any]]:
     """Time some files on one device.
 
-    The files take turns in rounds, each round starting with another one, so that whatever
-    drifts on the machine (heat, frequency, neighbours) hits all alike.
+    The files take turns in rounds, each round starting with another one, so that whatever drifts
+    on the machine (heat, frequency, neighbours) hits all alike. Every round loads every file in
+    a new process: where memory comes to lie is drawn once for a process, and no number of runs
+    within one averages it out (Kalibera and Jones 2013, Rigorous Benchmarking in Reasonable Time,
+    section 2). The first file takes part twice: how far its two differ is the noise floor.
 
     Args:
-        num_runs: timed executions of each file, after `num_warmup` that do not count.
+        num_runs: timed executions of each file, ten a round: more of them lower the noise floor.
+        num_warmup: least number of executions before those of a round; 0 for none.
+        progress: told how many timed executions are done, of (files + 1) * num_runs.
 
     Returns:
         A latency row of report.json for each file, with the raw times as `times_ms`.
@@ -36,66 +68,114 @@ def measure(
     Raises:
         StepFailed: a file cannot be run there.
     """
-    open_probe = DEVICES[device]
-    sessions: dict[Path, ProbeSession] = {}
+    files = list(dict.fromkeys(files))
+    timings: list[_Timing] = []
     try:
-        for file in dict.fromkeys(files):
-            sessions[file] = open_probe(file, num_threads=num_threads, **(options or {}))
-        times = _rounds(sessions, num_warmup, num_runs, progress)
-        rows = {}
-        for file, session in sessions.items():
-            counts = {"num_threads": num_threads, "num_warmup": num_warmup, "num_runs": num_runs}
-            rows[file] = _row(device, session, times[file], counts)
-        sessions.clear()
-        return rows
-    finally:
-        for session in sessions.values():
-            session.kill()
-
-
-def _rounds(
-    sessions: dict[Path, ProbeSession],
-    num_warmup: int,
-    num_runs: int,
-    progress: Callable[[int], None] | None,
-) -> dict[Path, list[float]]:
-    files, done = list(sessions), 0
-    times: dict[Path, list[float]] = {file: [] for file in files}
-    for file in files:
-        sessions[file].run(num_warmup)
-        done += num_warmup
-    for number, count in enumerate(_shares(num_runs, NUM_ROUNDS)):
-        start = number % max(len(files), 1)
-        for file in files[start:] + files[:start]:
-            sessions[file].run(1)  # its caches went cold while the others ran
-            times[file] += sessions[file].run(count)
-            done += count
-            if progress:
-                progress(done)
-    return times
-
-
-def _shares(total: int, parts: int) -> list[int]:
-    """`total` split into at most `parts` nearly equal shares, none of them empty."""
-    edges = [total * i // parts for i in range(parts + 1)]
-    return [b - a for a, b in itertools.pairwise(edges) if b > a]
-
-
-def _row(
-    device: str, session: ProbeSession, times_ms: list[float], counts: dict[str, int]
-) -> dict[str, Any]:
-    ready = session.ready
-    p50, p90, p99 = np.percentile(times_ms, [50, 90, 99])
-    return {
+        for file in [*files, *files[:1]]:
+            session = DEVICES[device](file, num_threads=num_threads, **(options or {}))
+            timings.append(_Timing(session))
+        done = 0
+        for number, count in enumerate(_shares(num_runs)):
+            start = number % max(len(timings), 1)
+            for timing in timings[start:] + timings[:start]:
+                timing.take_round(num_warmup, count)
+                done += count
+                if progress:
+                    progress(done)
+        last = [timing.session.close() for timing in timings]
+    except BaseException:
+        for timing in timings:
+            timing.session.kill()
+        raise
+    if not files:
+        return {}
+    shared: dict[str, Any] = {
         "device": device,
+        "num_threads": num_threads,
+        "num_runs": num_runs,
+        "noise_floor": _noise_floor(timings[0].round_p50_ms, timings[-1].round_p50_ms),
+    }
+    rows = [shared | _row(*told) for told in zip(timings[:-1], last[:-1], strict=True)]
+    fastest = min(rows, key=lambda row: row["p50_ms"])
+    return {
+        file: {**row, "against_fastest": difference(row, fastest)}
+        for file, row in zip(files, rows, strict=True)
+    }
+
+
+def warm_up(session: ProbeSession, num_warmup: int) -> int:
+    """Run until times fall no more, `num_warmup` times at least; returns how often it ran.
+
+    They have settled when the median of some runs is no more than 5 % below that of the runs
+    before them. After MAX_WARMUP runs it is left at that.
+    """
+    if num_warmup == 0:
+        return 0
+    before, count = session.run(num_warmup)[-WARMUP_BLOCK:], num_warmup
+    while count < MAX_WARMUP:
+        now, count = session.run(WARMUP_BLOCK), count + WARMUP_BLOCK
+        if np.median(now) >= 0.95 * np.median(before):
+            break
+        before = now
+    return count
+
+
+def _shares(total: int) -> list[int]:
+    """`total` split into nearly equal shares, one a round."""
+    parts = max(1, total // RUNS_PER_ROUND)
+    edges = [total * i // parts for i in range(parts + 1)]
+    return [b - a for a, b in itertools.pairwise(edges)]
+
+
+def _row(timing: _Timing, last: dict[str, Any]) -> dict[str, Any]:
+    ready = timing.ready[0]
+    times_ms = [time for times in timing.rounds for time in times]
+    p50, p90, p99 = np.percentile(times_ms, [50, 90, 99])
+    after = {k: v for k, v in last.get("state", {}).items() if k in CHANGING}
+    return {
         "runtime": f"{ready['runtime']} {ready['runtime_version']}".strip(),
+        "delegate": ready.get("delegate"),
         "batch": ready["batch"],
-        **counts,
+        "num_warmup": max(timing.num_warmup),
         "p50_ms": float(p50),
         "p90_ms": float(p90),
         "p99_ms": float(p99),
         "mean_ms": float(np.mean(times_ms)),
-        "load_ms": ready["load_ms"],
-        "peak_rss_mib": session.close()["peak_rss_mib"],
+        "load_ms": float(np.median([ready["load_ms"] for ready in timing.ready])),
+        "first_ms": float(np.median([ready["first_ms"] for ready in timing.ready])),
+        "peak_rss_mib": last["peak_rss_mib"],
+        "state": {**ready.get("state", {}), "after": after},
+        "round_p50_ms": timing.round_p50_ms,
         "times_ms": times_ms,
     }
+
+
+def _noise_floor(one: list[float], other: list[float]) -> float | None:
+    """How far apart a file and itself may lie by these rounds, as a share; None if they are few."""
+    interval = median_interval(np.log(one) - np.log(other))
+    return None if interval is None else float(np.expm1(max(map(abs, interval))))
+
+
+def difference(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any] | None:
+    """How many times as long as the other a file takes, from latency rows measured together.
+
+    The ratio is the median over rounds, with its 98 % interval. It is a difference only if the
+    interval leaves out 1 and the ratio is further from 1 than the noise floor.
+
+    Returns:
+        `ratio`, `low`, `high` and `verdict`: "faster", "slower" or "no difference"; None where
+        there are too few rounds to tell, or the rows were not measured together.
+    """
+    ours, theirs = row.get("round_p50_ms", []), other.get("round_p50_ms", [])
+    floor = row.get("noise_floor")
+    if floor is None or floor != other.get("noise_floor") or len(ours) != len(theirs):
+        return None
+    logs = np.log(ours) - np.log(theirs)
+    interval, middle = median_interval(logs), float(np.median(logs))
+    if interval is None:
+        return None
+    low, high = interval
+    told = (low > 0 or high < 0) and abs(middle) > np.log1p(floor)
+    verdict = ("slower" if middle > 0 else "faster") if told else "no difference"
+    low, ratio, high = (float(np.exp(value)) for value in (low, middle, high))
+    return {"ratio": ratio, "low": low, "high": high, "verdict": verdict}

@@ -11,7 +11,7 @@ from configs.run_dir import RunDir, Step, file_sha256, read_json, whole_file
 from eval.accuracy import OWN_PIXELS, Pixels, accuracy, compare, predict_file
 from eval.footprint import file_bytes, zip_bytes
 from eval.images import evaluation_batches
-from eval.latency import measure
+from eval.latency import RUNS_PER_ROUND, difference, measure
 from eval.machine import machine
 from eval.probe import open_model
 
@@ -80,7 +80,7 @@ def latency_step(
     inputs = {
         "files": {file.name: file_sha256(file) for file in files},
         "device": {"name": device, **options},
-        "runs": [num_threads, num_warmup, num_runs],
+        "runs": [num_threads, num_warmup, num_runs, RUNS_PER_ROUND],
         "host": machine() if device == "local" else None,
     }
 
@@ -108,7 +108,7 @@ def timed(
     num_runs: int,
 ) -> dict[Path, dict[str, Any]]:
     """Latency rows by file, the raw times in each."""
-    with track(f"latency on {device}", len(files) * (num_warmup + num_runs)) as advance:
+    with track(f"latency on {device}", (len(set(files)) + 1) * num_runs) as advance:
         return measure(
             files,
             device=device,
@@ -217,7 +217,9 @@ def choose(
 ) -> dict[str, Any]:
     """The fastest file whose validation top-1 is within `max_drop` of the student's.
 
-    The validation split chooses, so that the test scores of the chosen file stay unbiased.
+    Of files whose speeds do not differ the smallest is chosen, and of those of one size (within
+    1 %) the one that loses least. The validation split chooses, so that the test scores of the
+    chosen file stay unbiased.
 
     Returns:
         `verdict` of report.json.
@@ -226,10 +228,6 @@ def choose(
     def drop(row: dict[str, Any]) -> float:
         assert student_validation_top1 is not None
         return student_validation_top1 - validation_top1[row["name"]]
-
-    def speed(row: dict[str, Any]) -> tuple[float, int]:
-        p50 = row["latency"][0]["p50_ms"] if row["latency"] else float("inf")
-        return p50, row["file_bytes"]
 
     if not rows or student_validation_top1 is None:
         return {"chosen_file": None, "reason": "there is nothing to choose from or compare with"}
@@ -241,12 +239,26 @@ def choose(
             f"photos; this one loses the least ({100 * drop(best):.1f} points)"
         )
         return {"chosen_file": best["name"], "reason": reason}
-    chosen = min(within, key=speed)
-    measured = bool(chosen["latency"])
-    lost = 100 * drop(chosen)
+    equals = _as_fast_as_the_fastest(within)
+    smallest = min(row["file_bytes"] for row in equals)
+    chosen = min((row for row in equals if row["file_bytes"] <= 1.01 * smallest), key=drop)
+    what = "the fastest" if len(equals) == 1 else f"the smallest of {len(equals)} as fast"
     reason = (
-        f"the {'fastest' if measured else 'smallest'} of {len(within)} files within "
+        f"{what if chosen['latency'] else 'the smallest'} of {len(within)} files within "
         f"{100 * max_drop:.1f} points of the student on the validation photos "
-        f"(it {_lost(lost)})"
+        f"(it {_lost(100 * drop(chosen))})"
     )
     return {"chosen_file": chosen["name"], "reason": reason}
+
+
+def _as_fast_as_the_fastest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The row of the lowest p50, and those that are no slower as far as can be told."""
+    timed_rows = [row for row in rows if row["latency"]]
+    if not timed_rows:
+        return rows
+    fastest = min(timed_rows, key=lambda row: row["latency"][0]["p50_ms"])
+    against = {
+        row["name"]: difference(row["latency"][0], fastest["latency"][0]) for row in timed_rows
+    }
+    told = {name: found["verdict"] for name, found in against.items() if found}
+    return [row for row in rows if row is fastest or told.get(row["name"], "slower") != "slower"]
