@@ -107,6 +107,13 @@ def latency(
     ] = None,
     num_threads: Threads = None,
     num_runs: Runs = None,
+    thermal: Annotated[
+        float | None,
+        typer.Option("--thermal", metavar="MINUTES", help="Each file's curve under load instead."),
+    ] = None,
+    single_stream: Annotated[
+        bool, typer.Option("--single-stream", help="MLPerf's scenario instead: a minute, p90.")
+    ] = False,
     set_: Overrides = None,
     force: Force = None,
     quiet: Quiet = False,
@@ -115,12 +122,24 @@ def latency(
 ) -> None:
     """Time the files of a run, or bare files, in interleaved rounds."""
     start_logging(quiet)
+    sustained = thermal is not None or single_stream
     if is_file_target(target):
         refuse(target[0], ONLY_RUN, run=run, set_=set_, force=force)
         from cli.bare import NUM_RUNS, measure_files
         from eval.devices import parse_device
 
         name, options = parse_device(device or "local")
+        if sustained:
+            refuse(
+                "--thermal and --single-stream", "they last as long as they say.", num_runs=num_runs
+            )
+            from cli.sustained import chosen_mode, sustain_files
+
+            mode, files = chosen_mode(thermal, single_stream), [Path(file) for file in target]
+            told = sustain_files(
+                files, mode, device=name, options=options, num_threads=num_threads or 1
+            )
+            return _show_sustained(told, mode, json)
         rows = measure_files(
             [Path(file) for file in target],
             device=name,
@@ -128,7 +147,7 @@ def latency(
             num_threads=num_threads or 1,
             num_runs=num_runs or NUM_RUNS,
         )
-        return _show_rows(rows, json)
+        return _show_times(rows, json)
     refuse(_one(target), ONLY_BARE, num_threads=num_threads, num_runs=num_runs)
     directory, experiment = open_run(target[0], run, set_)
     from cli.report import latency_rows
@@ -143,8 +162,14 @@ def latency(
         kept = [labels[device]]
         evaluate = experiment.evaluate.model_copy(update={"devices": kept})
         experiment = experiment.model_copy(update={"evaluate": evaluate})
+    if sustained:
+        from cli.sustained import chosen_mode, sustain_run
+
+        mode = chosen_mode(thermal, single_stream)
+        told = sustain_run(directory, experiment, mode, target=target[0], force=bool(force))
+        return _show_sustained(told, mode, json)
     manifests = take(directory, experiment, ["latency"], target=target[0], force=force)
-    return _show_rows(latency_rows(directory, manifests), json)
+    return _show_times(latency_rows(directory, manifests), json)
 
 
 @app.command()
@@ -201,6 +226,9 @@ def report(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    any_state: Annotated[
+        bool, typer.Option("--any-state", help="Latencies of unlike machines and settings, too.")
+    ] = False,
     quiet: Quiet = False,
     json: Json = False,
     debug: Debug = False,
@@ -213,7 +241,9 @@ def compare(
     from eval.compare import compare_runs
 
     directories = [RunDir(run) for run in runs]
-    rows = compare_runs(directories, lambda run: load_examples(run, "test").labels)
+    rows = compare_runs(
+        directories, lambda run: load_examples(run, "test").labels, any_state=any_state
+    )
     show_result({"runs": rows}, runs_table(rows), as_json=json)
 
 
@@ -297,3 +327,16 @@ def _show_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     from cli.table import files_table
 
     show_result({"files": rows}, files_table(rows), as_json=as_json)
+
+
+def _show_times(rows: list[dict[str, Any]], as_json: bool) -> None:
+    from cli.table import files_table, speed_note
+
+    show_result({"files": rows}, files_table(rows) + speed_note(rows), as_json=as_json)
+
+
+def _show_sustained(told: list[Any], mode: Any, as_json: bool) -> None:
+    from cli.sustained import as_rows
+
+    text = "\n".join(mode.table(on_device) for on_device in told)
+    show_result({"files": as_rows(told)}, text, as_json=as_json)

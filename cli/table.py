@@ -28,7 +28,56 @@ def runs_table(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return _aligned([[*columns, "KB", "p against the first"], *cells])
+    notes = [
+        f"{row['run']}: timed under other conditions than {rows[0]['run']} "
+        f"({'; '.join(row['unlike'])})."
+        + (" Its latency is left out; --any-state shows it." if row["p50_ms"] is None else "")
+        for row in rows
+        if row["unlike"]
+    ]
+    return "\n".join([_aligned([[*columns, "KB", "p against the first"], *cells]), *notes])
+
+
+def speed_note(rows: list[dict[str, Any]]) -> str:
+    """Which files are as fast as the fastest, for all that their times tell; maybe empty."""
+    told = {row["name"]: row["latency"][0].get("against_fastest") for row in rows}
+    if len(rows) < 2 or None in told.values():
+        return ""
+    floor = rows[0]["latency"][0]["noise_floor"]
+    fastest = min(rows, key=lambda row: row["latency"][0]["p50_ms"])["name"]
+    equal = [n for n, found in told.items() if n != fastest and found["verdict"] != "slower"]
+    others = f"no difference to {', '.join(equal)}" if equal else "every other file is slower"
+    return f"\nfastest: {fastest}; {others} (noise floor {100 * floor:.1f} %)"
+
+
+def thermal_table(told: dict[str, dict[str, Any]]) -> str:
+    """The p50 of each file in the last interval of every fifth of the time, as aligned text."""
+    shown = slice(3, None, 4)
+    minutes = [i["minute"] for i in next(iter(told.values()))["intervals"][shown]]
+    columns = ["p50 ms at minute", *[f"{minute:.1f}" for minute in minutes], "change %", "°C"]
+    cells = []
+    for name, found in told.items():
+        intervals = found["intervals"]
+        change = intervals[-1]["p50_ms"] / intervals[0]["p50_ms"] - 1
+        times = [_number(interval["p50_ms"]) for interval in intervals[shown]]
+        warmest = intervals[-1].get("temperature_c")
+        cells.append([name, *times, f"{100 * change:+.1f}", _number(warmest, 0)])
+    return _aligned([columns, *cells])
+
+
+def single_stream_table(told: dict[str, dict[str, Any]]) -> str:
+    """One line a file of what a stream of queries took, as aligned text."""
+    columns = ["single stream", "queries", "seconds", "p50 ms", "p90 ms", "p99 ms"]
+    cells = [
+        [
+            name,
+            str(found["num_queries"]),
+            _number(found["seconds"], 0),
+            *[_number(found[f"p{n}_ms"]) for n in (50, 90, 99)],
+        ]
+        for name, found in told.items()
+    ]
+    return _aligned([columns, *cells])
 
 
 def devices_table(rows: list[dict[str, Any]]) -> str:

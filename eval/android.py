@@ -141,6 +141,13 @@ class BenchmarkSession:
     def predict(self, image: np.ndarray) -> np.ndarray:
         raise UserError(f"{self._phone.name}: benchmark_model tells times and no answers.")
 
+    def state(self) -> dict[str, Any]:
+        """Nothing is known of it."""
+        return {}
+
+    def reopen(self) -> None:
+        """Every request is a new process."""
+
     def close(self) -> dict[str, Any]:
         return {"peak_rss_mib": self._peak_mib}
 

@@ -12,15 +12,20 @@ from eval.statistics import mcnemar_p
 
 
 def compare_runs(
-    runs: list[RunDir], test_labels: Callable[[RunDir], np.ndarray]
+    runs: list[RunDir],
+    test_labels: Callable[[RunDir], np.ndarray],
+    *,
+    any_state: bool = False,
 ) -> list[dict[str, Any]]:
     """A row for each run: its models, the file it chose, and that file against the first run's.
 
-    Latencies of different machines are no comparison: `p50_ms` is None on another machine than
-    the first run's. `mcnemar_p` is None where the runs were tested on other photos.
+    Latencies taken under other conditions than the first run's are no comparison: `unlike` says
+    what differs, and `p50_ms` is None. `mcnemar_p` is None where the runs were tested on other
+    photos.
 
     Args:
         test_labels: class indices of a run's test photos, in the order of its predictions.
+        any_state: give `p50_ms` all the same.
 
     Raises:
         UserError: a run has no report, or chose no file.
@@ -30,30 +35,53 @@ def compare_runs(
         if report["verdict"]["chosen_file"] is None:
             raise UserError(f"{run} chose no file. Export one, and make its report again.")
     first = _right(runs[0], reports[0], test_labels)
+    conditions = [_conditions(report) for report in reports]
     return [
         {
-            **_row(report, same_machine=report["machine"] == reports[0]["machine"]),
+            **_row(report, _unlike(conditions[0], own), any_state=any_state),
             "mcnemar_p": _p(first, _right(run, report, test_labels))
             if run != runs[0] and _same_photos(run, runs[0])
             else None,
         }
-        for run, report in zip(runs, reports, strict=True)
+        for run, report, own in zip(runs, reports, conditions, strict=True)
     ]
 
 
-def _row(report: dict[str, Any], *, same_machine: bool) -> dict[str, Any]:
-    models = {model["name"]: model["accuracy"]["top1"] for model in report["models"]}
+def _chosen(report: dict[str, Any]) -> dict[str, Any]:
     name = report["verdict"]["chosen_file"]
-    (file,) = [row for row in report["files"] if row["name"] == name]
-    latency = file["latency"][0] if file["latency"] and same_machine else {}
+    return next(row for row in report["files"] if row["name"] == name)
+
+
+def _conditions(report: dict[str, Any]) -> dict[str, str]:
+    """What must be alike for two latencies to be compared, as far as a report tells it."""
+    row: dict[str, Any] = next(iter(_chosen(report)["latency"]), {})
+    state = {"cpu": report["machine"]["cpu"], **row.get("state", {})}
+    kept = {key: state[key] for key in ("cpu", "cores", "governor") if key in state}
+    kept |= {key: row[key] for key in ("device", "num_threads", "batch") if key in row}
+    # Files of two formats have two runtimes; of one, it should be one version.
+    runtime, _, version = row.get("runtime", "").partition(" ")
+    return {key: str(value) for key, value in (kept | {runtime: version}).items() if key}
+
+
+def _unlike(first: dict[str, str], other: dict[str, str]) -> list[str]:
+    """A few words for each condition that both reports know and that differs."""
+    both = [key for key in first if key in other and first[key] != other[key]]
+    return [f"{key} {other[key]}, not {first[key]}" for key in both]
+
+
+def _row(report: dict[str, Any], unlike: list[str], *, any_state: bool) -> dict[str, Any]:
+    models = {model["name"]: model["accuracy"]["top1"] for model in report["models"]}
+    file = _chosen(report)
+    latency = file["latency"][0] if file["latency"] and (any_state or not unlike) else {}
     scores = file["accuracy"]
     return {
         "run": report["run"],
         "num_test": report["data"]["num_test"],
         **{f"{role}_top1": models.get(role) for role in ("teacher", "student", "control")},
-        "file": name,
+        "file": file["name"],
         **{key: scores[key] for key in ("top1", "top1_low", "top1_high", "drop_vs_student")},
         "p50_ms": latency.get("p50_ms"),
+        "unlike": unlike,
         "file_bytes": file["file_bytes"],
     }
 

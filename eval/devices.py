@@ -13,7 +13,7 @@ from configs.errors import UserError
 from configs.registry import Registry
 from eval.android import Phone
 from eval.machine import machine
-from eval.probe_session import ProbeSession
+from eval.probe_session import ProbeSession, probe_words
 from eval.ssh import Board
 
 DEVICES = Registry("device")
@@ -38,8 +38,14 @@ class Session(Protocol):
     def predict(self, image: np.ndarray) -> np.ndarray:
         """What the file answers, (classes,), to one float32 image as it takes them."""
 
+    def state(self) -> dict[str, Any]:
+        """What moves times over there, as far as it is known: `eval.probe.machine_state`."""
+
+    def reopen(self) -> None:
+        """Load the file again in a new process; `ready` is what that one said."""
+
     def close(self) -> dict[str, Any]:
-        """End it; returns peak_rss_mib."""
+        """End it; returns peak_rss_mib and, as far as it is known, state."""
 
     def kill(self) -> None:
         """End it whatever it does."""
@@ -67,10 +73,13 @@ class Device(Protocol):
 class _Here:
     formats: tuple[str, ...] = (".tflite", ".onnx")
 
+    def __init__(self, cores: list[int] | None) -> None:
+        self._cores = cores
+
     def open(self, file: Path, *, num_threads: int) -> ProbeSession:
         # -P: the probe's folder holds a statistics.py, which must not hide Python's own.
-        command = [sys.executable, "-P", str(PROBE), str(file), "--num-threads", str(num_threads)]
-        return ProbeSession(command, file)
+        command = [sys.executable, "-P", str(PROBE)]
+        return ProbeSession([*command, *probe_words(str(file), num_threads, self._cores)], file)
 
     def machine(self) -> dict[str, Any]:
         return machine()
@@ -81,9 +90,13 @@ class _Here:
 
 @DEVICES.add
 @contextmanager
-def local() -> Iterator[Device]:
-    """This machine, with the runtimes of this Python."""
-    yield _Here()
+def local(cores: list[int] | None = None) -> Iterator[Device]:
+    """This machine, with the runtimes of this Python.
+
+    Args:
+        cores: those that a file may run on, by the numbers the system gives them; all where None.
+    """
+    yield _Here(cores)
 
 
 @DEVICES.add
@@ -91,6 +104,7 @@ def local() -> Iterator[Device]:
 def ssh(
     host: str = "",
     python: str = "python3",
+    cores: list[int] | None = None,
     wheels: str | None = None,
     config: str | None = None,
 ) -> Iterator[Device]:
@@ -102,12 +116,14 @@ def ssh(
     Args:
         host: as ssh takes it, [user@]name, or a Host of its configuration.
         python: the Python there; one with numpy and a runtime is used as it is.
+        cores: those that a file may run on; all where None.
         wheels: a folder of wheels for it, where this machine cannot download them.
         config: an ssh configuration file to use instead of the user's.
     """
     if not host or host.startswith("-") or len(host.split()) != 1:
         raise UserError(f"ssh needs a host, as in {{name: ssh, host: pi@kitchen}}; got {host!r}.")
-    with Board(host, python=python, wheels=wheels, config=config, probe=PROBE) as board:
+    board = Board(host, python=python, cores=cores, wheels=wheels, config=config, probe=PROBE)
+    with board:
         yield board
 
 

@@ -4,10 +4,12 @@ One file on purpose, with nothing but the standard library, numpy and a runtime:
 copied to a device. As a program it serves JSON lines:
 
     python probe.py FILE --num-threads 1
-    <- {"ready": true, "load_ms": ..., "first_ms": ..., "runtime": ..., "runtime_version": ...}
+    <- {"ready": true, "load_ms": ..., "first_ms": ..., "runtime": ..., "state": ..., ...}
     -> {"run": 20}          <- {"times_ms": [...]}
     -> {"image": "base64"}  <- {"answer": [...]}
-    -> {"quit": true}       <- {"peak_rss_mib": ...}
+    -> {"state": true}      <- {"state": {"cpu": ..., "governor": ..., "temperature_c": ..., ...}}
+    -> {"reopen": true}     <- the first message again, from a new process
+    -> {"quit": true}       <- {"peak_rss_mib": ..., "state": ...}
 
 Python 3.9 runs it too: that is what older boards have.
 """
@@ -18,6 +20,7 @@ import argparse
 import base64
 import json
 import os
+import platform
 import re
 import sys
 import time
@@ -71,6 +74,7 @@ class TfliteModel:
         self._output = self._interpreter.get_output_details()[0]
         self.input_dtype = np.dtype(self._input["dtype"]).name
         self.num_classes = _num_classes(self._output["shape"], self.batch)
+        self.delegate = _delegate(self._interpreter)
         self._set(np.zeros((self.batch, *self.input_shape), "float32"))
 
     def _set(self, images: np.ndarray) -> None:
@@ -92,6 +96,35 @@ class TfliteModel:
     def predict(self, images: np.ndarray) -> np.ndarray:
         """What the file answers: float32 (n, classes), for float32 (n, height, width, 3)."""
         return _in_batches(self, images)
+
+
+def _delegate(interpreter: Any) -> dict[str, Any] | None:
+    """How many operators XNNPACK took, the one delegate that LiteRT applies by itself.
+
+    LiteRT lists the nodes that a delegate stands for beside it. What is executed is what the
+    outputs are reached through, and where two make a tensor, the delegate does.
+    """
+    try:
+        nodes = interpreter._get_ops_details()
+    except AttributeError:  # an experimental method: other versions may lack it
+        return None
+    parts = [node for node in nodes if node["op_name"] == "DELEGATE"]
+    others = [node for node in nodes if node["op_name"] != "DELEGATE"]
+    maker = {tensor: node for node in [*others, *parts] for tensor in node["outputs"]}
+    wanted = [details["index"] for details in interpreter.get_output_details()]
+    executed = set()
+    while wanted:
+        node = maker.get(wanted.pop())
+        if node is not None and node["index"] not in executed:
+            executed.add(node["index"])
+            wanted += list(node["inputs"])
+    left = sum(node["index"] in executed for node in others)
+    return {
+        "name": "XNNPACK",
+        "num_partitions": len(parts),
+        "num_ops": len(others),
+        "num_delegated_ops": len(others) - left,
+    }
 
 
 def _litert() -> tuple[Any, str]:
@@ -175,6 +208,7 @@ class OnnxModel:
     """An `.onnx` file in ONNX Runtime, on the CPU; one with channels first is given them so."""
 
     runtime = "onnxruntime"
+    delegate = None  # the CPU provider takes every operator itself
 
     def __init__(self, path: Path, num_threads: int, image_size: int | None) -> None:
         onnxruntime = _onnxruntime()
@@ -285,6 +319,88 @@ def peak_rss_mib() -> float:
     return maximum / 1024 / (1024 if sys.platform == "darwin" else 1)
 
 
+# What int8 arithmetic can make use of, on x86 and ARM.
+ISA = {
+    "avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8",
+    "asimd", "asimddp", "i8mm", "bf16", "sve",
+}  # fmt: skip
+
+
+def machine_state(root: Path = Path("/")) -> dict[str, Any]:
+    """What moves times on this machine; Linux knows most of it, and what is missing is left out.
+
+    Args:
+        root: where /proc and /sys lie.
+    """
+    info = dict(
+        (key.strip(), value.strip())
+        for line in reversed(_read(root, "proc/cpuinfo").splitlines())
+        for key, _, value in [line.partition(":")]
+    )
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    frequency = [f"sys/devices/system/cpu/cpu{core}/cpufreq/" for core in cores]
+    governors = {_read(root, f"{folder}scaling_governor") for folder in frequency} - {""}
+    kilohertz = _numbers(root, [f"{folder}scaling_cur_freq" for folder in frequency])
+    zones = sorted((root / "sys/class/thermal").glob("thermal_zone*/temp"))
+    millidegrees = _numbers(root, [str(zone.relative_to(root)) for zone in zones])
+    loads = _read(root, "proc/loadavg").split()
+    flags = info.get("flags") or info.get("Features") or ""
+    board = _read(root, "proc/device-tree/model").strip("\0")
+    found = {
+        "cpu": info.get("model name") or board or platform.processor() or platform.machine(),
+        "isa": sorted(ISA & set(flags.split())),
+        "num_cores": os.cpu_count(),
+        "cores": cores,
+        "os": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "governor": ", ".join(sorted(governors)),
+        "mhz": max(kilohertz) / 1000 if kilohertz else _number(info.get("cpu MHz", "")),
+        "temperature_c": max(millidegrees) / 1000 if millidegrees else None,
+        "load": _number(loads[0]) if loads else None,
+    }
+    return {key: value for key, value in found.items() if value not in (None, "", [])}
+
+
+def _read(root: Path, path: str) -> str:
+    try:
+        return (root / path).read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _numbers(root: Path, paths: list[str]) -> list[float]:
+    numbers = [_number(_read(root, path)) for path in paths]
+    return [number for number in numbers if number is not None]
+
+
+def _pin(cores: list[int]) -> None:
+    """Keep this process, and the threads it starts from now on, to some cores."""
+    if not hasattr(os, "sched_setaffinity"):
+        raise ModelFileError("cores: this system cannot pin a process to cores (Linux can)")
+    try:
+        os.sched_setaffinity(0, cores)
+    except (OSError, ValueError):
+        here = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
+        raise ModelFileError(f"cores {cores} are not all here; here are {here}") from None
+
+
+def _start_anew() -> None:
+    """Become a new process of the same command, on the same pipes.
+
+    Where memory comes to lie is drawn once for a process and can move its times by some percent
+    (Kalibera and Jones 2013, Rigorous Benchmarking in Reasonable Time, section 2).
+    """
+    os.dup2(sys.stdout.fileno(), 1)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def _timed(model: Model, count: int) -> list[float]:
     times = []
     for _ in range(count):
@@ -313,6 +429,8 @@ def serve(path: Path, num_threads: int) -> None:
             "runtime": model.runtime,
             "runtime_version": model.runtime_version,
             "batch": model.batch,
+            "delegate": model.delegate,
+            "state": machine_state(),
         }
     )
     for line in sys.stdin:
@@ -323,8 +441,12 @@ def serve(path: Path, num_threads: int) -> None:
             pixels = np.frombuffer(base64.b64decode(request["image"]), "<f4")
             answer = model.predict(pixels.reshape(1, *model.input_shape))[0]
             _say({"answer": [float(value) for value in answer]})
+        if "state" in request:
+            _say({"state": machine_state()})
+        if "reopen" in request:
+            _start_anew()
         if request.get("quit"):
-            _say({"peak_rss_mib": peak_rss_mib()})
+            _say({"peak_rss_mib": peak_rss_mib(), "state": machine_state()})
             return
 
 
@@ -332,11 +454,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Time one model file over standard input.")
     parser.add_argument("file", type=Path)
     parser.add_argument("--num-threads", type=int, default=1)
+    parser.add_argument("--cores", type=int, nargs="+", help="pin the process to these")
     options = parser.parse_args()
     # What a runtime prints must not get between the answers.
     sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
+        if options.cores:
+            _pin(options.cores)
         serve(options.file, options.num_threads)
     except (ModelFileError, OSError) as error:
         _say({"error": str(error)})

@@ -17,6 +17,12 @@ class DeviceLost(StepFailed):
     """A device went away in the middle of something; it may come back."""
 
 
+def probe_words(file: str, num_threads: int, cores: list[int] | None) -> list[str]:
+    """What the probe is told on its command line."""
+    pinned = ["--cores", *map(str, cores)] if cores else []
+    return [file, "--num-threads", str(num_threads), *pinned]
+
+
 class ProbeSession:
     """One probe at work on one file, in a process of its own, until closed.
 
@@ -64,8 +70,16 @@ class ProbeSession:
         pixels = base64.b64encode(np.ascontiguousarray(image, "<f4").tobytes()).decode()
         return np.array(self._ask({"image": pixels})["answer"], "float32")
 
+    def state(self) -> dict[str, Any]:
+        """What moves times over there, as far as it is known: `eval.probe.machine_state`."""
+        return dict(self._ask({"state": True})["state"])
+
+    def reopen(self) -> None:
+        """Load the file again in a new process; `ready` is what that one said."""
+        self.ready = self._ask({"reopen": True})
+
     def close(self) -> dict[str, Any]:
-        """End the probe; returns its last word, with peak_rss_mib."""
+        """End the probe; returns its last word, with peak_rss_mib and state."""
         last = self._ask({"quit": True})
         self._process.wait(timeout=60)
         self._release()

@@ -1,5 +1,6 @@
 """The measured rows of a report: models, files, and which file to ship."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,13 @@ import numpy as np
 from configs.progress import track
 from configs.run_dir import RunDir, Step, file_sha256, read_json, whole_file
 from eval.accuracy import OWN_PIXELS, Pixels, accuracy, compare, predict_file
-from eval.devices import device_label
+from eval.devices import check_device, device_label
 from eval.footprint import file_bytes, zip_bytes
 from eval.images import evaluation_batches
-from eval.latency import measure
+from eval.latency import difference, measure
 from eval.machine import machine
 from eval.probe import open_model
+from eval.rounds import RUNS_PER_ROUND, Journal
 
 BATCH_SIZE = 32
 NEEDS_SOURCE = (
@@ -83,11 +85,12 @@ def latency_step(
     inputs = {
         "files": {file.name: file_sha256(file) for file in files},
         "device": {"name": device, **options},
-        "runs": [num_threads, num_warmup, num_runs],
+        "runs": [num_threads, num_warmup, num_runs, RUNS_PER_ROUND],
         "host": machine() if device == "local" else None,
     }
 
     def build() -> tuple[list[Path], dict[str, Any]]:
+        journal = Journal(path.with_suffix(".rounds"), json.dumps(inputs, sort_keys=True))
         rows = timed(
             files,
             device=device,
@@ -95,8 +98,11 @@ def latency_step(
             num_threads=num_threads,
             num_warmup=num_warmup,
             num_runs=num_runs,
+            journal=journal,
         )
-        return [], {"machine": machine(), "latency": {file.name: row for file, row in rows.items()}}
+        where = machine() if device == "local" else check_device(device, options)["machine"]
+        journal.forget()
+        return [], {"machine": where, "latency": {file.name: row for file, row in rows.items()}}
 
     return Step(f"latency on {label}", path, inputs, build)
 
@@ -109,10 +115,12 @@ def timed(
     num_threads: int,
     num_warmup: int,
     num_runs: int,
+    journal: Journal | None = None,
 ) -> dict[Path, dict[str, Any]]:
     """Latency rows by file, the raw times in each."""
-    label = device_label(device, options or {})
-    with track(f"latency on {label}", len(files) * (num_warmup + num_runs)) as advance:
+    with track(
+        f"latency on {device_label(device, options or {})}", (len(set(files)) + 1) * num_runs
+    ) as advance:
         return measure(
             files,
             device=device,
@@ -120,6 +128,7 @@ def timed(
             num_threads=num_threads,
             num_warmup=num_warmup,
             num_runs=num_runs,
+            journal=journal,
             progress=advance,
         )
 
@@ -142,7 +151,12 @@ def load_latency(run: RunDir, devices: list[str]) -> dict[str, list[dict[str, An
 
 def latency_path(run: RunDir, device: str) -> Path:
     """Where the times of one device are kept; `device` as `device_label` calls it."""
-    return run.path / "results" / f"latency-{re.sub(r'[^A-Za-z0-9.@_-]', '-', device)}.json"
+    return run.path / "results" / f"latency-{file_part(device)}.json"
+
+
+def file_part(label: str) -> str:
+    """A device's label as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9.@_-]", "-", label)
 
 
 def _without_raw(row: dict[str, Any]) -> dict[str, Any]:
@@ -221,7 +235,9 @@ def choose(
 ) -> dict[str, Any]:
     """The fastest file whose validation top-1 is within `max_drop` of the student's.
 
-    The validation split chooses, so that the test scores of the chosen file stay unbiased.
+    Of files whose speeds do not differ the smallest is chosen, and of those of one size (within
+    1 %) the one that loses least. The validation split chooses, so that the test scores of the
+    chosen file stay unbiased.
 
     Returns:
         `verdict` of report.json.
@@ -230,10 +246,6 @@ def choose(
     def drop(row: dict[str, Any]) -> float:
         assert student_validation_top1 is not None
         return student_validation_top1 - validation_top1[row["name"]]
-
-    def speed(row: dict[str, Any]) -> tuple[float, int]:
-        p50 = row["latency"][0]["p50_ms"] if row["latency"] else float("inf")
-        return p50, row["file_bytes"]
 
     if not rows or student_validation_top1 is None:
         return {"chosen_file": None, "reason": "there is nothing to choose from or compare with"}
@@ -245,12 +257,26 @@ def choose(
             f"photos; this one loses the least ({100 * drop(best):.1f} points)"
         )
         return {"chosen_file": best["name"], "reason": reason}
-    chosen = min(within, key=speed)
-    measured = bool(chosen["latency"])
-    lost = 100 * drop(chosen)
+    equals = _as_fast_as_the_fastest(within)
+    smallest = min(row["file_bytes"] for row in equals)
+    chosen = min((row for row in equals if row["file_bytes"] <= 1.01 * smallest), key=drop)
+    what = "the fastest" if len(equals) == 1 else f"the smallest of {len(equals)} as fast"
     reason = (
-        f"the {'fastest' if measured else 'smallest'} of {len(within)} files within "
+        f"{what if chosen['latency'] else 'the smallest'} of {len(within)} files within "
         f"{100 * max_drop:.1f} points of the student on the validation photos "
-        f"(it {_lost(lost)})"
+        f"(it {_lost(100 * drop(chosen))})"
     )
     return {"chosen_file": chosen["name"], "reason": reason}
+
+
+def _as_fast_as_the_fastest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The row of the lowest p50, and those that are no slower as far as can be told."""
+    timed_rows = [row for row in rows if row["latency"]]
+    if not timed_rows:
+        return rows
+    fastest = min(timed_rows, key=lambda row: row["latency"][0]["p50_ms"])
+    against = {
+        row["name"]: difference(row["latency"][0], fastest["latency"][0]) for row in timed_rows
+    }
+    told = {name: found["verdict"] for name, found in against.items() if found}
+    return [row for row in rows if row is fastest or told.get(row["name"], "slower") != "slower"]

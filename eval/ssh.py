@@ -12,7 +12,7 @@ from typing import Any
 
 from configs.errors import StepFailed, UserError
 from configs.run_dir import file_sha256
-from eval.probe_session import DeviceLost, ProbeSession
+from eval.probe_session import DeviceLost, ProbeSession, probe_words
 from eval.wheels import RUNTIMES, Target, download, runtime_for
 
 log = logging.getLogger("potstill")
@@ -73,9 +73,16 @@ class Board:
     formats: tuple[str, ...] = tuple(RUNTIMES)
 
     def __init__(
-        self, host: str, *, python: str, wheels: str | None, config: str | None, probe: Path
+        self,
+        host: str,
+        *,
+        python: str,
+        cores: list[int] | None,
+        wheels: str | None,
+        config: str | None,
+        probe: Path,
     ) -> None:
-        self.host, self._python, self._probe = host, python, probe
+        self.host, self._python, self._cores, self._probe = host, python, cores, probe
         self._wheels = None if wheels is None else Path(wheels)
         extra = ["-F", config] if config else []
         self._ssh = ["ssh", *extra, *OPTIONS, "--", host]
@@ -114,8 +121,9 @@ class Board:
     def open(self, file: Path, *, num_threads: int) -> ProbeSession:
         """A probe that has loaded a file there."""
         site = self.site(file.suffix.lower())
-        words = [self._python, self._send(self._probe), self._send(file)]
-        script = f"PYTHONPATH={shlex.quote(site)} {shlex.join(words)} --num-threads {num_threads}"
+        words = probe_words(self._send(file), num_threads, self._cores)
+        program = shlex.join([self._python, self._send(self._probe), *words])
+        script = f"PYTHONPATH={shlex.quote(site)} {program}"
         # A shell that stays says 139 of a crash, where ssh would say 255, as of a lost connection.
         command = self._command(f"{script}; exit $?")
         return ProbeSession(command, file, device=self.host, lost_code=LOST)

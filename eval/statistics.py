@@ -119,6 +119,27 @@ def paired_bootstrap(differences: np.ndarray, num_samples: int = 2000) -> tuple[
     return float(low), float(high)
 
 
+def median_interval(values: np.ndarray, confidence: float = 0.98) -> tuple[float, float] | None:
+    """An interval of the median that supposes nothing of the values but that they are independent.
+
+    From the k-th smallest to the k-th largest, for the largest k that keeps the confidence (David
+    and Nagaraja 2003, Order Statistics, section 7.1).
+
+    Args:
+        values: float, (n,).
+
+    Returns:
+        None where the values are too few: fewer than 7 for 98 %.
+    """
+    n = len(values)
+    ways = np.cumsum([math.comb(n, k) for k in range(n)], dtype=object)
+    k = sum(2 * int(below) <= (1 - confidence) * 2**n for below in ways)
+    if k == 0:
+        return None
+    ordered = np.sort(values)
+    return float(ordered[k - 1]), float(ordered[-k])
+
+
 def sign_flip_p(differences: np.ndarray, num_samples: int = 10_000) -> float:
     """Two-sided p-value that the mean of paired differences is 0.
 

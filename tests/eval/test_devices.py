@@ -11,7 +11,8 @@ local = DEVICES["local"]
 
 
 def test_a_session_runs_and_ends_with_its_peak_memory(onnx_file: Path) -> None:
-    session = local(onnx_file, num_threads=1)
+    with local() as here:
+        session = here.open(onnx_file, num_threads=1)
     assert session.ready["runtime"] == "onnxruntime"
     assert len(session.run(3)) == 3
     assert session.close()["peak_rss_mib"] > 10
@@ -20,8 +21,8 @@ def test_a_session_runs_and_ends_with_its_peak_memory(onnx_file: Path) -> None:
 
 def test_what_is_wrong_with_a_file_reaches_the_caller(tmp_path: Path) -> None:
     (tmp_path / "bad.tflite").write_text("text")
-    with pytest.raises(StepFailed, match=r"bad\.tflite failed: no TFLite model"):
-        local(tmp_path / "bad.tflite", num_threads=1)
+    with local() as here, pytest.raises(StepFailed, match=r"bad\.tflite failed: no TFLite model"):
+        here.open(tmp_path / "bad.tflite", num_threads=1)
 
 
 def test_a_crash_while_loading_shows_the_last_words(tmp_path: Path) -> None:

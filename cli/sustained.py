@@ -1,0 +1,89 @@
+"""`evaluate latency --thermal` and `--single-stream`: files under load, one after the other."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cli.steps import NEEDS, ensure, file_names
+from cli.table import single_stream_table, thermal_table
+from configs.errors import UserError
+from configs.run_dir import RunDir, take_step
+from configs.schema import Experiment
+from eval.sustained import Task, single_stream, sustain, sustain_step, thermal_curve
+
+Told = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What is done with every file, and how it is shown."""
+
+    name: str
+    task: Task
+    settings: dict[str, Any]
+    table: Callable[[Told], str]
+
+
+def chosen_mode(thermal_minutes: float | None, stream: bool) -> Mode:
+    """The one of the two that is asked for.
+
+    Raises:
+        UserError: both are, or the minutes are none.
+    """
+    if thermal_minutes is not None and stream:
+        raise UserError("--thermal and --single-stream are two measurements. Give one of them.")
+    if thermal_minutes is None:
+        return Mode("single-stream", single_stream, {}, single_stream_table)
+    if not thermal_minutes > 0:
+        raise UserError(f"--thermal {thermal_minutes:g}: expected minutes above 0, for example 10.")
+    seconds = 60 * thermal_minutes
+    task = partial(thermal_curve, seconds=seconds)
+    return Mode("thermal", task, {"seconds": seconds}, thermal_table)
+
+
+def sustain_files(
+    files: list[Path], mode: Mode, *, device: str, options: dict[str, Any], num_threads: int
+) -> list[Told]:
+    """Bare files on one device."""
+    told = sustain(
+        files,
+        mode.task,
+        name=mode.name,
+        device=device,
+        options=options,
+        num_threads=num_threads,
+    )
+    return [told]
+
+
+def sustain_run(
+    run: RunDir, experiment: Experiment, mode: Mode, *, target: str, force: bool
+) -> list[Told]:
+    """The files of a run on each device of its config; what was done before is read."""
+    ensure(run, experiment, NEEDS["latency"], target)
+    files = [run.file(name) for name in file_names(experiment)]
+    told = []
+    for device in experiment.evaluate.devices:
+        step = sustain_step(
+            run,
+            files,
+            mode.task,
+            name=mode.name,
+            settings=mode.settings,
+            device=device.name,
+            options=device.options,
+            num_threads=experiment.evaluate.num_threads,
+        )
+        told.append(take_step(run, step, force=force)["files"])
+    return told
+
+
+def as_rows(told: list[Told]) -> list[dict[str, Any]]:
+    """One row a file and device, without the raw times."""
+    return [
+        {"name": name, **{key: value for key, value in found.items() if key != "times_ms"}}
+        for on_device in told
+        for name, found in on_device.items()
+    ]
