@@ -130,16 +130,17 @@ def latency(
 
         name, options = parse_device(device or "local")
         if sustained:
-            refuse(
-                "--thermal and --single-stream", "they last as long as they say.", num_runs=num_runs
-            )
+            refuse("--thermal and --single-stream", "they end by time.", num_runs=num_runs)
             from cli.sustained import chosen_mode, sustain_files
 
-            mode, files = chosen_mode(thermal, single_stream), [Path(file) for file in target]
-            told = sustain_files(
-                files, mode, device=name, options=options, num_threads=num_threads or 1
+            result, text = sustain_files(
+                [Path(file) for file in target],
+                chosen_mode(thermal, single_stream),
+                device=name,
+                options=options,
+                num_threads=num_threads or 1,
             )
-            return _show_sustained(told, mode, json)
+            return show_result(result, text, as_json=json)
         rows = measure_files(
             [Path(file) for file in target],
             device=name,
@@ -166,8 +167,8 @@ def latency(
         from cli.sustained import chosen_mode, sustain_run
 
         mode = chosen_mode(thermal, single_stream)
-        told = sustain_run(directory, experiment, mode, target=target[0], force=bool(force))
-        return _show_sustained(told, mode, json)
+        result, text = sustain_run(directory, experiment, mode, target=target[0], force=bool(force))
+        return show_result(result, text, as_json=json)
     manifests = take(directory, experiment, ["latency"], target=target[0], force=force)
     return _show_times(latency_rows(directory, manifests), json)
 
@@ -333,10 +334,3 @@ def _show_times(rows: list[dict[str, Any]], as_json: bool) -> None:
     from cli.table import files_table, speed_note
 
     show_result({"files": rows}, files_table(rows) + speed_note(rows), as_json=as_json)
-
-
-def _show_sustained(told: list[Any], mode: Any, as_json: bool) -> None:
-    from cli.sustained import as_rows
-
-    text = "\n".join(mode.table(on_device) for on_device in told)
-    show_result({"files": as_rows(told)}, text, as_json=as_json)

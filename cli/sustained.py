@@ -45,8 +45,8 @@ def chosen_mode(thermal_minutes: float | None, stream: bool) -> Mode:
 
 def sustain_files(
     files: list[Path], mode: Mode, *, device: str, options: dict[str, Any], num_threads: int
-) -> list[Told]:
-    """Bare files on one device."""
+) -> tuple[dict[str, Any], str]:
+    """What `mode` tells of bare files on one device, for programs and for people."""
     told = sustain(
         files,
         mode.task,
@@ -55,13 +55,13 @@ def sustain_files(
         options=options,
         num_threads=num_threads,
     )
-    return [told]
+    return _shown([told], mode)
 
 
 def sustain_run(
     run: RunDir, experiment: Experiment, mode: Mode, *, target: str, force: bool
-) -> list[Told]:
-    """The files of a run on each device of its config; what was done before is read."""
+) -> tuple[dict[str, Any], str]:
+    """The same for the files of a run on each device of its config; what was done is read."""
     ensure(run, experiment, NEEDS["latency"], target)
     files = [run.file(name) for name in file_names(experiment)]
     told = []
@@ -77,13 +77,14 @@ def sustain_run(
             num_threads=experiment.evaluate.num_threads,
         )
         told.append(take_step(run, step, force=force)["files"])
-    return told
+    return _shown(told, mode)
 
 
-def as_rows(told: list[Told]) -> list[dict[str, Any]]:
-    """One row a file and device, without the raw times."""
-    return [
+def _shown(told: list[Told], mode: Mode) -> tuple[dict[str, Any], str]:
+    """A row for each file and device, without the raw times; a table for each device."""
+    rows = [
         {"name": name, **{key: value for key, value in found.items() if key != "times_ms"}}
         for on_device in told
         for name, found in on_device.items()
     ]
+    return {"files": rows}, "\n".join(mode.table(on_device) for on_device in told)

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 import eval.probe as probe
+from configs.errors import StepFailed
+from eval.devices import DEVICES
 from eval.probe import ModelFileError, open_model
 
 MakeOnnx = Callable[..., Path]
@@ -189,3 +192,90 @@ def test_as_a_program_it_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
     code, answers = served(tmp_path / "missing.onnx", [])
     assert code == 1
     assert "missing.onnx" in answers[0]["error"]
+
+
+def test_reopened_it_is_a_new_process_that_serves_the_same_pipes(
+    onnx_file: Path, tflite_files: dict[str, Path]
+) -> None:
+    for path in (onnx_file, tflite_files["int8"]):
+        session = DEVICES["local"](path, num_threads=1)
+        before = session.ready
+        assert len(session.run(2)) == 2
+        session.reopen()
+        assert session.ready is not before
+        assert session.ready["load_ms"] != before["load_ms"]
+        assert len(session.run(3)) == 3
+        assert 10 < session.close()["peak_rss_mib"] < 300
+
+
+def test_what_xnnpack_took_of_a_file_is_told(
+    onnx_file: Path, tflite_files: dict[str, Path]
+) -> None:
+    assert open_model(onnx_file).delegate is None
+    delegate = open_model(tflite_files["float32"]).delegate
+    # A mean, a fully connected layer and a softmax: XNNPACK has them all.
+    assert delegate == {
+        "name": "XNNPACK",
+        "num_partitions": 1,
+        "num_ops": 3,
+        "num_delegated_ops": 3,
+    }
+
+
+class Nodes:
+    """An interpreter of four operators in a row, whose second and third a delegate took."""
+
+    def _get_ops_details(self) -> list[dict[str, Any]]:
+        made = [("CONV", [0], [1]), ("RELU", [1], [2]), ("ADD", [2, 1], [3]), ("ODD", [3], [4])]
+        made.append(("DELEGATE", [1], [3]))
+        return [
+            {"index": index, "op_name": name, "inputs": inputs, "outputs": outputs}
+            for index, (name, inputs, outputs) in enumerate(made)
+        ]
+
+    def get_output_details(self) -> list[dict[str, Any]]:
+        return [{"index": 4}]
+
+
+def test_what_no_delegate_took_is_counted_as_left() -> None:
+    found = probe._delegate(Nodes())
+    assert found is not None
+    assert (found["num_ops"], found["num_delegated_ops"], found["num_partitions"]) == (4, 2, 1)
+
+
+def test_the_state_of_a_board_is_read_where_linux_keeps_it(tmp_path: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    files = {
+        "proc/cpuinfo": "processor: 0\nFeatures : fp asimd asimddp\nprocessor: 1\nFeatures: fp\n",
+        "proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.4\0",
+        "proc/loadavg": "0.25 0.10 0.05 1/100 1234\n",
+        f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor": "ondemand\n",
+        f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq": "1800000\n",
+        "sys/class/thermal/thermal_zone0/temp": "48312\n",
+        "sys/class/thermal/thermal_zone1/temp": "51000\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    state = probe.machine_state(tmp_path)
+    assert state["cpu"] == "Raspberry Pi 4 Model B Rev 1.4"
+    assert state["isa"] == ["asimd", "asimddp"]
+    assert (state["governor"], state["mhz"]) == ("ondemand", 1800.0)
+    assert (state["temperature_c"], state["load"]) == (51.0, 0.25)
+
+
+def test_what_a_machine_does_not_tell_is_left_out(tmp_path: Path) -> None:
+    state = probe.machine_state(tmp_path)
+    assert not {"isa", "governor", "mhz", "temperature_c", "load"} & set(state)
+    assert state["cpu"]
+
+
+def test_a_process_is_pinned_to_the_cores_it_is_given(onnx_file: Path) -> None:
+    core = max(os.sched_getaffinity(0))
+    session = DEVICES["local"](onnx_file, num_threads=1, cores=[core])
+    assert session.ready["state"]["cores"] == [core]
+    session.reopen()
+    assert session.state()["cores"] == [core]
+    session.close()
+    with pytest.raises(StepFailed, match=r"cores \[4095\] are not all here; here are .*\d"):
+        DEVICES["local"](onnx_file, num_threads=1, cores=[4095])

@@ -9,6 +9,7 @@ from eval.statistics import (
     macro_f1,
     mcnemar_p,
     mcnemar_power,
+    median_interval,
     negative_log_likelihood,
     paired_bootstrap,
     sign_flip_p,
@@ -147,3 +148,25 @@ def test_power_of_a_great_many_changes_is_found_from_some_of_them() -> None:
     expected = 0.5 * (1 + math.erf(z / math.sqrt(2)))
     found = mcnemar_power(n=n, drop=drop, discordant=discordant)
     assert found == pytest.approx(expected, abs=0.01)
+
+
+def test_the_interval_of_a_median_lies_between_two_of_the_values() -> None:
+    values = np.random.default_rng(0).permutation(20).astype(float)
+    # Tails of 20 coins: 2 * (1 + 20 + 190 + 1140 + 4845) / 2**20 = 0.0118, with one more 0.0414
+    assert median_interval(values) == (4, 15)
+    assert median_interval(values, confidence=0.95) == (5, 14)
+    assert median_interval(values[:7], confidence=0.98) == (values[:7].min(), values[:7].max())
+
+
+def test_too_few_values_have_no_interval_of_their_median() -> None:
+    # The least and the largest of six hold the median with 1 - 2 / 64 = 96.9 %.
+    assert median_interval(np.arange(6.0)) is None
+    assert median_interval(np.arange(6.0), confidence=0.96) == (0, 5)
+    assert median_interval(np.zeros(0)) is None
+
+
+def test_the_interval_of_a_median_holds_it_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    intervals = [median_interval(rng.exponential(1.0, 20)) for _ in range(4000)]
+    held = [low <= math.log(2) <= high for low, high in filter(None, intervals)]
+    assert np.mean(held) == pytest.approx(0.9882, abs=0.006)  # 3.5 standard errors

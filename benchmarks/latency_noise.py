@@ -1,0 +1,87 @@
+"""Whether two copies of a file are called equal, and a file with 10 % more work slower.
+
+    python benchmarks/latency_noise.py --repeats 20 --json
+    python benchmarks/latency_noise.py --recipe onnx.float32 --num-runs 400 --json
+
+Three files are measured together, as `evaluate latency` does it, again and again: a stack of 20
+convolutions, a copy of its file, and a stack of 22. What they say of each other is counted.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from compress.export import RECIPES
+from eval.latency import difference, measure
+
+
+def stack(depth: int) -> keras.Model:
+    """So many equal convolutions of 9.4 million multiplications each; next to nothing besides."""
+    image = keras.Input((64, 64, 3), batch_size=1)
+    features = keras.layers.Conv2D(32, 3, strides=2, padding="same")(image)
+    for _ in range(depth):
+        features = keras.layers.Conv2D(32, 3, padding="same", activation="relu")(features)
+    return keras.Model(image, keras.layers.Dense(4)(keras.layers.GlobalMaxPooling2D()(features)))
+
+
+def write(folder: Path, recipe: str, depth: int) -> Path:
+    path = folder / f"depth-{depth}.{recipe.split('.')[0]}"
+    RECIPES[recipe](stack(depth), path, calibration=None, output="logits")
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--num-runs", type=int, default=200, help="of each file in a repeat")
+    parser.add_argument("--num-threads", type=int, default=1)
+    parser.add_argument("--recipe", default="tflite.float32", help="or onnx.float32")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    copies: list[dict[str, Any]] = []
+    slower: list[dict[str, Any]] = []
+    floors = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        one, more = (write(folder, options.recipe, depth) for depth in (20, 22))
+        copy = Path(shutil.copy(one, folder / f"copy{one.suffix}"))
+        for number in range(1, options.repeats + 1):
+            rows = measure(
+                [one, copy, more], num_threads=options.num_threads, num_runs=options.num_runs
+            )
+            found = [difference(rows[file], rows[one]) for file in (copy, more)]
+            if None in found:
+                parser.error(f"--num-runs {options.num_runs}: too few to tell. Give 70 or more.")
+            copies, slower = [*copies, found[0] or {}], [*slower, found[1] or {}]
+            floors.append(rows[one]["noise_floor"])
+            if not options.json:
+                said = [f"{f['verdict']} ({f['ratio']:.3f})" for f in (copies[-1], slower[-1])]
+                print(
+                    f"{number:3}  copy: {said[0]}  10 % more: {said[1]}  "
+                    f"noise floor {100 * floors[-1]:.1f} %",
+                    flush=True,
+                )
+    result = {
+        "copies": Counter(found["verdict"] for found in copies),
+        "ten_percent_more": Counter(found["verdict"] for found in slower),
+        "copy_ratios": [round(found["ratio"], 4) for found in copies],
+        "ten_percent_more_ratios": [round(found["ratio"], 4) for found in slower],
+        "median_noise_floor": round(statistics.median(floors), 4),
+        "state": rows[one]["state"],
+        "runtime": rows[one]["runtime"],
+        **{key: value for key, value in vars(options).items() if key != "json"},
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

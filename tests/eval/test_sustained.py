@@ -1,0 +1,103 @@
+"""Files under load: arithmetic against a session whose times are known."""
+
+import itertools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eval.sustained import NUM_INTERVALS, single_stream, thermal_curve
+
+
+class Session:
+    """Executions take the given milliseconds, one after the other; it gets warmer each time."""
+
+    def __init__(self, times_ms: Iterable[float]) -> None:
+        self.times_ms, self.num_states = iter(times_ms), 0
+
+    def run(self, count: int) -> list[float]:
+        return list(itertools.islice(self.times_ms, count))
+
+    def state(self) -> dict[str, Any]:
+        self.num_states += 1
+        return {"cpu": "stub", "temperature_c": 40.0 + self.num_states}
+
+
+def test_a_curve_has_its_intervals_in_equal_times() -> None:
+    # A minute at 10 ms, then throttled to 20 ms: ten intervals of 6 s each, and ten more.
+    session = Session(itertools.chain([10.0] * 6000, itertools.repeat(20.0)))
+    intervals = thermal_curve(session, seconds=120)["intervals"]  # type: ignore[arg-type]
+    assert len(intervals) == NUM_INTERVALS
+    assert [interval["p50_ms"] for interval in intervals] == [10.0] * 10 + [20.0] * 10
+    assert [interval["minute"] for interval in intervals] == pytest.approx(
+        np.arange(1, 21) / 10, abs=0.01
+    )  # an interval ends with the execution that fills it
+    assert [interval["temperature_c"] for interval in intervals] == list(range(41, 61))
+    assert "cpu" not in intervals[0]
+
+
+@pytest.mark.parametrize(
+    ("time_ms", "num_queries", "seconds", "expected"),
+    [
+        (2.0, 1024, 60, 30_000),  # the time is reached last
+        (100.0, 1024, 60, 1024),  # the number is
+        (100.0, 8, 1, 10),
+    ],
+)
+def test_a_stream_reaches_both_minima(
+    time_ms: float, num_queries: int, seconds: float, expected: int
+) -> None:
+    session = Session(itertools.repeat(time_ms))
+    found = single_stream(session, num_queries=num_queries, seconds=seconds)  # type: ignore[arg-type]
+    assert found["num_queries"] == len(found["times_ms"]) == expected
+    assert found["seconds"] == pytest.approx(expected * time_ms / 1000)
+    assert found["p90_ms"] == time_ms
+
+
+def test_the_p90_is_that_of_all_queries() -> None:
+    session = Session(itertools.chain([5.0] * 15, itertools.cycle([1.0] * 85 + [9.0] * 15)))
+    found = single_stream(session, num_queries=1000, seconds=0.5)  # type: ignore[arg-type]
+    assert (found["p50_ms"], found["p90_ms"]) == (1.0, 9.0)
+
+
+def test_a_bare_file_is_put_under_load(program, onnx_file: Path) -> None:
+    outcome = program("evaluate", "latency", onnx_file, "--thermal", "0.002", "--json")
+    assert outcome.code == 0, outcome.err
+    (row,) = json.loads(outcome.out.splitlines()[-1])["files"]
+    assert len(row["intervals"]) == NUM_INTERVALS
+    assert row["intervals"][-1]["minute"] >= 0.002
+    assert row["device"] == "local"
+    outcome = program("evaluate", "latency", onnx_file, "--thermal", "0.002")
+    assert "colours.onnx" in outcome.out
+    assert "change %" in outcome.out
+
+
+def test_a_bare_file_answers_a_stream(
+    program, onnx_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(single_stream, "__kwdefaults__", {"num_queries": 20, "seconds": 0.01})
+    outcome = program("evaluate", "latency", onnx_file, "--single-stream", "--json")
+    assert outcome.code == 0, outcome.err
+    (row,) = json.loads(outcome.out.splitlines()[-1])["files"]
+    assert row["num_queries"] >= 20
+    assert row["seconds"] >= 0.01
+    assert "times_ms" not in row
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--thermal", "1", "--single-stream"], "Give one of them"),
+        (["--thermal", "0"], "expected minutes above 0"),
+        (["--single-stream", "--num-runs", "9"], "--num-runs has no effect"),
+    ],
+)
+def test_what_makes_no_measurement_is_refused(
+    program, onnx_file: Path, words: list, says: str
+) -> None:
+    outcome = program("evaluate", "latency", onnx_file, *words)
+    assert outcome.code == 2
+    assert says in outcome.err
