@@ -114,6 +114,16 @@ def latency(
     single_stream: Annotated[
         bool, typer.Option("--single-stream", help="MLPerf's scenario instead: a minute, p90.")
     ] = False,
+    verify: Annotated[
+        int | None,
+        typer.Option("--verify", min=1, metavar="N", help="Whether N photos get the same answers."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="For --verify of bare files: class folders.")
+    ] = None,
+    wheels: Annotated[
+        Path | None, typer.Option("--wheels", help="For an ssh device: a folder with a runtime.")
+    ] = None,
     set_: Overrides = None,
     force: Force = None,
     quiet: Quiet = False,
@@ -122,19 +132,27 @@ def latency(
 ) -> None:
     """Time the files of a run, or bare files, in interleaved rounds."""
     start_logging(quiet)
+    from cli.verify import on_wheels, verify_files, verify_run
+
     sustained = thermal is not None or single_stream
     if is_file_target(target):
         refuse(target[0], ONLY_RUN, run=run, set_=set_, force=force)
         from cli.bare import NUM_RUNS, measure_files
         from eval.devices import parse_device
 
-        name, options = parse_device(device or "local")
+        name, options = on_wheels(parse_device(device or "local"), wheels)
+        files = [Path(file) for file in target]
+        if verify:
+            nothing_timed = {"thermal": thermal, "num_runs": num_runs, "num_threads": num_threads}
+            refuse("--verify", "it times nothing.", **nothing_timed)
+            result, text = verify_files(files, verify, data, device=name, options=options)
+            return show_result(result, text, as_json=json)
         if sustained:
             refuse("--thermal and --single-stream", "they end by time.", num_runs=num_runs)
             from cli.sustained import chosen_mode, sustain_files
 
             result, text = sustain_files(
-                [Path(file) for file in target],
+                files,
                 chosen_mode(thermal, single_stream),
                 device=name,
                 options=options,
@@ -142,27 +160,33 @@ def latency(
             )
             return show_result(result, text, as_json=json)
         rows = measure_files(
-            [Path(file) for file in target],
+            files,
             device=name,
             options=options,
             num_threads=num_threads or 1,
             num_runs=num_runs or NUM_RUNS,
         )
         return _show_times(rows, json)
-    refuse(_one(target), ONLY_BARE, num_threads=num_threads, num_runs=num_runs)
+    refuse(_one(target), ONLY_BARE, num_threads=num_threads, num_runs=num_runs, data=data)
     directory, experiment = open_run(target[0], run, set_)
     from cli.report import latency_rows
     from cli.steps import take
     from configs.errors import UserError
+    from configs.schema import Choice
     from eval.devices import device_label
 
     labels = {device_label(c.name, c.options): c for c in experiment.evaluate.devices}
     if device is not None and device not in labels:
         raise UserError(f"--device {device}: the config has {', '.join(labels)}.")
-    if device is not None:
-        kept = [labels[device]]
-        evaluate = experiment.evaluate.model_copy(update={"devices": kept})
-        experiment = experiment.model_copy(update={"evaluate": evaluate})
+    kept = [labels[device]] if device is not None else experiment.evaluate.devices
+    kept = [
+        Choice(name=n, options=o) for c in kept for n, o in [on_wheels((c.name, c.options), wheels)]
+    ]
+    evaluate = experiment.evaluate.model_copy(update={"devices": kept})
+    experiment = experiment.model_copy(update={"evaluate": evaluate})
+    if verify:
+        result, text = verify_run(directory, experiment, verify, target=target[0])
+        return show_result(result, text, as_json=json)
     if sustained:
         from cli.sustained import chosen_mode, sustain_run
 

@@ -198,7 +198,8 @@ def test_reopened_it_is_a_new_process_that_serves_the_same_pipes(
     onnx_file: Path, tflite_files: dict[str, Path]
 ) -> None:
     for path in (onnx_file, tflite_files["int8"]):
-        session = DEVICES["local"](path, num_threads=1)
+        with DEVICES["local"]() as here:
+            session = here.open(path, num_threads=1)
         before = session.ready
         assert len(session.run(2)) == 2
         session.reopen()
@@ -272,10 +273,14 @@ def test_what_a_machine_does_not_tell_is_left_out(tmp_path: Path) -> None:
 
 def test_a_process_is_pinned_to_the_cores_it_is_given(onnx_file: Path) -> None:
     core = max(os.sched_getaffinity(0))
-    session = DEVICES["local"](onnx_file, num_threads=1, cores=[core])
+    with DEVICES["local"](cores=[core]) as here:
+        session = here.open(onnx_file, num_threads=1)
     assert session.ready["state"]["cores"] == [core]
     session.reopen()
     assert session.state()["cores"] == [core]
     session.close()
-    with pytest.raises(StepFailed, match=r"cores \[4095\] are not all here; here are .*\d"):
-        DEVICES["local"](onnx_file, num_threads=1, cores=[4095])
+    with (
+        DEVICES["local"](cores=[4095]) as here,
+        pytest.raises(StepFailed, match=r"cores \[4095\] are not all here; here are .*\d"),
+    ):
+        here.open(onnx_file, num_threads=1)

@@ -257,6 +257,20 @@ def test_a_host_that_is_no_host_is_refused(host: str) -> None:
         pass
 
 
+def test_files_are_verified_there(
+    server: Server, program: Callable[..., Outcome], onnx_file: Path, photo_folder: Path
+) -> None:
+    there = f"{{name: ssh, host: board, python: {sys.executable}, config: {server.config}}}"
+    words = ["evaluate", "latency", onnx_file, "--device", there, "--verify", 5]
+    asked = program(*words, "--data", photo_folder, "--json")
+    (row,) = json.loads(asked.out.splitlines()[-1])["verified"]
+    assert row == {
+        "name": onnx_file.name, "device": "ssh:board", "n": 5, "argmax_equal": 5, "max_abs_diff": 0,
+    }  # fmt: skip
+    assert "--data is missing" in program(*words).err
+    assert "it times nothing" in program(*words, "--num-runs", 3).err
+
+
 def test_devices_are_looked_at(server: Server, program: Callable[..., Outcome]) -> None:
     there = f"{{name: ssh, host: board, python: {sys.executable}, config: {server.config}}}"
     looked = program("evaluate", "devices", "--device", there, "--device", "local", "--json")
