@@ -10,6 +10,7 @@ import numpy as np
 
 from compress import onnx, tflite
 from compress.graph import check_parity, image_size_of
+from compress.metadata import write_metadata
 from configs.registry import Registry
 from configs.run_dir import RunDir, Step, output_sha256, whole_file
 from configs.schema import Choice, Experiment
@@ -18,7 +19,7 @@ from distill.data import Examples, load_examples
 from eval.accuracy import OWN_PIXELS, Pixels
 from eval.footprint import zip_bytes
 from eval.images import evaluation_image
-from eval.metadata import FileMetadata, write_metadata
+from eval.metadata import FileMetadata
 
 RECIPES: Registry = tflite.RECIPES | onnx.RECIPES
 

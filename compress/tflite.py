@@ -149,7 +149,7 @@ def with_ranges(content: bytes, ranges: dict[str, Range]) -> bytes:
             tensor.quantization = schema.QuantizationParametersT()
             low, high = ranges[name]
             tensor.quantization.min, tensor.quantization.max = [low], [high]
-    return _packed(model)
+    return packed(model)
 
 
 def _quantized(content: bytes) -> bytes:
@@ -181,10 +181,11 @@ def with_names(content: bytes, output: str) -> bytes:
     signature.inputs = [_named(graph, graph.inputs[0], INPUT)]
     signature.outputs = [_named(graph, graph.outputs[0], output)]
     model.signatureDefs = [signature]
-    return _packed(model)
+    return packed(model)
 
 
-def _packed(model: Any) -> bytes:
+def packed(model: Any) -> bytes:
+    """The bytes of a TFLite model given as the schema's ModelT."""
     builder = _AlignedBuilder(1 << 20)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())

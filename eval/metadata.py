@@ -1,7 +1,7 @@
 """What a model file says of itself: classes, pixels, where it came from.
 
-In a `.tflite` file it is a ZIP behind the model (labels.txt and metadata.json), as other tools
-write it; in an `.onnx` file it is metadata_props.
+`compress/metadata.py` writes it: into the ZIP behind a `.tflite` model, into the metadata_props of
+an `.onnx` model.
 """
 
 import json
@@ -13,7 +13,9 @@ from typing import Any
 from eval.accuracy import OWN_PIXELS, Pixels
 from eval.machine import package_version
 
-PREFIX = "potstill."
+JSON_MEMBER = "metadata.json"
+OWN_KEY = "potstill"
+"""The key of all that we know, beside the keys that other tools look for."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class FileMetadata:
         image_size: height and width of the input, in pixels.
         split: shares of the validation and test photos, so that the same photos test it again.
         source: name of the model the file was made of.
+        version: of Potstill.
     """
 
     classes: list[str]
@@ -35,41 +38,17 @@ class FileMetadata:
     source: str
     recipe: str
     split: dict[str, float] | None = None
-    potstill: str = field(default_factory=lambda: package_version("potstill") or "")
+    version: str = field(default_factory=lambda: package_version("potstill") or "")
 
+    @property
+    def description(self) -> str:
+        """One line for people."""
+        size = " x ".join(map(str, self.image_size))
+        return f"{self.source}, {self.recipe}: {len(self.classes)} classes at {size} pixels"
 
-def write_metadata(path: Path, metadata: FileMetadata) -> None:
-    """Add metadata to a file in place; the caller keeps it under a temporary name meanwhile."""
-    if path.suffix == ".onnx":
-        _write_onnx(path, metadata)
-        return
-    if read_metadata(path) is not None:
-        raise ValueError(f"{path} has metadata already")
-    # Stored, not deflated: MediaPipe's readers refuse compressed members.
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
-        for name, text in (
-            ("labels.txt", "".join(f"{_one_line(name)}\n" for name in metadata.classes)),
-            ("metadata.json", json.dumps(asdict(metadata), indent=2)),
-        ):
-            # A fixed date: the same model gives the same bytes.
-            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.splitlines())
-
-
-def _write_onnx(path: Path, metadata: FileMetadata) -> None:
-    import onnx
-
-    model = onnx.load(path)
-    # "names" is where others look for classes; ours is whole under its own prefix.
-    props = {key: json.dumps(value) for key, value in asdict(metadata).items()}
-    names = {str(i): name for i, name in enumerate(metadata.classes)}
-    onnx.helper.set_model_props(
-        model, {**{PREFIX + k: v for k, v in props.items()}, "names": json.dumps(names)}
-    )
-    onnx.save(model, path)
+    def describe(self) -> dict[str, Any]:
+        """What is kept under OWN_KEY: all that is known, without null."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def read_metadata(path: Path) -> FileMetadata | None:
@@ -92,7 +71,7 @@ def _zip_values(path: Path) -> dict[str, Any] | None:
     if not zipfile.is_zipfile(path):
         return None
     with zipfile.ZipFile(path) as archive:
-        return dict(json.loads(archive.read("metadata.json")))
+        return dict(json.loads(archive.read(JSON_MEMBER))[OWN_KEY])
 
 
 def _onnx_values(path: Path) -> dict[str, Any]:
@@ -101,9 +80,4 @@ def _onnx_values(path: Path) -> dict[str, Any]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    props = session.get_modelmeta().custom_metadata_map
-    return {
-        key.removeprefix(PREFIX): json.loads(value)
-        for key, value in props.items()
-        if key.startswith(PREFIX)
-    }
+    return dict(json.loads(session.get_modelmeta().custom_metadata_map[OWN_KEY]))

@@ -60,9 +60,15 @@ def render_html(report: dict[str, Any], details: Details) -> str:
 
 def render_markdown(report: dict[str, Any], details: Details) -> str:
     """A summary for a pull request."""
+    template = markdown_environment().get_template("report.md")
+    return template.render(**_context(report, details))
+
+
+def markdown_environment() -> Environment:
+    """What Markdown templates are rendered in; what is unknown shows as a dash."""
     environment = _environment(autoescape=False)
     environment.filters["cell"] = _cell
-    return environment.get_template("report.md").render(**_context(report, details))
+    return environment
 
 
 def _environment(*, autoescape: bool) -> Environment:

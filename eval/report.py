@@ -1,4 +1,4 @@
-"""The results of a run directory: `report.json`, `report.md` and `report.html`."""
+"""The results of a run directory: `report.json`, `.md` and `.html`, and `model_card.md`."""
 
 import csv
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from eval.accuracy import accuracy
 from eval.audit import audit
 from eval.devices import device_label
 from eval.machine import machine
+from eval.model_card import render_card
 from eval.page import Details, Disagreement, render_html, render_markdown
 from eval.results import (
     Photos,
@@ -40,7 +41,7 @@ class RunPhotos:
 def write_report(
     run: RunDir, experiment: Experiment, *, photos: RunPhotos, models: list[str], files: list[str]
 ) -> dict[str, Any]:
-    """Write the three reports of a run from what is measured; returns `report.json`.
+    """Write the reports of a run and its model card; returns `report.json`.
 
     Args:
         models: names of the run's models, the teacher first.
@@ -50,6 +51,7 @@ def write_report(
     details = _details(run, report, photos, probs)
     html, markdown = render_html(report, details), render_markdown(report, details)
     write_text(run.path / "report.md", markdown)
+    write_text(run.path / "model_card.md", render_card(report, experiment))
     write_text(run.path / "report.html", html)
     write_json(run.path / "report.json", report)
     return report

@@ -82,6 +82,11 @@ def test_the_page_needs_no_network(smoke_run: Path) -> None:
         assert word not in page.replace("http://www.w3.org/", "")
 
 
+def test_the_model_card_names_every_file(smoke_run: Path) -> None:
+    card = (smoke_run / "model_card.md").read_text()
+    assert all(f"| {name}" in card for name in FILES)
+
+
 def test_a_second_run_does_nothing_again(smoke_run: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in smoke_run.rglob("manifest.json")}
     outcome = command("distill", "run", "smoke", "--run", smoke_run)

@@ -1,81 +1,62 @@
+"""What a file says of itself, read from files that the test writes itself."""
+
 import json
 import shutil
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 
-from eval.metadata import FileMetadata, read_metadata, write_metadata
-from eval.probe import open_model
+from eval.accuracy import RANGES
+from eval.metadata import FileMetadata, expected_pixels, read_metadata
 
-METADATA = FileMetadata(
-    classes=["rose", "tulip", "löwenzahn", "other"],
-    output="probabilities",
-    pixels={"range": [0, 255], "mean": [0, 0, 0], "std": [1, 1, 1]},
-    image_size=[8, 8],
-    source="student",
-    recipe="tflite.int8",
-)
-
-
-@pytest.fixture(params=["onnx", "tflite"])
-def model_file(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    onnx_file: Path,
-) -> Path:
-    source = onnx_file
-    if request.param == "tflite":
-        source = request.getfixturevalue("tflite_files")["int8"]
-    return Path(shutil.copy(source, tmp_path / source.name))
+VALUES = {
+    "classes": ["rose", "tulip", "löwenzahn", "other"],
+    "output": "probabilities",
+    "pixels": {"range": [0, 255], "mean": [127.5] * 3, "std": [127.5] * 3},
+    "image_size": [8, 8],
+    "source": "student",
+    "recipe": "tflite.int8",
+    "version": "0.1.0",
+}
 
 
-def test_what_is_written_is_read_and_the_answers_stay(
-    model_file: Path, colours: np.ndarray
-) -> None:
-    before = open_model(model_file).predict(colours.astype("float32"))
-    assert read_metadata(model_file) is None
-    write_metadata(model_file, METADATA)
-    assert read_metadata(model_file) == METADATA
-    np.testing.assert_array_equal(open_model(model_file).predict(colours.astype("float32")), before)
+@pytest.fixture
+def tflite_file(tflite_files: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copy(tflite_files["float32"], tmp_path / "a.tflite"))
 
 
-def test_other_tools_find_the_labels_of_a_tflite_file(
-    tflite_files: dict[str, Path], tmp_path: Path
-) -> None:
-    path = Path(shutil.copy(tflite_files["float32"], tmp_path / "a.tflite"))
-    write_metadata(path, METADATA)
-    with zipfile.ZipFile(path) as archive:
-        labels = archive.getinfo("labels.txt")
-        assert labels.compress_type == zipfile.ZIP_STORED  # MediaPipe reads no other
-        assert archive.read("labels.txt").decode() == "rose\ntulip\nlöwenzahn\nother\n"
-        assert json.loads(archive.read("metadata.json"))["recipe"] == "tflite.int8"
-    # Offsets count from the start of the file, so that readers need no repair.
-    assert path.read_bytes()[labels.header_offset :].startswith(b"PK\3\4")
-
-
-def test_other_tools_find_the_names_of_an_onnx_file(onnx_file: Path, tmp_path: Path) -> None:
-    path = Path(shutil.copy(onnx_file, tmp_path / "a.onnx"))
-    write_metadata(path, METADATA)
-    props = {prop.key: prop.value for prop in onnx.load(path).metadata_props}
-    assert json.loads(props["names"])["2"] == "löwenzahn"
-
-
-def test_the_same_file_twice_has_the_same_bytes(
-    tflite_files: dict[str, Path], tmp_path: Path
-) -> None:
-    paths = [Path(shutil.copy(tflite_files["float32"], tmp_path / f"{i}.tflite")) for i in range(2)]
-    for path in paths:
-        write_metadata(path, METADATA)
-    assert paths[0].read_bytes() == paths[1].read_bytes()
-
-
-def test_the_metadata_of_others_is_none_of_ours(
-    tflite_files: dict[str, Path], tmp_path: Path
-) -> None:
-    path = Path(shutil.copy(tflite_files["float32"], tmp_path / "a.tflite"))
+def add_json(path: Path, content: object) -> None:
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("metadata.json", '{"author": "somebody"}')
-    assert read_metadata(path) is None
+        archive.writestr("metadata.json", json.dumps(content))
+
+
+def test_the_zip_of_a_tflite_file_is_read(tflite_file: Path) -> None:
+    assert read_metadata(tflite_file) is None
+    add_json(tflite_file, {"names": {"0": "of others"}, "potstill": VALUES})
+    assert read_metadata(tflite_file) == FileMetadata(**VALUES)
+
+
+def test_the_properties_of_an_onnx_file_are_read(onnx_file: Path, tmp_path: Path) -> None:
+    assert read_metadata(onnx_file) is None
+    path = tmp_path / "a.onnx"
+    model = onnx.load(onnx_file)
+    onnx.helper.set_model_props(model, {"potstill": json.dumps(VALUES), "names": "{0: 'theirs'}"})
+    onnx.save(model, path)
+    assert read_metadata(path) == FileMetadata(**VALUES)
+
+
+@pytest.mark.parametrize(
+    "content", [{"author": "somebody"}, ["potstill"], {"potstill": {"classes": []}}]
+)
+def test_the_metadata_of_others_is_none_of_ours(tflite_file: Path, content: object) -> None:
+    add_json(tflite_file, content)
+    assert read_metadata(tflite_file) is None
+
+
+def test_a_user_knows_the_pixels_better_than_the_file() -> None:
+    metadata = FileMetadata(**VALUES)
+    assert expected_pixels(metadata, None) == RANGES["-1..1"]
+    assert expected_pixels(metadata, RANGES["0..1"]) == RANGES["0..1"]
+    assert expected_pixels(None, None) == RANGES["0..255"]
