@@ -35,8 +35,8 @@ class _Timing:
         self.rounds.append(self.session.run(count))
 
     @property
-    def round_p50_ms(self) -> list[float]:
-        return [float(np.median(times)) for times in self.rounds]
+    def round_min_ms(self) -> list[float]:
+        return [min(times) for times in self.rounds]
 
 
 def measure(
@@ -54,8 +54,8 @@ def measure(
     The files take turns in rounds, each round starting with another one, so that whatever drifts
     on the machine (heat, frequency, neighbours) hits all alike. Every round loads every file in
     a new process: where memory comes to lie is drawn once for a process, and no number of runs
-    within one averages it out (Kalibera and Jones 2013, Rigorous Benchmarking in Reasonable Time,
-    section 2). The first file takes part twice: how far its two differ is the noise floor.
+    within one averages it out (Kalibera and Jones 2013, Rigorous Benchmarking in Reasonable
+    Time). The first file takes part twice: how far it seems from itself is the noise floor.
 
     Args:
         num_runs: timed executions of each file, ten a round: more of them lower the noise floor.
@@ -93,7 +93,7 @@ def measure(
         "device": device,
         "num_threads": num_threads,
         "num_runs": num_runs,
-        "noise_floor": _noise_floor(timings[0].round_p50_ms, timings[-1].round_p50_ms),
+        "noise_floor": _noise_floor(timings[0].round_min_ms, timings[-1].round_min_ms),
     }
     rows = [shared | _row(*told) for told in zip(timings[:-1], last[:-1], strict=True)]
     fastest = min(rows, key=lambda row: row["p50_ms"])
@@ -145,7 +145,7 @@ def _row(timing: _Timing, last: dict[str, Any]) -> dict[str, Any]:
         "first_ms": float(np.median([ready["first_ms"] for ready in timing.ready])),
         "peak_rss_mib": last["peak_rss_mib"],
         "state": {**ready.get("state", {}), "after": after},
-        "round_p50_ms": timing.round_p50_ms,
+        "round_min_ms": timing.round_min_ms,
         "times_ms": times_ms,
     }
 
@@ -159,14 +159,16 @@ def _noise_floor(one: list[float], other: list[float]) -> float | None:
 def difference(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any] | None:
     """How many times as long as the other a file takes, from latency rows measured together.
 
-    The ratio is the median over rounds, with its 98 % interval. It is a difference only if the
-    interval leaves out 1 and the ratio is further from 1 than the noise floor.
+    The ratio is the median over rounds, with its 98 % interval, of each round's shortest times:
+    what disturbs a run only ever lengthens it, so on a busy machine they waver least (Chen and
+    Revels 2016, Robust benchmarking in noisy environments, arXiv:1608.04295). It is a difference
+    only if the interval leaves out 1 and the ratio lies beyond the noise floor.
 
     Returns:
         `ratio`, `low`, `high` and `verdict`: "faster", "slower" or "no difference"; None where
         there are too few rounds to tell, or the rows were not measured together.
     """
-    ours, theirs = row.get("round_p50_ms", []), other.get("round_p50_ms", [])
+    ours, theirs = row.get("round_min_ms", []), other.get("round_min_ms", [])
     floor = row.get("noise_floor")
     if floor is None or floor != other.get("noise_floor") or len(ours) != len(theirs):
         return None
