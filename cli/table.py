@@ -46,7 +46,7 @@ def speed_note(rows: list[dict[str, Any]]) -> str:
     floor = rows[0]["latency"][0]["noise_floor"]
     fastest = min(rows, key=lambda row: row["latency"][0]["p50_ms"])["name"]
     equal = [n for n, found in told.items() if n != fastest and found["verdict"] != "slower"]
-    others = f"no difference to {', '.join(equal)}" if equal else "every other file is slower"
+    others = f"no slower: {', '.join(equal)}" if equal else "the others are slower"
     return f"\nfastest: {fastest}; {others} (noise floor {100 * floor:.1f} %)"
 
 

@@ -228,7 +228,9 @@ class EvaluateConfig(Strict):
     devices: Annotated[list[Choice], Field(min_length=1)] = [Choice(name="local")]
     num_threads: Annotated[int, Field(gt=0)] = 1
     num_warmup: Annotated[int, Field(ge=0)] = 10
+    """Least executions before the timed ones of a round: more until times settle; 0 for none."""
     num_runs: Annotated[int, Field(gt=0)] = 200
+    """Timed executions of a file, ten a round; more of them tell smaller differences."""
 
 
 class Experiment(Strict):

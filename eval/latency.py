@@ -31,8 +31,8 @@ def measure(
     The files take turns in rounds, each round starting with another one, so that whatever drifts
     on the machine (heat, frequency, neighbours) hits all alike. Every round loads every file in
     a new process: where memory comes to lie is drawn once for a process, and no number of runs
-    within one averages it out (Kalibera and Jones 2013, Rigorous Benchmarking in Reasonable Time,
-    section 2). The first file takes part twice: how far its two differ is the noise floor.
+    within one averages it out (Kalibera and Jones 2013, Rigorous Benchmarking in Reasonable
+    Time). The first file takes part twice: how far it seems from itself is the noise floor.
 
     Args:
         num_runs: timed executions of each file, ten a round: more of them lower the noise floor.
@@ -102,14 +102,14 @@ def _row(turns: list[Turn], last: dict[str, Any], num_runs: int) -> dict[str, An
         "first_ms": float(np.median([turn.ready["first_ms"] for turn in turns])),
         "peak_rss_mib": last["peak_rss_mib"],
         "state": {**ready.get("state", {}), "after": after},
-        "round_p50_ms": [turn.p50_ms for turn in turns],
+        "round_min_ms": [turn.min_ms for turn in turns],
         "times_ms": times_ms,
     }
 
 
 def _noise_floor(one: list[Turn], other: list[Turn]) -> float | None:
     """How far apart a file and itself may lie by these rounds, as a share; None if they are few."""
-    logs = np.log([turn.p50_ms for turn in one]) - np.log([turn.p50_ms for turn in other])
+    logs = np.log([turn.min_ms for turn in one]) - np.log([turn.min_ms for turn in other])
     interval = median_interval(logs)
     return None if interval is None else float(np.expm1(max(map(abs, interval))))
 
@@ -117,14 +117,16 @@ def _noise_floor(one: list[Turn], other: list[Turn]) -> float | None:
 def difference(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any] | None:
     """How many times as long as the other a file takes, from latency rows measured together.
 
-    The ratio is the median over rounds, with its 98 % interval. It is a difference only if the
-    interval leaves out 1 and the ratio is further from 1 than the noise floor.
+    The ratio is the median over rounds, with its 98 % interval, of each round's shortest times:
+    what disturbs a run only ever lengthens it, so on a busy machine they waver least (Chen and
+    Revels 2016, Robust benchmarking in noisy environments, arXiv:1608.04295). It is a difference
+    only if the interval leaves out 1 and the ratio lies beyond the noise floor.
 
     Returns:
         `ratio`, `low`, `high` and `verdict`: "faster", "slower" or "no difference"; None where
         there are too few rounds to tell, or the rows were not measured together.
     """
-    ours, theirs = row.get("round_p50_ms", []), other.get("round_p50_ms", [])
+    ours, theirs = row.get("round_min_ms", []), other.get("round_min_ms", [])
     floor = row.get("noise_floor")
     if floor is None or floor != other.get("noise_floor") or len(ours) != len(theirs):
         return None

@@ -395,7 +395,7 @@ def _start_anew() -> None:
     """Become a new process of the same command, on the same pipes.
 
     Where memory comes to lie is drawn once for a process and can move its times by some percent
-    (Kalibera and Jones 2013, Rigorous Benchmarking in Reasonable Time, section 2).
+    (Kalibera and Jones 2013, Rigorous Benchmarking in Reasonable Time).
     """
     os.dup2(sys.stdout.fileno(), 1)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

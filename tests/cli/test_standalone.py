@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import pytest
 
+from compress import standalone
 from eval.metadata import read_metadata
 
 
@@ -30,7 +31,10 @@ def last_json(outcome) -> dict:
     return json.loads(outcome.out.splitlines()[-1])
 
 
-def test_a_foreign_model_becomes_measured_files(program, foreign: Path, photo_folder: Path) -> None:
+def test_a_foreign_model_becomes_measured_files(
+    program, foreign: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standalone, "NUM_RUNS", 20)
     result = last_json(
         program(
             "compress", "quantize", foreign, "--data", photo_folder, "--pixels", "0..1",

@@ -3,13 +3,15 @@
 import itertools
 import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from eval.sustained import NUM_INTERVALS, single_stream, thermal_curve
+from configs.run_dir import RunDir, Step, take_step
+from eval.sustained import NUM_INTERVALS, single_stream, sustain_step, thermal_curve
 
 
 class Session:
@@ -73,6 +75,34 @@ def test_a_bare_file_is_put_under_load(program, onnx_file: Path) -> None:
     outcome = program("evaluate", "latency", onnx_file, "--thermal", "0.002")
     assert "colours.onnx" in outcome.out
     assert "change %" in outcome.out
+
+
+def test_what_was_done_with_files_of_a_run_is_kept(tmp_path: Path, onnx_file: Path) -> None:
+    run = RunDir(tmp_path)
+    task = partial(single_stream, num_queries=30, seconds=0.01)
+
+    def step(num_queries: int) -> Step:
+        return sustain_step(
+            run,
+            [onnx_file],
+            task,
+            name="single-stream",
+            settings={"num_queries": num_queries},
+            device="local",
+            options={},
+            num_threads=1,
+        )
+
+    found = take_step(run, step(30))["files"][onnx_file.name]
+    assert len(found["times_ms"]) == found["num_queries"] >= 30
+    assert found["runtime"].startswith("onnxruntime ")
+    assert found["state"]["cpu"]
+    path = tmp_path / "results" / "single-stream-local.json"
+    written = path.stat().st_mtime_ns
+    assert take_step(run, step(30))["files"][onnx_file.name] == found
+    assert path.stat().st_mtime_ns == written
+    take_step(run, step(31))
+    assert path.stat().st_mtime_ns != written
 
 
 def test_a_bare_file_answers_a_stream(
