@@ -1,12 +1,14 @@
 """Against a real OpenSSH server on this machine, as a user of its own would see it."""
 
 import json
+import logging
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from eval.devices import DEVICES, parse_device
 from eval.latency import measure
 from eval.probe import open_model
 from eval.probe_session import DeviceLost
+from eval.rounds import Journal
 from support import Outcome
 
 ssh = DEVICES["ssh"]
@@ -125,6 +128,33 @@ def test_a_cut_connection_is_said_and_the_board_is_back(server: Server, onnx_fil
         again = board.open(onnx_file, num_threads=1)
         assert len(again.run(3)) == 3
         again.close()
+
+
+def test_a_measurement_goes_on_after_a_cut(
+    server: Server,
+    onnx_file: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = tmp_path / "kept"
+
+    def cut_after_two_rounds() -> None:
+        while len(kept.read_text().splitlines() if kept.exists() else []) < 3:
+            time.sleep(0.01)
+        server.cut()
+
+    thread = threading.Thread(target=cut_after_two_rounds)
+    thread.start()
+    options = {"host": "board", "python": sys.executable, "config": str(server.config)}
+    journal = Journal(kept, "these files")
+    monkeypatch.setattr(logging.getLogger("potstill"), "propagate", True)
+    rows = measure([onnx_file], device="ssh", options=options, num_runs=80, journal=journal)
+    thread.join()
+    assert "connection to board broke" in caplog.text
+    assert "of 8 rounds are done. Waiting for the device" in caplog.text
+    assert len(rows[onnx_file]["times_ms"]) == 80
+    assert len(journal.rounds()) == 8
 
 
 def test_what_is_wrong_with_a_file_reaches_the_caller(server: Server, tmp_path: Path) -> None:
