@@ -165,6 +165,21 @@ def robustness(
     }
 
 
+def robustness_sentence(row: dict[str, Any]) -> str | None:
+    """What a row of `robustness` with a source comes to, for people."""
+    if row.get("source") is None:
+        return None
+    low, high = 100 * row["extra_drop_low"], 100 * row["extra_drop_high"]
+    verdict = row["verdict"]
+    said = f"makes {verdict}" if verdict == NO_DIFFERENCE else verdict
+    return (
+        f"Compression {said} under corruption: against {row['source']}, {row['name']} loses "
+        f"{100 * row['clean_drop']:.1f} points on the clean photos and "
+        f"{100 * row['corrupted_drop']:.1f} on the corrupted ones, a difference of "
+        f"{100 * row['extra_drop']:+.1f} (95 %: {low:+.1f} to {high:+.1f})."
+    )
+
+
 def _drops(clean: np.ndarray, corrupted: np.ndarray) -> dict[str, Any]:
     """Mean losses of a photo, clean and corrupted, and what corruption adds."""
     found: dict[str, Any] = {}

@@ -211,7 +211,7 @@ def calibration_interval(
     """
     gaps = calibration_gaps(probs, labels)
     mean = gaps.mean(axis=0)
-    seen = np.abs(mean).sum()
+    seen = float(np.abs(mean).sum())
     chance = np.random.default_rng(0).multivariate_normal(
         np.zeros(len(mean)), np.cov(gaps.T, bias=True) / len(gaps), num_samples, method="eigh"
     )
@@ -236,7 +236,7 @@ def calibration_interval(
 
 def mean_interval(values: np.ndarray) -> tuple[float, float]:
     """95 % interval of the mean of many values, by the central limit theorem."""
-    half = Z_95 * values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    half = Z_95 * values.std() / math.sqrt(len(values))
     return float(values.mean() - half), float(values.mean() + half)
 
 
