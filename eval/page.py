@@ -73,7 +73,8 @@ def _context(report: dict[str, Any], details: Details) -> dict[str, Any]:
     chosen_name = (report.get("verdict") or {}).get("chosen_file")
     chosen = next((row for row in files if row["name"] == chosen_name), None)
     by_time = _points(files, {n: (t or {}).get("p50_ms") for n, t in times.items()}, chosen_name)
-    by_size = _points(files, {f["name"]: f["file_bytes"] / 1e6 for f in files}, chosen_name)
+    sizes = {row["name"]: row.get("file_bytes") for row in files}
+    by_size = _points(files, {n: some and some / 1e6 for n, some in sizes.items()}, chosen_name)
     return {
         "report": report,
         "details": details,
@@ -188,12 +189,11 @@ def _endurance(robustness: dict[str, Any] | None, chosen: str | None) -> str:
     if not robustness:
         return ""
     rows = {row["name"]: row for row in robustness["rows"]}
-    series = {}
+    series: dict[str, list[tuple[float, float]]] = {}
     for kind, name in (("teacher", "teacher"), ("student", "student"), ("file", chosen)):
         if name in rows:
-            means = [
-                sum(some) / len(some) for some in zip(*rows[name]["top1"].values(), strict=True)
-            ]
+            by_strength = zip(*rows[name]["top1"].values(), strict=True)
+            means = [sum(some) / len(some) for some in by_strength]
             series[kind] = list(enumerate([rows[name]["clean_top1"], *means]))
     return lines(series, x_title="strength of the corruption", y_title="top-1", percent=True)
 

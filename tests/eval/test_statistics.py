@@ -207,13 +207,16 @@ def test_the_interval_of_the_calibration_error_covers_it(overconfidence: float) 
     assert covered >= 34  # 95 % of 40 is 38; less than 34 has a chance of 1 in 70
 
 
-def test_the_calibration_error_itself_lies_above_a_calibrated_models() -> None:
+def test_chance_alone_makes_a_calibration_error_and_the_interval_knows() -> None:
     rng = np.random.default_rng(0)
-    confidence = rng.uniform(0.5, 1, 500)
-    probs = np.stack([confidence, 1 - confidence], axis=1)
-    labels = np.where(rng.random(500) < confidence, 0, 1)
-    assert expected_calibration_error(probs, labels) > 0.01
-    assert calibration_interval(probs, labels)[0] == 0
+    num_from_zero = 0
+    for _ in range(40):
+        confidence = rng.uniform(0.5, 1, 500)
+        probs = np.stack([confidence, 1 - confidence], axis=1)
+        labels = np.where(rng.random(500) < confidence, 0, 1)
+        assert expected_calibration_error(probs, labels) > 0.01
+        num_from_zero += calibration_interval(probs, labels, num_samples=300)[0] == 0
+    assert num_from_zero >= 35  # 97.5 % of 40 is 39; less than 35 has a chance of 1 in 1,000
 
 
 def test_a_sure_and_right_model_has_a_calibration_error_of_nothing() -> None:
