@@ -91,6 +91,7 @@ def registries() -> dict[str, Any]:
     from distill.losses import LOSSES
     from distill.sources import SOURCES
     from distill.transfer import STRATEGIES
+    from eval.corruptions import CORRUPTIONS
     from eval.devices import DEVICES
 
     return {
@@ -101,6 +102,7 @@ def registries() -> dict[str, Any]:
         "method": METHODS,
         "recipe": RECIPES,
         "device": DEVICES,
+        "corruption": CORRUPTIONS,
     }
 
 

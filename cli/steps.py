@@ -10,12 +10,13 @@ from configs.registry import nearest
 from configs.run_dir import RunDir, Step, is_current, read_json, take_step, write_text
 from configs.schema import Experiment, to_yaml
 from distill.data import Examples, data_step, load_examples
-from distill.predictions import model_predictions_step
+from distill.predictions import corrupted_model_step, model_predictions_step
 from distill.soft_labels import soft_labels_step
 from distill.student import check_loss, control_step, seed_name, student_step
 from distill.teacher import teacher_step
 from eval.report import RunPhotos
 from eval.results import Photos, file_predictions_step, latency_step
+from eval.robustness import corrupted_file_step, corrupted_photos
 
 Steps = Iterator[Step]
 
@@ -88,11 +89,16 @@ def _quantize(run: RunDir, experiment: Experiment) -> Steps:
 def _accuracy(run: RunDir, experiment: Experiment) -> Steps:
     for name in [*model_names(experiment), *further_seeds(experiment)]:
         yield model_predictions_step(run, experiment, name)
-    photos = run_photos(run)
+    photos, threads = run_photos(run), experiment.evaluate.num_threads
     for name in file_names(experiment):
         splits = [photos.validation, photos.test]
-        threads = experiment.evaluate.num_threads
         yield file_predictions_step(run, run.file(name), splits, num_threads=threads)
+    corrupted = corrupted_photos(experiment, paths=photos.test.paths, labels=photos.test.labels)
+    if corrupted is not None:
+        for name in model_names(experiment):
+            yield corrupted_model_step(run, experiment, name, corrupted)
+        for name in file_names(experiment):
+            yield corrupted_file_step(run, run.file(name), corrupted, num_threads=threads)
 
 
 def _latency(run: RunDir, experiment: Experiment) -> Steps:

@@ -21,7 +21,7 @@ def load_experiment(
 
     Args:
         registries: by the kind of name they hold: source, backbone, strategy, loss, method,
-            recipe, device.
+            recipe, device, corruption.
         overrides: "key.path=value", applied on top of the file.
 
     Raises:
@@ -132,6 +132,9 @@ def _check_choices(experiment: Experiment, registries: Mapping[str, Registry]) -
 
     compress, evaluate = experiment.compress, experiment.evaluate
     registries["source"][experiment.data.source]
+    checked_list(
+        "corruption", "evaluate.corruptions", [Choice(name=name) for name in evaluate.corruptions]
+    )
     return experiment.model_copy(
         update={
             "teacher": checked_fields("teacher", experiment.teacher),

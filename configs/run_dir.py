@@ -113,6 +113,10 @@ class RunDir:
         """Probabilities of one model or file on the validation and test photos."""
         return self.path / "results" / "predictions" / f"{name}.npz"
 
+    def corrupted_answers(self, name: str) -> Path:
+        """Answers of one model or file on corrupted test photos."""
+        return self.path / "results" / "corrupted" / f"{name}.npy"
+
 
 @contextmanager
 def step_lock(run: RunDir, step: str) -> Iterator[None]:

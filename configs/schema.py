@@ -231,6 +231,17 @@ class EvaluateConfig(Strict):
     """Least executions before the timed ones of a round: more until times settle; 0 for none."""
     num_runs: Annotated[int, Field(gt=0)] = 200
     """Timed executions of a file, ten a round; more of them tell smaller differences."""
+    corruptions: list[str] = []
+    """Also score models and files on corrupted test photos, at five strengths of each of these:
+    blur, brightness, contrast, jpeg, noise, pixelate."""
+    num_corrupted: Annotated[int, Field(gt=0)] = 200
+    """How many test photos are corrupted; each is then looked at five times for each corruption."""
+
+    @model_validator(mode="after")
+    def _something_is_corrupted(self) -> "EvaluateConfig":
+        if self.num_corrupted != 200 and not self.corruptions:
+            raise ValueError("num_corrupted has no effect without corruptions; name some")
+        return self
 
 
 class Experiment(Strict):

@@ -1,4 +1,4 @@
-"""What a Keras model says of the validation and test photos, kept for the report."""
+"""What a model says of the validation and test photos, kept for the report."""
 
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,28 @@ from configs.schema import Experiment, GivenTeacherConfig
 from distill.classifier import EVALUATION_BATCH, load_model
 from distill.data import Examples, load_examples
 from distill.inputs import evaluation_images
-from distill.teacher import evaluation_logits, load_teachers, teacher_digest
+from distill.teacher import (
+    Teacher,
+    evaluation_logits,
+    load_teachers,
+    mean_log_probabilities,
+    teacher_digest,
+)
 from eval.accuracy import Pixels, as_probabilities, output_kind, two_classes
+from eval.robustness import CorruptedPhotos, corrupted_step, save_answers
 
 
 def model_predictions_step(run: RunDir, experiment: Experiment, name: str) -> Step:
     """Probabilities of one model of the run on both splits, as `.npz` with an array for each."""
     path = run.predictions(name)
-    given = name == "teacher" and isinstance(experiment.teacher, GivenTeacherConfig)
-    manifest = run.model_dir(name) / "manifest.json"
     inputs = {
         "photos": file_sha256(run.photos_manifest),
-        "model": teacher_digest(run) if given else output_sha256(manifest, "model.keras"),
+        "model": _model_digest(run, experiment, name),
     }
 
     def build() -> tuple[list[Path], dict[str, Any]]:
         splits = {s: load_examples(run, s) for s in ("validation", "test")}
-        if given:
+        if _is_given(experiment, name):
             teachers = load_teachers(run, experiment)
             logits = {s: evaluation_logits(teachers, some) for s, some in splits.items()}
             save_predictions(path, {s: as_probabilities(some) for s, some in logits.items()})
@@ -39,6 +44,45 @@ def model_predictions_step(run: RunDir, experiment: Experiment, name: str) -> St
         return [path], {}
 
     return Step(f"predictions of {name}", path.with_suffix(".json"), inputs, build)
+
+
+def corrupted_model_step(
+    run: RunDir, experiment: Experiment, name: str, photos: CorruptedPhotos
+) -> Step:
+    """What one model of the run answers about the corrupted photos."""
+
+    def build() -> tuple[list[Path], dict[str, Any]]:
+        models = load_teachers(run, experiment) if name == "teacher" else [_labeller(run, name)]
+        logits = [_logits_of_corrupted(model, photos, name) for model in models]
+        answers = photos.answers(mean_log_probabilities(logits))
+        return [save_answers(run, name, answers)], {}
+
+    digest = _model_digest(run, experiment, name)
+    return corrupted_step(run, name, photos, model=digest, build=build)
+
+
+def _labeller(run: RunDir, name: str) -> Teacher:
+    model = load_model(run.model(name))
+    return Teacher(model.input_shape[1], lambda images: np.asarray(model.predict_on_batch(images)))
+
+
+def _logits_of_corrupted(model: Teacher, photos: CorruptedPhotos, name: str) -> np.ndarray:
+    outputs: list[np.ndarray] = []
+    with track(f"{name}: corrupted", len(photos)) as advance:
+        for images in photos.batches((model.image_size, model.image_size)):
+            outputs.append(model.logits(images.astype("float32")))
+            advance(sum(map(len, outputs)))
+    return np.concatenate(outputs)
+
+
+def _is_given(experiment: Experiment, name: str) -> bool:
+    return name == "teacher" and isinstance(experiment.teacher, GivenTeacherConfig)
+
+
+def _model_digest(run: RunDir, experiment: Experiment, name: str) -> str:
+    if _is_given(experiment, name):
+        return teacher_digest(run)
+    return output_sha256(run.model_dir(name) / "manifest.json", "model.keras")
 
 
 def save_predictions(path: Path, probs: dict[str, np.ndarray]) -> None:

@@ -7,7 +7,7 @@ import struct
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -137,9 +137,15 @@ def evaluation_image(path: Path, image_size: tuple[int, int]) -> np.ndarray:
 
 
 def evaluation_batches(
-    paths: Sequence[Path], image_size: tuple[int, int], batch_size: int = 32
+    paths: Sequence[Path],
+    image_size: tuple[int, int],
+    batch_size: int = 32,
+    see: Callable[[Path, tuple[int, int]], np.ndarray] = evaluation_image,
 ) -> Iterator[np.ndarray]:
     """`evaluation_image` of many files, in order, decoded ahead by a few threads.
+
+    Args:
+        see: what is seen of a file in its place; the batches then hold that.
 
     Yields:
         uint8, (batch, *image_size, 3); the last batch may be smaller.
@@ -150,7 +156,7 @@ def evaluation_batches(
 
         def fill(count: int) -> None:
             for path in islice(remaining, count):
-                ahead.append(pool.submit(evaluation_image, path, image_size))
+                ahead.append(pool.submit(see, path, image_size))
 
         fill(2 * batch_size)
         while ahead:

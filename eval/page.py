@@ -2,35 +2,23 @@
 
 import base64
 import io
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
-from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Undefined
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from PIL import Image
 
 from eval.charts import Point, lines, pareto_front, scatter
+from eval.failures import Gallery
 from eval.images import UnreadablePhoto, evaluation_image
+from eval.wording import FILTERS, dash, known, ratio
 
 TEMPLATES = Path(__file__).with_name("templates")
 THUMBNAIL = (160, 160)
 MAX_CLASSES_SHOWN = 25
-MAX_PHOTOS = 12
 MAX_CONFUSIONS = 5
 TRAINED = ("teacher", "student", "control")
-
-
-@dataclass(frozen=True)
-class Disagreement:
-    """A photo on which a file and the model it came from differ."""
-
-    photo: Path
-    label: str
-    source_answer: str
-    source_confidence: float
-    file_answer: str
-    file_confidence: float
 
 
 @dataclass(frozen=True)
@@ -40,22 +28,22 @@ class Details:
     Attributes:
         histories: by model, a row per epoch with val_accuracy and val_loss.
         confusion: photos by (label, answer) of the chosen file.
-        disagreements: photos, surest first, of `disagreeing_file` against its source.
-        num_disagreements: how many there are in all.
+        galleries: photos on which it fails or is not alone.
     """
 
     histories: dict[str, list[dict[str, Any]]]
     confusion: list[list[int]] | None
-    disagreements: list[Disagreement]
-    disagreeing_file: str | None = None
-    num_disagreements: int = 0
+    galleries: list[Gallery]
 
 
 def render_html(report: dict[str, Any], details: Details) -> str:
     """The whole page; nothing in it is fetched from anywhere."""
     template = _environment(autoescape=True).get_template("report.html")
-    photos = [(row, _thumbnail(row.photo)) for row in details.disagreements[:MAX_PHOTOS]]
-    return template.render(**_context(report, details), photos=photos)
+    galleries = [
+        (gallery, [(row, _thumbnail(row.photo)) for row in gallery.shown])
+        for gallery in details.galleries
+    ]
+    return template.render(**_context(report, details), galleries=galleries)
 
 
 def render_markdown(report: dict[str, Any], details: Details) -> str:
@@ -66,9 +54,7 @@ def render_markdown(report: dict[str, Any], details: Details) -> str:
 
 def markdown_environment() -> Environment:
     """What Markdown templates are rendered in; what is unknown shows as a dash."""
-    environment = _environment(autoescape=False)
-    environment.filters["cell"] = _cell
-    return environment
+    return _environment(autoescape=False)
 
 
 def _environment(*, autoescape: bool) -> Environment:
@@ -79,67 +65,10 @@ def _environment(*, autoescape: bool) -> Environment:
         lstrip_blocks=True,
         # What a report does not say is shown as unknown, at any depth.
         undefined=ChainableUndefined,
-        finalize=lambda value: "–" if value is None or isinstance(value, Undefined) else value,
+        finalize=dash,
     )
-    environment.filters |= {
-        "percent": _percent,
-        "points": _points_text,
-        "number": _number,
-        "p_value": _p_value,
-        "size": _size,
-        "count": _count,
-        "duration": _duration,
-    }
+    environment.filters |= FILTERS
     return environment
-
-
-def _known(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _cell(text: object) -> str:
-    """Text that ends no cell of a Markdown table and starts no HTML."""
-    if text is None or isinstance(text, Undefined):
-        return "–"
-    return str(text).replace("|", "\\|").replace("<", "\\<").replace("\n", " ")
-
-
-def _percent(share: Any, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f} %" if _known(share) else "–"
-
-
-def _number(value: Any, digits: int = 2) -> str:
-    return f"{value:.{digits}f}" if _known(value) else "–"
-
-
-def _points_text(share: Any) -> str:
-    """A difference of shares in points, with its sign."""
-    text = f"{100 * share:+.1f}".replace("-", "−") if _known(share) else "–"
-    return text[1:] if text[1:] == "0.0" else text
-
-
-def _p_value(value: Any) -> str:
-    return "< 0.001" if _known(value) and value < 0.001 else _number(value, 3)
-
-
-def _size(num_bytes: Any) -> str:
-    if not _known(num_bytes):
-        return "–"
-    return f"{num_bytes / 1e6:.2f} MB" if num_bytes >= 1e5 else f"{num_bytes / 1e3:.1f} kB"
-
-
-def _count(value: Any) -> str:
-    if not _known(value):
-        return "–"
-    units = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
-    return next((f"{value / u:.2f}{name}" for u, name in units if value >= u), f"{value:g}")
-
-
-def _duration(seconds: Any) -> str:
-    if not _known(seconds) or seconds < 120:
-        return "–" if not _known(seconds) else f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min".removeprefix("0 h ")
 
 
 def _context(report: dict[str, Any], details: Details) -> dict[str, Any]:
@@ -148,7 +77,9 @@ def _context(report: dict[str, Any], details: Details) -> dict[str, Any]:
     times = {row["name"]: _time_on(row, device) for row in files}
     chosen_name = (report.get("verdict") or {}).get("chosen_file")
     chosen = next((row for row in files if row["name"] == chosen_name), None)
-    points = _points(files, times, chosen_name)
+    by_time = _points(files, {n: (t or {}).get("p50_ms") for n, t in times.items()}, chosen_name)
+    sizes = {row["name"]: row.get("file_bytes") for row in files}
+    by_size = _points(files, {n: some and some / 1e6 for n, some in sizes.items()}, chosen_name)
     return {
         "report": report,
         "details": details,
@@ -163,13 +94,15 @@ def _context(report: dict[str, Any], details: Details) -> dict[str, Any]:
         ],
         "against_float": _against_float(chosen, files, times) if chosen else None,
         "power": _power_text(chosen["accuracy"]) if chosen else None,
-        "points": points,
-        "chart": _chart(points, times),
-        "front": pareto_front(points),
+        "legend": sorted(by_time or by_size, key=lambda point: point.x),
+        "charts": _charts(by_time, by_size, times),
+        "front": {point.number for some in (by_time, by_size) for point in pareto_front(some)},
         "curves": _curves(details.histories),
         "trained": [name for name in TRAINED if details.histories.get(name)],
         "distillation": (report.get("distillation") or {}).get("sentence"),
         "confusion": _confusion(report, details.confusion),
+        "flips": (chosen or {}).get("flips_by_class") or [],
+        "endurance": _endurance(report.get("robustness"), chosen_name),
     }
 
 
@@ -201,34 +134,38 @@ def _against_float(
     if not floats or chosen in floats:
         return None
     other = min(floats, key=lambda row: row.get("format") != chosen.get("format"))
-    said = [_times(other["file_bytes"] / chosen["file_bytes"], "smaller", "larger")]
+    said = [ratio(other["file_bytes"] / chosen["file_bytes"], "smaller", "larger")]
     ours, theirs = times[chosen["name"]], times[other["name"]]
     if ours and theirs and ours.get("num_threads") == theirs.get("num_threads"):
-        said.append(_times(theirs["p50_ms"] / ours["p50_ms"], "faster", "slower"))
+        said.append(ratio(theirs["p50_ms"] / ours["p50_ms"], "faster", "slower"))
     return f"{' and '.join(said)} than {other['name']}"
 
 
-def _times(ratio: float, more: str, less: str) -> str:
-    return f"{ratio:.1f} × {more}" if ratio >= 1 else f"{1 / ratio:.1f} × {less}"
-
-
-def _points(files: list[dict[str, Any]], times: dict[str, Any], chosen: str | None) -> list[Point]:
+def _points(
+    files: list[dict[str, Any]], costs: dict[str, float | None], chosen: str | None
+) -> list[Point]:
+    """The files of which accuracy and a cost are known; `costs` by name."""
     points = []
     for number, row in enumerate(files, 1):
-        time, scores = times[row["name"]] or {}, row.get("accuracy") or {}
-        x, (y, low, high) = time.get("p50_ms"), map(scores.get, ("top1", "top1_low", "top1_high"))
-        if _known(x) and _known(y) and _known(low) and _known(high):
+        x, scores = costs[row["name"]], row.get("accuracy") or {}
+        y, low, high = map(scores.get, ("top1", "top1_low", "top1_high"))
+        if known(x) and known(y) and known(low) and known(high):
             points.append(Point(number, row["name"], x, y, low, high, row["name"] == chosen))
     return points
 
 
-def _chart(points: list[Point], times: dict[str, Any]) -> str:
-    if not points:
-        return ""
-    time = times[points[0].name]
-    threads = f"{time['num_threads']} thread" + ("s" if time["num_threads"] > 1 else "")
-    title = f"median latency in ms ({time['device']}, {threads})"
-    return scatter(points, x_title=title, y_title="top-1 and its 95 % interval")
+def _charts(by_time: list[Point], by_size: list[Point], times: dict[str, Any]) -> list[str]:
+    """Accuracy against latency and against size, as far as they are known."""
+    charts = []
+    if by_time:
+        time = times[by_time[0].name]
+        threads = f"{time['num_threads']} thread" + ("s" if time["num_threads"] > 1 else "")
+        title = f"median latency in ms ({time['device']}, {threads})"
+        charts.append(scatter(by_time, x_title=title, y_title="top-1 and its 95 % interval"))
+    if by_size:
+        title = "size in MB"
+        charts.append(scatter(by_size, x_title=title, y_title="top-1 and its 95 % interval"))
+    return charts
 
 
 def _curves(histories: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str]]:
@@ -242,7 +179,7 @@ def _curves(histories: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str]]
             name: [
                 (row.get("epoch", number), row[key])
                 for number, row in enumerate(histories.get(name) or [], 1)
-                if _known(row.get(key))
+                if known(row.get(key))
             ]
             for name in TRAINED
         }
@@ -250,6 +187,20 @@ def _curves(histories: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str]]
         if series:
             charts.append((title, lines(series, x_title="epoch", y_title=title, percent=percent)))
     return charts
+
+
+def _endurance(robustness: dict[str, Any] | None, chosen: str | None) -> str:
+    """Top-1 over the strengths, the mean of all corruptions; strength 0 are the clean photos."""
+    if not robustness:
+        return ""
+    rows = {row["name"]: row for row in robustness["rows"]}
+    series: dict[str, list[tuple[float, float]]] = {}
+    for kind, name in (("teacher", "teacher"), ("student", "student"), ("file", chosen)):
+        if name in rows:
+            by_strength = zip(*rows[name]["top1"].values(), strict=True)
+            means = [sum(some) / len(some) for some in by_strength]
+            series[kind] = list(enumerate([rows[name]["clean_top1"], *means]))
+    return lines(series, x_title="strength of the corruption", y_title="top-1", percent=True)
 
 
 def _confusion(report: dict[str, Any], counts: list[list[int]] | None) -> dict[str, Any] | None:

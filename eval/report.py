@@ -3,19 +3,20 @@
 import csv
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from configs.run_dir import RunDir, read_json, write_json, write_text
+from configs.run_dir import RunDir, file_sha256, read_json, write_json, write_text
 from configs.schema import Experiment
 from eval.accuracy import accuracy
 from eval.audit import audit
+from eval.costs import step_costs
 from eval.devices import device_label
+from eval.failures import confusion_counts, flips_by_class, galleries
 from eval.machine import machine
 from eval.model_card import render_card
-from eval.page import Details, Disagreement, render_html, render_markdown
+from eval.page import Details, render_html, render_markdown
 from eval.results import (
     Photos,
     Reference,
@@ -25,8 +26,7 @@ from eval.results import (
     load_latency,
     load_predictions,
 )
-
-MAX_DISAGREEMENTS = 12
+from eval.robustness import corrupted_photos, robustness, robustness_sentence
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,7 @@ def build_report(
         run, [device_label(d.name, d.options) for d in experiment.evaluate.devices]
     )
     teacher = probs["teacher"]["test"]
-    rows = [
-        _file_row(run, name, probs, photos.test, teacher, latency.get(name, [])) for name in files
-    ]
+    rows = [_file_row(run, name, probs, photos, teacher, latency.get(name, [])) for name in files]
     labels = photos.validation.labels
     validation_top1 = {n: _top1(probs[n]["validation"], labels) for n in [*files, "student"]}
     verdict = choose(
@@ -79,6 +77,7 @@ def build_report(
     )
     facts = read_json(run.photos_manifest.with_suffix(".json"))
     counts = {k: v for k, v in facts.items() if k.startswith("num_")}
+    tested = {name: splits["test"] for name, splits in probs.items()}
     report = {
         "run": run.path.resolve().name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -88,9 +87,40 @@ def build_report(
         "models": [_model_row(run, n, probs[n]["test"], photos.test, teacher) for n in models],
         "files": rows,
         "distillation": _distillation(run, experiment, photos.test, probs),
+        "steps": step_costs(
+            models=[name for name in models if name not in ("teacher", "control")],
+            files=rows,
+            chosen=verdict["chosen_file"],
+            probs=tested,
+            labels=photos.test.labels,
+        ),
+        "robustness": _robustness(run, experiment, photos.test, tested, rows, verdict),
+        "provenance": {
+            "config_sha256": file_sha256(run.experiment),
+            "photos_sha256": file_sha256(run.photos_manifest),
+        },
         "verdict": verdict,
     }
     return report, probs
+
+
+def _robustness(
+    run: RunDir,
+    experiment: Experiment,
+    test: Photos,
+    tested: dict[str, np.ndarray],
+    rows: list[dict[str, Any]],
+    verdict: dict[str, Any],
+) -> dict[str, Any] | None:
+    photos = corrupted_photos(experiment, paths=test.paths, labels=test.labels)
+    if photos is None:
+        return None
+    files = {row["name"]: row["source"] for row in rows}
+    trained = ("teacher", "student", "control")
+    models = {n: None if n in trained else "student" for n in tested if n not in files}
+    found = robustness(run, photos, clean=tested, sources={**models, **files})
+    (chosen,) = [r for r in found["rows"] if r["name"] == verdict["chosen_file"]] or [{}]
+    return {**found, "sentence": robustness_sentence(chosen)}
 
 
 def _distillation(
@@ -146,23 +176,24 @@ def _file_row(
     run: RunDir,
     name: str,
     probs: dict[str, dict[str, np.ndarray]],
-    test: Photos,
+    photos: RunPhotos,
     teacher: np.ndarray,
     latency: list[dict[str, Any]],
 ) -> dict[str, Any]:
     path = run.file(name)
     facts = read_json(path.with_name(name + ".json"))
-    reference = Reference(
-        source=probs[facts["source"]]["test"], student=probs["student"]["test"], teacher=teacher
-    )
-    return file_row(
+    ours, source = probs[name]["test"], probs[facts["source"]]["test"]
+    row = file_row(
         path,
         facts={**facts, "path": f"files/{name}"},
-        probs=probs[name]["test"],
-        photos=test,
-        reference=reference,
+        probs=ours,
+        photos=photos.test,
+        reference=Reference(source=source, student=probs["student"]["test"], teacher=teacher),
         latency=latency,
     )
+    labels = photos.test.labels
+    flips = flips_by_class(ours.argmax(axis=1), source.argmax(axis=1), labels, photos.classes)
+    return {**row, "sha256": facts["outputs"][name]["sha256"], "flips_by_class": flips}
 
 
 def _details(
@@ -173,18 +204,15 @@ def _details(
 ) -> Details:
     chosen = report["verdict"]["chosen_file"]
     names = [model["name"] for model in report["models"]]
+    tested = {name: splits["test"] for name, splits in probs.items()}
     confusion = None
     if chosen:
-        counts = np.zeros((len(photos.classes),) * 2, int)
-        np.add.at(counts, (photos.test.labels, probs[chosen]["test"].argmax(axis=1)), 1)
-        confusion = counts.tolist()
-    shown, file, num_disagreements = _disagreements(report, photos, probs)
+        answers = tested[chosen].argmax(axis=1)
+        confusion = confusion_counts(answers, photos.test.labels, len(photos.classes)).tolist()
     return Details(
         histories={name: rows for name in names if (rows := _history(run, name))},
         confusion=confusion,
-        disagreements=shown,
-        disagreeing_file=file,
-        num_disagreements=num_disagreements,
+        galleries=galleries(report, photos.test, photos.classes, tested),
     )
 
 
@@ -194,35 +222,3 @@ def _history(run: RunDir, name: str) -> list[dict[str, Any]]:
         return []
     with open(path, newline="", encoding="utf-8") as file:
         return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-
-
-def _disagreements(
-    report: dict[str, Any], photos: RunPhotos, probs: dict[str, dict[str, np.ndarray]]
-) -> tuple[list[Disagreement], str | None, int]:
-    """Some test photos on which an int8 file left its source, that file, and how many there are.
-
-    The chosen file if it is int8, else the first that is.
-    """
-    int8 = [row for row in report["files"] if "int8" in row["recipe"]]
-    int8.sort(key=lambda row: row["name"] != report["verdict"]["chosen_file"])
-    if not int8:
-        return [], None, 0
-    ours, theirs = probs[int8[0]["name"]]["test"], probs[int8[0]["source"]]["test"]
-    differ = np.flatnonzero(ours.argmax(axis=1) != theirs.argmax(axis=1))
-    # The surest changes of mind first: they tell the most.
-    sure = ours.max(axis=1) + theirs.max(axis=1)
-    num_disagreements = len(differ)
-    differ = differ[np.argsort(-sure[differ], kind="stable")][:MAX_DISAGREEMENTS]
-    shown = [
-        Disagreement(
-            photo=photos.test.paths[i],
-            label=photos.classes[photos.test.labels[i]],
-            source_answer=photos.classes[theirs[i].argmax()],
-            source_confidence=float(theirs[i].max()),
-            file_answer=photos.classes[ours[i].argmax()],
-            file_confidence=float(ours[i].max()),
-        )
-        for i in differ
-        if Path(photos.test.paths[i]).exists()  # a report can be made where the photos are not
-    ]
-    return shown, int8[0]["name"], num_disagreements

@@ -21,8 +21,9 @@ from eval.rounds import RUNS_PER_ROUND, Journal
 
 BATCH_SIZE = 32
 NEEDS_SOURCE = (
-    "agreement_with_source", "num_flips", "drop_vs_source", "drop_vs_student", "mcnemar_p",
-    "half_point_power", "detectable_drop",
+    "agreement_with_source", "num_flips", "drop_vs_source", "drop_low", "drop_high",
+    "drop_vs_student", "mcnemar_p", "confidence_drift", "confidence_drift_low",
+    "confidence_drift_high", "probability_moved", "half_point_power", "detectable_drop",
 )  # fmt: skip
 RAW_LATENCY = "times_ms"
 

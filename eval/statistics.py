@@ -42,6 +42,36 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     return min(2 * sum(math.exp(term) for term in terms), 1.0)
 
 
+def paired_interval(*, only_first: int, only_second: int, n: int) -> tuple[float, float]:
+    """95 % interval of how much more often the first of two classifiers is right, as a share.
+
+    Holds every difference that the score test does not reject, so it goes with McNemar's test and
+    has a width even where no example tells the two apart (Tango 1998, Statistics in Medicine 17, p.
+    891, equation 8).
+
+    Args:
+        only_first: examples that only the first gets right.
+        only_second: examples that only the second gets right.
+        n: all examples.
+    """
+
+    def upper(more: int, fewer: int) -> float:
+        """The largest difference that is not rejected; the score falls as the difference grows."""
+        low, high = (more - fewer) / n, 1.0
+        while high - low > 1e-7:
+            middle = (low + high) / 2
+            # The likeliest share of examples that only the second gets right, given the difference.
+            linear = (2 * n - more + fewer) * middle - more - fewer
+            root = math.sqrt(linear**2 + 8 * n * fewer * middle * (1 - middle))
+            only_fewer = (root - linear) / (4 * n)
+            spread = n * (2 * only_fewer + middle * (1 - middle))
+            kept = (more - fewer - n * middle) ** 2 <= Z_95**2 * spread
+            low, high = (middle, high) if kept else (low, middle)
+        return high
+
+    return -upper(only_second, only_first), upper(only_first, only_second)
+
+
 def mcnemar_power(*, n: int, drop: float, discordant: float) -> float:
     """How likely `mcnemar_p` shows a drop, below 0.05 and on the right side.
 
@@ -105,14 +135,14 @@ def paired_bootstrap(differences: np.ndarray, num_samples: int = 2000) -> tuple[
         differences: float, (seeds, examples): what the first of a pair scores more on a photo.
     """
     num_seeds, num_examples = differences.shape
+    # Photos on which all is alike are drawn together: the same chances, and a few values to draw.
+    values, times = np.unique(differences, axis=1, return_counts=True)
     rng = np.random.default_rng(0)  # the same photos give the same interval
     means = np.empty(num_samples)
     for start in range(0, num_samples, 100):
         stop = min(start + 100, num_samples)
-        counts = rng.multinomial(
-            num_examples, np.full(num_examples, 1 / num_examples), stop - start
-        )
-        by_seed = counts @ differences.T / num_examples
+        counts = rng.multinomial(num_examples, times / num_examples, stop - start)
+        by_seed = counts @ values.T / num_examples
         drawn = rng.integers(num_seeds, size=by_seed.shape)
         means[start:stop] = np.take_along_axis(by_seed, drawn, axis=1).mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
@@ -170,19 +200,65 @@ def negative_log_likelihood(probs: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.log(np.maximum(probs[np.arange(len(labels)), labels], 1e-7)).mean())
 
 
-def expected_calibration_error(probs: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
-    """Mean distance of confidence from accuracy over bins of equal width.
+def calibration_gaps(probs: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> np.ndarray:
+    """By how much each example was right more than it was sure, in the column of its bin.
 
-    Source: Guo et al. 2017, section 2, equation 3 (arXiv:1706.04599).
+    Returns:
+        float, (examples, bins): right (0 or 1) less confidence in one column, 0 in the others.
     """
     confidence, right = probs.max(axis=1), probs.argmax(axis=1) == labels
     bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
-    error = 0.0
-    for number in range(num_bins):
-        inside = bins == number
-        if inside.any():
-            error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    return float(error)
+    gaps = np.zeros((len(labels), num_bins))
+    gaps[np.arange(len(labels)), bins] = right - confidence
+    return gaps
+
+
+def expected_calibration_error(probs: np.ndarray, labels: np.ndarray) -> float:
+    """Mean distance of confidence from accuracy over 15 bins of equal width.
+
+    Source: Guo et al. 2017, section 2, equation 3 (arXiv:1706.04599).
+    """
+    return float(np.abs(calibration_gaps(probs, labels).mean(axis=0)).sum())
+
+
+def calibration_interval(
+    probs: np.ndarray, labels: np.ndarray, num_samples: int = 1000
+) -> tuple[float, float]:
+    """95 % interval of the calibration error of `expected_calibration_error`.
+
+    Chance adds to the error but never takes from it: a calibrated model shows one too, and
+    resampling the photos adds more. So the interval holds every error, of the shape that was seen,
+    under which an error like the one seen is no surprise: 0 if chance alone explains it.
+    """
+    gaps = calibration_gaps(probs, labels)
+    mean = gaps.mean(axis=0)
+    seen = float(np.abs(mean).sum())
+    chance = np.random.default_rng(0).multivariate_normal(
+        np.zeros(len(mean)), np.cov(gaps.T, bias=True) / len(gaps), num_samples, method="eigh"
+    )
+
+    def at_quantile(factor: float, quantile: float) -> float:
+        return float(np.quantile(np.abs(factor * mean + chance).sum(axis=1), quantile))
+
+    def factor_of(quantile: float) -> float:
+        """How much larger the true error than the seen one so that this much lies below it."""
+        low, high = 0.0, 1.0
+        if at_quantile(low, quantile) >= seen:
+            return 0.0
+        while at_quantile(high, quantile) < seen:
+            high *= 2
+        while high - low > 0.005:
+            middle = (low + high) / 2
+            low, high = (middle, high) if at_quantile(middle, quantile) < seen else (low, middle)
+        return high
+
+    return factor_of(0.975) * seen, factor_of(0.025) * seen
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean of many values, by the central limit theorem."""
+    half = Z_95 * values.std() / math.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
 
 
 def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:

@@ -1,10 +1,12 @@
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from eval.page import Details, Disagreement, render_html, render_markdown
+from eval.failures import Answer, Failure, Gallery
+from eval.page import Details, render_html, render_markdown
 
 SCRIPT = "<script>alert(1)</script>"
 LONG = "x" * 200
@@ -14,6 +16,9 @@ def accuracy(top1: float) -> dict:
     return {
         "split": "test", "n": 100, "top1": top1, "top1_low": top1 - 0.05, "top1_high": top1 + 0.05,
         "top5": 1.0, "macro_f1": top1, "nll": 0.5, "ece": 0.1, "agreement_with_teacher": None,
+        "ece_low": 0.0, "ece_high": 0.15, "drop_low": -0.02, "drop_high": 0.04,
+        "confidence_drift": -0.021, "confidence_drift_low": -0.03, "confidence_drift_high": -0.01,
+        "probability_moved": 0.05,
         "agreement_with_source": 0.9, "num_flips": 10, "drop_vs_source": 0.01,
         "drop_vs_student": None, "mcnemar_p": 0.0001, "half_point_power": 0.07,
         "detectable_drop": 0.061,
@@ -58,6 +63,10 @@ def report() -> dict:
     }  # fmt: skip
 
 
+def failure(photo: Path) -> Failure:
+    return Failure(photo, SCRIPT, [Answer(SCRIPT, "a", 0.9), Answer("file", LONG, 0.8)])
+
+
 @pytest.fixture
 def details(tmp_path: Path) -> Details:
     photo = tmp_path / "a photo.png"
@@ -66,9 +75,7 @@ def details(tmp_path: Path) -> Details:
     return Details(
         histories={"teacher": [row], "student": [row, {**row, "epoch": 2.0}]},
         confusion=[[5, 1, 0], [0, 7, 0], [2, 0, 3]],
-        disagreements=[Disagreement(photo, SCRIPT, "a", 0.9, LONG, 0.8)] * 12,
-        disagreeing_file="small.tflite",
-        num_disagreements=40,
+        galleries=[Gallery(f"Mistakes of {SCRIPT}", [failure(photo)] * 12, 40)],
     )
 
 
@@ -87,9 +94,117 @@ def test_nothing_is_fetched_and_the_page_is_small(report: dict, details: Details
     assert len(page) < 1_000_000
 
 
+def tables(report: dict) -> dict:
+    """The report with all it may say, and names that are up to no good wherever there are names."""
+    for number, name in enumerate((SCRIPT, LONG)):
+        report["files"][number] |= {
+            "name": name, "path": name, "source": SCRIPT, "recipe": SCRIPT, "sha256": "0" * 64,
+            "flips_by_class": [
+                {"class": c, "num_photos": 9, "num_changed": 4, "num_lost": 2, "num_won": 1}
+                for c in (SCRIPT, LONG)
+            ],
+        }  # fmt: skip
+    drops = {
+        f"{kind}_drop{end}": value
+        for kind in ("clean", "corrupted", "extra")
+        for end, value in (("", 0.03), ("_low", 0.01), ("_high", 0.05))
+    }
+    row = {"clean_top1": 0.9, "corrupted_top1": 0.6, "top1": {"noise": [0.8, 0.7, 0.6, 0.5, 0.4]}}
+    step = {
+        "kind": "recipe", "from": SCRIPT, "to": LONG, "drop": 0.031, "drop_low": 0.01,
+        "drop_high": 0.05, "bytes_before": 16_000_000, "bytes_after": 4_000_000, "ms_before": 3.0,
+        "ms_after": None, "on_the_way": True,
+    }  # fmt: skip
+    return report | {
+        "run": SCRIPT,
+        "verdict": {"chosen_file": SCRIPT, "reason": SCRIPT},
+        "steps": [step],
+        "distillation": {
+            "sentence": SCRIPT, "num_seeds": 2, "student_top1": [0.9, 0.8],
+            "control_top1": [0.8, 0.8], "mean_gain": 0.05, "gain_low": 0.01,
+            "gain_high": 0.09, "p": 0.01,
+        },
+        "robustness": {
+            "num_photos": 50, "kinds": ["noise"], "num_strengths": 5, "sentence": SCRIPT,
+            "rows": [{"name": "student", **row}, {"name": SCRIPT, **row, **drops}],
+        },
+        "provenance": {"config_sha256": "c" * 64, "photos_sha256": "d" * 64},
+    }  # fmt: skip
+
+
 def test_names_do_no_harm(report: dict, details: Details) -> None:
-    assert SCRIPT not in render_html(report, details)
-    assert "&lt;script&gt;" in render_html(report, details)
+    report = tables(report)
+    report["machine"]["cpu"] = report["data"]["source"] = SCRIPT
+    page, markdown = render_html(report, details), render_markdown(report, details)
+    assert page.count("<script>") == 1  # the page's own
+    assert SCRIPT not in page
+    assert page.count("&lt;script&gt;") > 15
+    assert not re.search(r"(?<!\\)<script", markdown)  # a backslash before it makes it text
+    assert "\\<script>" in markdown
+
+
+def test_a_name_of_200_characters_is_cut_where_room_is_short(
+    report: dict, details: Details
+) -> None:
+    page = render_html(tables(report), details)
+    shown = re.sub(r'(title|data-value|aria-label)="[^"]*"|<title>.*?</title>', "", page)
+    matrix = shown[shown.index('class="confusion"') : shown.index("</main>")]
+    confusion = matrix[: matrix.index("</table>")]
+    assert LONG not in confusion
+    assert "x" * 30 in confusion
+    photos = shown[shown.index('class="photos"') :]
+    assert LONG not in photos[: photos.index("</ul>")]
+
+
+def test_what_each_step_cost_is_told(report: dict, details: Details) -> None:
+    page = render_html(tables(report), details)
+    step = page[page.index("What each step of compression cost") :]
+    for said in ("+3.1", "+1.0 to +5.0", "16.00 MB", "4.00 MB", "3.00"):
+        assert said in step
+
+
+def test_changed_answers_are_counted_by_class(report: dict, details: Details) -> None:
+    page = render_html(tables(report), details)
+    table = page[page.index("Answers changed by compression") :]
+    cells = re.findall(r"<td>(\d+)</td>", table[: table.index("</table>")])
+    assert cells[:5] == ["9", "4", "2", "1", "1"]  # photos, changed, lost, won, wrong to wrong
+
+
+def test_calibration_has_its_interval_and_its_drift(report: dict, details: Details) -> None:
+    page = render_html(report, details)
+    table = page[page.index("Can its confidence be trusted?") :]
+    for said in ("0.100<small>0.000 – 0.150", "−2.1<small>−3.0 to −1.0", "5.0 %"):
+        assert said in table
+
+
+def test_corrupted_photos_have_a_chart_and_a_table(report: dict, details: Details) -> None:
+    page = render_html(tables(report), details)
+    section = page[page.index("Does compression hurt more on bad photos?") :]
+    assert "file ends at 0.4" in section
+    assert "+3.0<small>+1.0 to +5.0" in section
+    assert "Does compression hurt more" not in render_html({**report, "robustness": None}, details)
+
+
+def test_every_seed_of_student_and_control_is_shown(report: dict, details: Details) -> None:
+    page = render_html(tables(report), details)
+    seeds = page[page.index("Student and control of each training seed") :]
+    assert "+10.0" in seeds[: seeds.index("</table>")]
+
+
+def test_every_table_has_a_caption_and_every_picture_a_text(report: dict, details: Details) -> None:
+    page = render_html(tables(report), details)
+    assert page.count("<table") == page.count("<caption>")
+    assert page.count("<img") == len(re.findall(r'<img [^>]*alt="[^"]+', page))
+    assert page.count("<svg") == len(re.findall(r'<svg [^>]*role="img" aria-label="[^"]+', page))
+
+
+def test_what_is_sorted_by_a_column_has_plain_numbers(report: dict, details: Details) -> None:
+    page = render_html(report, details)
+    table = page[page.index('<table class="sortable">') : page.index("</table>")]
+    assert 'data-value="0.8"' in table
+    assert 'data-value="4000000"' in table
+    assert "aria-sort" in page  # set by the script, which the page brings with it
+    assert "<script src" not in page
 
 
 def test_a_report_with_little_in_it_is_shown(report: dict) -> None:
@@ -98,7 +213,7 @@ def test_a_report_with_little_in_it_is_shown(report: dict) -> None:
         row["latency"] = []
         row["accuracy"] |= {"drop_vs_source": None, "mcnemar_p": None, "num_flips": None}
     report["verdict"] = {"chosen_file": None, "reason": "nothing to choose from"}
-    empty = Details(histories={}, confusion=None, disagreements=[])
+    empty = Details(histories={}, confusion=None, galleries=[])
     for text in (render_html(report, empty), render_markdown(report, empty)):
         assert "No file is chosen" in text
         assert "None" not in text
@@ -126,7 +241,7 @@ def test_a_run_of_another_day_still_has_a_page(report: dict) -> None:
     report["models"] = [{"name": "student", "backbone": "efficientnet_b0"}]
     report["files"] = [{"name": "only.tflite", "path": "only.tflite"}]
     report["machine"], report["verdict"] = {}, None
-    empty = Details(histories={"student": [{"loss": 1.0}]}, confusion=None, disagreements=[])
+    empty = Details(histories={"student": [{"loss": 1.0}]}, confusion=None, galleries=[])
     for text in (render_html(report, empty), render_markdown(report, empty)):
         assert "only.tflite" in text
         assert "None" not in text
@@ -164,18 +279,10 @@ def test_times_of_two_devices_are_never_compared(report: dict, details: Details)
 
 
 def test_a_photo_that_is_gone_is_said_so(report: dict, details: Details, tmp_path: Path) -> None:
-    gone = [Disagreement(tmp_path / "gone.png", "a", "a", 0.9, LONG, 0.8)]
     (tmp_path / "empty.png").touch()
-    gone.append(Disagreement(tmp_path / "empty.png", "a", "a", 0.9, LONG, 0.8))
-    page = render_html(report, Details({}, None, gone, "small.tflite", 2))
+    gone = [failure(tmp_path / "gone.png"), failure(tmp_path / "empty.png")]
+    page = render_html(report, Details({}, None, [Gallery("Mistakes", gone, 2)]))
     assert page.count("photo not found") == 2
-
-
-def test_no_more_than_twelve_photos_are_shown(report: dict, details: Details) -> None:
-    many = Details({}, None, details.disagreements * 3, "small.tflite", 36)
-    page = render_html(report, many)
-    assert page.count("data:image/jpeg") == 12
-    assert "12 of 36" in page
 
 
 def test_the_commonest_mistakes_are_named_over_all_classes(report: dict) -> None:

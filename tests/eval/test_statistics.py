@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 
 from eval.statistics import (
+    calibration_interval,
     detectable_drop,
     expected_calibration_error,
     macro_f1,
     mcnemar_p,
     mcnemar_power,
+    mean_interval,
     median_interval,
     negative_log_likelihood,
     paired_bootstrap,
+    paired_interval,
     sign_flip_p,
     top_k,
     wilson_interval,
@@ -170,3 +173,99 @@ def test_the_interval_of_a_median_holds_it_as_often_as_it_says() -> None:
     intervals = [median_interval(rng.exponential(1.0, 20)) for _ in range(4000)]
     held = [low <= math.log(2) <= high for low, high in filter(None, intervals)]
     assert np.mean(held) == pytest.approx(0.9882, abs=0.006)  # 3.5 standard errors
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "n"), [(0, 0, 820), (5, 0, 60), (14, 6, 300), (90, 86, 400)]
+)
+def test_the_interval_of_a_difference_is_where_the_likeliest_shares_are_rejected(
+    lost: int, won: int, n: int
+) -> None:
+    """Tango's score test anew: the likelihood is maximised numerically, not in closed form."""
+    optimize, stats = pytest.importorskip("scipy.optimize"), pytest.importorskip("scipy.stats")
+
+    def score(difference: float) -> float:
+        def unlikely(only_won: float) -> float:
+            shares = only_won + difference, only_won, 1 - 2 * only_won - difference
+            logs = np.log(np.maximum(shares, 1e-300))
+            return -float(np.dot([lost, won, n - lost - won], logs))
+
+        ends = max(0.0, -difference), (1 - difference) / 2
+        only_won = optimize.minimize_scalar(
+            unlikely, bounds=ends, method="bounded", options={"xatol": 1e-12}
+        ).x
+        spread = n * (2 * only_won + difference * (1 - difference))
+        return (lost - won - n * difference) ** 2 / spread
+
+    limit = stats.chi2.ppf(0.95, 1)
+    for end in paired_interval(only_first=lost, only_second=won, n=n):
+        assert score(end) == pytest.approx(limit, rel=1e-3)
+
+
+def test_the_interval_of_a_difference_covers_it() -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(400, [0.05, 0.02, 0.93], size=500)
+    found = [paired_interval(only_first=a, only_second=b, n=400) for a, b, _ in drawn]
+    # A deviation of a share of 500 is 0.01.
+    assert np.mean([low <= 0.03 <= high for low, high in found]) == pytest.approx(0.95, abs=0.03)
+
+
+def test_where_nothing_differs_the_interval_is_that_of_a_rare_event() -> None:
+    # z**2 / (n + z**2): all differences that n equal pairs do not rule out
+    end = 3.8415 / (820 + 3.8415)
+    found = paired_interval(only_first=0, only_second=0, n=820)
+    assert found == pytest.approx((-end, end), abs=1e-6)
+
+
+@pytest.mark.parametrize("overconfidence", [0.0, 0.03, 0.1])
+def test_the_interval_of_the_calibration_error_covers_it(overconfidence: float) -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(40):
+        confidence = rng.uniform(0.5, 1, 500)
+        right = rng.random(500) < confidence - overconfidence
+        probs = np.stack([confidence, 1 - confidence], axis=1)
+        low, high = calibration_interval(probs, np.where(right, 0, 1), num_samples=300)
+        covered += low <= overconfidence <= high  # the true error: bins are exact in the limit
+    assert covered >= 34  # 95 % of 40 is 38; less than 34 has a chance of 1 in 70
+
+
+def test_chance_alone_makes_a_calibration_error_and_the_interval_knows() -> None:
+    rng = np.random.default_rng(0)
+    num_from_zero = 0
+    for _ in range(40):
+        confidence = rng.uniform(0.5, 1, 500)
+        probs = np.stack([confidence, 1 - confidence], axis=1)
+        labels = np.where(rng.random(500) < confidence, 0, 1)
+        assert expected_calibration_error(probs, labels) > 0.01
+        num_from_zero += calibration_interval(probs, labels, num_samples=300)[0] == 0
+    assert num_from_zero >= 35  # 97.5 % of 40 is 39; less than 35 has a chance of 1 in 1,000
+
+
+def test_a_sure_and_right_model_has_a_calibration_error_of_nothing() -> None:
+    assert calibration_interval(np.eye(3), np.arange(3)) == (0, 0)
+
+
+def test_the_interval_of_a_mean_agrees_with_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    values = np.random.default_rng(0).normal(0.1, 0.3, 400)
+    expected = stats.norm.interval(0.95, values.mean(), stats.sem(values, ddof=0))
+    assert mean_interval(values) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_bootstrap_agrees_with_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    differences = rng.choice([-1.0, 0.0, 0.5, 1.0], p=[0.04, 0.8, 0.06, 0.1], size=400)
+    expected = stats.bootstrap(
+        (differences,), np.mean, method="percentile", n_resamples=4000, rng=rng
+    ).confidence_interval
+    # Two percentiles of 2,000 and 4,000 samples: a twentieth of the interval
+    found = paired_bootstrap(differences[None])
+    assert found == pytest.approx(tuple(expected), abs=0.1 * (expected.high - expected.low))
+
+
+@pytest.mark.parametrize(("won", "lost"), [(3, 11), (0, 8), (40, 41), (120, 90)])
+def test_mcnemar_agrees_with_scipys_binomial_test(won: int, lost: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    assert mcnemar_p(won, lost) == pytest.approx(stats.binomtest(won, won + lost).pvalue, rel=1e-9)

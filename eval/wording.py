@@ -1,0 +1,76 @@
+"""How the report writes numbers: the filters of its templates."""
+
+import math
+from typing import Any, TypeGuard
+
+from jinja2 import Undefined
+
+
+def known(value: Any) -> TypeGuard[float]:
+    """Whether a report says a number there."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def dash(value: Any) -> Any:
+    """The value, or a dash for what a report does not say."""
+    return "–" if value is None or isinstance(value, Undefined) else value
+
+
+def cell(text: object) -> str:
+    """Text that ends no cell of a Markdown table and starts no HTML."""
+    return str(dash(text)).replace("|", "\\|").replace("<", "\\<").replace("\n", " ")
+
+
+def percent(share: Any, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %" if known(share) else "–"
+
+
+def number(value: Any, digits: int = 2) -> str:
+    return f"{value:.{digits}f}" if known(value) else "–"
+
+
+def points(share: Any) -> str:
+    """A difference of shares in points, with its sign."""
+    text = f"{100 * share:+.1f}".replace("-", "−") if known(share) else "–"
+    return text[1:] if text[1:] == "0.0" else text
+
+
+def p_value(value: Any) -> str:
+    return "< 0.001" if known(value) and value < 0.001 else number(value, 3)
+
+
+def size(num_bytes: Any) -> str:
+    if not known(num_bytes):
+        return "–"
+    return f"{num_bytes / 1e6:.2f} MB" if num_bytes >= 1e5 else f"{num_bytes / 1e3:.1f} kB"
+
+
+def count(value: Any) -> str:
+    if not known(value):
+        return "–"
+    units = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
+    return next((f"{value / u:.2f}{name}" for u, name in units if value >= u), f"{value:g}")
+
+
+def duration(seconds: Any) -> str:
+    if not known(seconds) or seconds < 120:
+        return "–" if not known(seconds) else f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min".removeprefix("0 h ")
+
+
+def ratio(value: float, more: str, less: str) -> str:
+    """A ratio as "2.0 × smaller", or the other word below 1."""
+    return f"{value:.1f} × {more}" if value >= 1 else f"{1 / value:.1f} × {less}"
+
+
+FILTERS = {
+    "cell": cell,
+    "percent": percent,
+    "points": points,
+    "number": number,
+    "p_value": p_value,
+    "size": size,
+    "count": count,
+    "duration": duration,
+}
