@@ -2,7 +2,7 @@
 
 from typing import Any
 
-RUNTIMES = ["ai-edge-litert", "tflite-runtime", "onnxruntime"]
+RUNTIMES = ["ai-edge-litert", "tflite-runtime", "onnxruntime", "openvino"]
 COLUMNS = ["file", "KB", "top-1", "95 %", "drop", "same as source", "p50 ms", "p90 ms", "MiB"]
 
 

@@ -73,13 +73,16 @@ class Device(Protocol):
 class _Here:
     formats: tuple[str, ...] = (".tflite", ".onnx")
 
-    def __init__(self, cores: list[int] | None) -> None:
-        self._cores = cores
+    def __init__(self, cores: list[int] | None, openvino: bool) -> None:
+        self._cores, self._openvino = cores, openvino
 
     def open(self, file: Path, *, num_threads: int) -> ProbeSession:
         # -P: the probe's folder holds a statistics.py, which must not hide Python's own.
         command = [sys.executable, "-P", str(PROBE)]
-        return ProbeSession([*command, *probe_words(str(file), num_threads, self._cores)], file)
+        words = probe_words(
+            str(file), num_threads=num_threads, cores=self._cores, openvino=self._openvino
+        )
+        return ProbeSession([*command, *words], file)
 
     def machine(self) -> dict[str, Any]:
         return machine()
@@ -90,13 +93,14 @@ class _Here:
 
 @DEVICES.add
 @contextmanager
-def local(cores: list[int] | None = None) -> Iterator[Device]:
+def local(cores: list[int] | None = None, openvino: bool = False) -> Iterator[Device]:
     """This machine, with the runtimes of this Python.
 
     Args:
         cores: those that a file may run on, by the numbers the system gives them; all where None.
+        openvino: run files in OpenVINO instead of LiteRT and ONNX Runtime.
     """
-    yield _Here(cores)
+    yield _Here(cores, openvino)
 
 
 @DEVICES.add
@@ -105,6 +109,7 @@ def ssh(
     host: str = "",
     python: str = "python3",
     cores: list[int] | None = None,
+    openvino: bool = False,
     wheels: str | None = None,
     config: str | None = None,
 ) -> Iterator[Device]:
@@ -117,13 +122,21 @@ def ssh(
         host: as ssh takes it, [user@]name, or a Host of its configuration.
         python: the Python there; one with numpy and a runtime is used as it is.
         cores: those that a file may run on; all where None.
+        openvino: run files in OpenVINO instead of LiteRT and ONNX Runtime.
         wheels: a folder of wheels for it, where this machine cannot download them.
         config: an ssh configuration file to use instead of the user's.
     """
     if not host or host.startswith("-") or len(host.split()) != 1:
         raise UserError(f"ssh needs a host, as in {{name: ssh, host: pi@kitchen}}; got {host!r}.")
-    board = Board(host, python=python, cores=cores, wheels=wheels, config=config, probe=PROBE)
-    with board:
+    with Board(
+        host,
+        python=python,
+        cores=cores,
+        openvino=openvino,
+        wheels=wheels,
+        config=config,
+        probe=PROBE,
+    ) as board:
         yield board
 
 
@@ -148,9 +161,10 @@ def android(serial: str = "", benchmark_model: str = "", adb: str = "adb") -> It
 
 
 def device_label(name: str, options: Mapping[str, Any]) -> str:
-    """What results call a device: local, or ssh:pi@kitchen."""
+    """What results call a device: local, ssh:pi@kitchen or local (openvino)."""
     address = next((options[key] for key in ADDRESSES if options.get(key)), None)
-    return name if address is None else f"{name}:{address}"
+    label = name if address is None else f"{name}:{address}"
+    return f"{label} (openvino)" if options.get("openvino") else label
 
 
 def check_device(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

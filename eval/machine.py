@@ -15,6 +15,7 @@ PACKAGES = [
     "onnxruntime",
     "tf2onnx",
     "ai-edge-litert",
+    "openvino",
     "numpy",
     "pillow",
 ]

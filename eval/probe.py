@@ -150,6 +150,14 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ImportError:
+        raise ModelFileError("OpenVINO is not here: pip install openvino") from None
+    return openvino
+
+
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
@@ -273,19 +281,75 @@ def _first(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-Model = Union[TfliteModel, OnnxModel]  # noqa: UP007 - for Python 3.9
+class OpenVinoModel:
+    """An `.onnx` or `.tflite` file in OpenVINO, on the CPU."""
+
+    runtime = "openvino"
+    delegate = None
+
+    def __init__(self, path: Path, num_threads: int, image_size: int | None) -> None:
+        openvino = _openvino()
+        self.runtime_version = _version("openvino")
+        settings = {
+            "INFERENCE_NUM_THREADS": num_threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            # Else it computes a float32 file in bfloat16 where the processor can.
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        try:
+            model = openvino.Core().read_model(str(path))
+            _check_one(model.inputs, model.outputs)
+            shape = [n.get_length() if n.is_static else None for n in model.input().partial_shape]
+            batch, self.input_shape, self._channels_first = _image_shape(shape, image_size)
+            self.batch = batch or 1
+            seen = np.zeros((self.batch, *self.input_shape), "float32")
+            model.reshape(list(self._turned(seen).shape))
+            self.input_dtype = model.input().element_type.to_dtype().name
+            if self.input_dtype not in ("float32", "uint8"):
+                raise ModelFileError(f"input of type {self.input_dtype}; expected float or uint8")
+            compiled = openvino.Core().compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            raise ModelFileError(f"OpenVINO cannot read it ({_first(error)})") from None
+        self._request = compiled.create_infer_request()
+        self.num_classes = _num_classes(list(self.predict_batch(seen).shape), self.batch)
+
+    def _turned(self, images: np.ndarray) -> np.ndarray:
+        return images.transpose(0, 3, 1, 2) if self._channels_first else images
+
+    def run_once(self) -> None:
+        """Execute on the input that is set."""
+        self._request.infer()
+
+    def predict_batch(self, images: np.ndarray) -> np.ndarray:
+        if self.input_dtype == "uint8":
+            images = np.clip(np.round(images), 0, 255)
+        self._request.infer({0: np.ascontiguousarray(self._turned(images), self.input_dtype)})
+        return np.array(self._request.get_output_tensor(0).data, "float32")
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """What the file answers: float32 (n, classes), for float32 (n, height, width, 3)."""
+        return _in_batches(self, images)
 
 
-def open_model(path: Path, num_threads: int = 1, image_size: int | None = None) -> Model:
+Model = Union[TfliteModel, OnnxModel, OpenVinoModel]  # noqa: UP007 - for Python 3.9
+
+
+def open_model(
+    path: Path, num_threads: int = 1, image_size: int | None = None, openvino: bool = False
+) -> Model:
     """A model file, ready to run.
 
     Args:
+        openvino: in OpenVINO rather than in the runtime of its format.
         image_size: height and width, for a file that takes any; one that takes others is refused.
 
     Raises:
         ModelFileError: it is none, or one that takes no single RGB image.
     """
     suffix = Path(path).suffix.lower()
+    if openvino and suffix in (".tflite", ".onnx"):
+        return OpenVinoModel(path, num_threads, image_size)
     if suffix == ".tflite":
         return TfliteModel(path, num_threads, image_size)
     if suffix == ".onnx":
@@ -398,7 +462,9 @@ def _start_anew() -> None:
     (Kalibera and Jones 2013, Rigorous Benchmarking in Reasonable Time).
     """
     os.dup2(sys.stdout.fileno(), 1)
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    # Python 3.9 does not tell how it was called; it has no -P that could be lost either.
+    words = getattr(sys, "orig_argv", [sys.executable, *sys.argv])
+    os.execv(sys.executable, [sys.executable, *words[1:]])
 
 
 def _timed(model: Model, count: int) -> list[float]:
@@ -414,12 +480,13 @@ def _say(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
 
 
-def serve(path: Path, num_threads: int) -> None:
+def serve(path: Path, num_threads: int, openvino: bool = False) -> None:
     """Load a file and answer requests until told to quit."""
     # An app loads its runtime once, and this one may still have to come from the disk.
-    {".tflite": _litert, ".onnx": _onnxruntime}.get(path.suffix.lower(), lambda: None)()
+    runtimes = {".tflite": _litert, ".onnx": _onnxruntime}
+    (_openvino if openvino else runtimes.get(path.suffix.lower(), lambda: None))()
     start = time.perf_counter()
-    model = open_model(path, num_threads)
+    model = open_model(path, num_threads, openvino=openvino)
     load_ms = 1000 * (time.perf_counter() - start)
     _say(
         {
@@ -455,6 +522,7 @@ def main() -> int:
     parser.add_argument("file", type=Path)
     parser.add_argument("--num-threads", type=int, default=1)
     parser.add_argument("--cores", type=int, nargs="+", help="pin the process to these")
+    parser.add_argument("--openvino", action="store_true", help="instead of the usual runtime")
     options = parser.parse_args()
     # What a runtime prints must not get between the answers.
     sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -462,7 +530,7 @@ def main() -> int:
     try:
         if options.cores:
             _pin(options.cores)
-        serve(options.file, options.num_threads)
+        serve(options.file, options.num_threads, options.openvino)
     except (ModelFileError, OSError) as error:
         _say({"error": str(error)})
         return 1

@@ -17,10 +17,13 @@ class DeviceLost(StepFailed):
     """A device went away in the middle of something; it may come back."""
 
 
-def probe_words(file: str, num_threads: int, cores: list[int] | None) -> list[str]:
+def probe_words(
+    file: str, *, num_threads: int, cores: list[int] | None, openvino: bool
+) -> list[str]:
     """What the probe is told on its command line."""
     pinned = ["--cores", *map(str, cores)] if cores else []
-    return [file, "--num-threads", str(num_threads), *pinned]
+    instead = ["--openvino"] if openvino else []
+    return [file, "--num-threads", str(num_threads), *pinned, *instead]
 
 
 class ProbeSession:

@@ -70,7 +70,7 @@ class Board:
         UserError: no runtime is there and none can be put there.
     """
 
-    formats: tuple[str, ...] = tuple(RUNTIMES)
+    formats: tuple[str, ...] = (".tflite", ".onnx")
 
     def __init__(
         self,
@@ -78,11 +78,13 @@ class Board:
         *,
         python: str,
         cores: list[int] | None,
+        openvino: bool,
         wheels: str | None,
         config: str | None,
         probe: Path,
     ) -> None:
-        self.host, self._python, self._cores, self._probe = host, python, cores, probe
+        self.host, self._python, self._probe = host, python, probe
+        self._cores, self._openvino = cores, openvino
         self._wheels = None if wheels is None else Path(wheels)
         extra = ["-F", config] if config else []
         self._ssh = ["ssh", *extra, *OPTIONS, "--", host]
@@ -120,27 +122,29 @@ class Board:
 
     def open(self, file: Path, *, num_threads: int) -> ProbeSession:
         """A probe that has loaded a file there."""
-        site = self.site(file.suffix.lower())
-        words = probe_words(self._send(file), num_threads, self._cores)
+        site = self.site("openvino" if self._openvino else file.suffix.lower())
+        words = probe_words(
+            self._send(file), num_threads=num_threads, cores=self._cores, openvino=self._openvino
+        )
         program = shlex.join([self._python, self._send(self._probe), *words])
         script = f"PYTHONPATH={shlex.quote(site)} {program}"
         # A shell that stays says 139 of a crash, where ssh would say 255, as of a lost connection.
         command = self._command(f"{script}; exit $?")
         return ProbeSession(command, file, device=self.host, lost_code=LOST)
 
-    def site(self, suffix: str) -> str:
-        """Where the runtime of a kind of file is: "" for the board's own, or a folder there."""
-        runtime, has = runtime_for(suffix), set(self.facts["modules"])
+    def site(self, kind: str) -> str:
+        """Where a runtime is, a key of RUNTIMES: "" for the board's own, or a folder there."""
+        runtime, has = runtime_for(kind), set(self.facts["modules"])
         if runtime is None or ("numpy" in has and has & set(runtime.modules)):
             return ""
-        if suffix not in self._sites:
+        if kind not in self._sites:
             target = Target.of(self.facts)
             key = hashlib.sha256(repr((runtime.pin, target, _names(self._wheels))).encode())
             site = f"{self._cache}/site-{key.hexdigest()[:16]}"
             if self._lines(f"test -d {shlex.quote(site)} || echo missing")[-1:] == ["missing"]:
                 self._install(runtime.pin, target, site)
-            self._sites[suffix] = site
-        return self._sites[suffix]
+            self._sites[kind] = site
+        return self._sites[kind]
 
     def _install(self, package: str, target: Target, site: str) -> None:
         log.info("%s has no %s: putting it into %s there", self.host, package, site)

@@ -12,8 +12,9 @@ from eval.machine import package_version
 RUNTIMES = {
     ".tflite": ("ai-edge-litert", ("ai_edge_litert", "tflite_runtime")),
     ".onnx": ("onnxruntime", ("onnxruntime",)),
+    "openvino": ("openvino", ("openvino",)),
 }
-"""By ending of a file: the package that runs it, and the modules any of which will do."""
+"""By ending of a file, or by name: the package that runs it, and the modules any of which do."""
 
 OLDEST_GLIBC = 17  # manylinux2014; nothing older is built for any more
 
@@ -26,11 +27,11 @@ class Runtime:
     modules: tuple[str, ...]
 
 
-def runtime_for(suffix: str) -> Runtime | None:
-    """What runs files of an ending; None where nothing does, which the probe says best."""
-    if suffix not in RUNTIMES:
+def runtime_for(kind: str) -> Runtime | None:
+    """The runtime of a key of RUNTIMES; None for another ending, of which the probe speaks best."""
+    if kind not in RUNTIMES:
         return None
-    package, modules = RUNTIMES[suffix]
+    package, modules = RUNTIMES[kind]
     version = package_version(package)
     return Runtime(f"{package}=={version}" if version else package, modules)
 

@@ -284,3 +284,32 @@ def test_a_process_is_pinned_to_the_cores_it_is_given(onnx_file: Path) -> None:
         pytest.raises(StepFailed, match=r"cores \[4095\] are not all here; here are .*\d"),
     ):
         here.open(onnx_file, num_threads=1)
+
+
+def test_openvino_answers_as_the_usual_runtimes_do(
+    onnx_file: Path,
+    make_onnx: MakeOnnx,
+    tflite_files: dict[str, Path],
+    colours: np.ndarray,
+    expected_probs: np.ndarray,
+) -> None:
+    pytest.importorskip("openvino")
+    first = make_onnx(["batch", 3, 8, 8], axes=(2, 3))
+    for path in (onnx_file, first, tflite_files["float32"]):
+        model = open_model(path, openvino=True)
+        assert (model.runtime, model.batch, model.num_classes) == ("openvino", 1, 4)
+        found = model.predict(colours.astype("float32"))
+        np.testing.assert_allclose(found, expected_probs, rtol=1e-5)
+    (first.parent / "a.onnx").write_text("text")
+    with pytest.raises(ModelFileError, match="OpenVINO cannot read it"):
+        open_model(first.parent / "a.onnx", openvino=True)
+
+
+def test_a_device_may_run_openvino(onnx_file: Path) -> None:
+    pytest.importorskip("openvino")
+    with DEVICES["local"](openvino=True) as here:
+        session = here.open(onnx_file, num_threads=1)
+    assert session.ready["runtime"] == "openvino"
+    session.reopen()
+    assert len(session.run(2)) == 2
+    session.close()
