@@ -11,7 +11,15 @@ from cli.table import single_stream_table, thermal_table
 from configs.errors import UserError
 from configs.run_dir import RunDir, take_step
 from configs.schema import Experiment
-from eval.sustained import Task, single_stream, sustain, sustain_step, thermal_curve
+from eval.sustained import (
+    MIN_QUERIES,
+    MIN_SECONDS,
+    Task,
+    single_stream,
+    sustain,
+    sustain_step,
+    thermal_curve,
+)
 
 Told = dict[str, dict[str, Any]]
 
@@ -35,11 +43,13 @@ def chosen_mode(thermal_minutes: float | None, stream: bool) -> Mode:
     if thermal_minutes is not None and stream:
         raise UserError("--thermal and --single-stream are two measurements. Give one of them.")
     if thermal_minutes is None:
-        return Mode("single-stream", single_stream, {}, single_stream_table)
+        minima = {"num_queries": MIN_QUERIES, "seconds": MIN_SECONDS}
+        return Mode("single-stream", single_stream, minima, single_stream_table)
     if not thermal_minutes > 0:
         raise UserError(f"--thermal {thermal_minutes:g}: expected minutes above 0, for example 10.")
-    settings = {"seconds": 60 * thermal_minutes}
-    return Mode("thermal", partial(thermal_curve, **settings), settings, thermal_table)
+    seconds = 60 * thermal_minutes
+    task = partial(thermal_curve, seconds=seconds)
+    return Mode("thermal", task, {"seconds": seconds}, thermal_table)
 
 
 def sustain_files(

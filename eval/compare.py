@@ -54,7 +54,7 @@ def _chosen(report: dict[str, Any]) -> dict[str, Any]:
 
 def _conditions(report: dict[str, Any]) -> dict[str, str]:
     """What must be alike for two latencies to be compared, as far as a report tells it."""
-    row = next(iter(_chosen(report)["latency"]), {})
+    row: dict[str, Any] = next(iter(_chosen(report)["latency"]), {})
     state = {"cpu": report["machine"]["cpu"], **row.get("state", {})}
     kept = {key: state[key] for key in ("cpu", "cores", "governor") if key in state}
     kept |= {key: row[key] for key in ("device", "num_threads", "batch") if key in row}

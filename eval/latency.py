@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +17,8 @@ CHANGING = ("mhz", "temperature_c", "load")
 """What of a machine's state moves while it works."""
 
 
-@dataclass
-class _Timing:
-    """A session and what its rounds have told so far; the last entries are of the last round."""
-
-    session: ProbeSession
-    ready: list[dict[str, Any]] = field(default_factory=list)
-    num_warmup: list[int] = field(default_factory=list)
-    rounds: list[list[float]] = field(default_factory=list)
-
-    def take_round(self, num_warmup: int, count: int) -> None:
-        if self.rounds:
-            self.session.reopen()
-        self.ready.append(self.session.ready)
-        self.num_warmup.append(warm_up(self.session, num_warmup))
-        self.rounds.append(self.session.run(count))
-
-    @property
-    def round_min_ms(self) -> list[float]:
-        return [min(times) for times in self.rounds]
+Turn = dict[str, Any]
+"""What a file told in a round: `ready` of its probe, `num_warmup` and `times_ms`."""
 
 
 def measure(
@@ -48,6 +30,7 @@ def measure(
     num_warmup: int = 10,
     num_runs: int = 200,
     progress: Callable[[int], None] | None = None,
+    rounds: list[list[Turn]] | None = None,
 ) -> dict[Path, dict[str, Any]]:
     """Time some files on one device.
 
@@ -61,6 +44,8 @@ def measure(
         num_runs: timed executions of each file, ten a round: more of them lower the noise floor.
         num_warmup: least number of executions before those of a round; 0 for none.
         progress: told how many timed executions are done, of (files + 1) * num_runs.
+        rounds: those finished earlier, with the same arguments; every further one is added, so
+            that they outlive a device that goes away.
 
     Returns:
         A latency row of report.json for each file, with the raw times as `times_ms`.
@@ -69,38 +54,51 @@ def measure(
         StepFailed: a file cannot be run there.
     """
     files = list(dict.fromkeys(files))
-    timings: list[_Timing] = []
-    try:
-        for file in [*files, *files[:1]]:
-            session = DEVICES[device](file, num_threads=num_threads, **(options or {}))
-            timings.append(_Timing(session))
-        done = 0
-        for number, count in enumerate(_shares(num_runs)):
-            start = number % max(len(timings), 1)
-            for timing in timings[start:] + timings[:start]:
-                timing.take_round(num_warmup, count)
-                done += count
-                if progress:
-                    progress(done)
-        last = [timing.session.close() for timing in timings]
-    except BaseException:
-        for timing in timings:
-            timing.session.kill()
-        raise
     if not files:
         return {}
+    rounds = [] if rounds is None else rounds
+    sessions: list[ProbeSession] = []
+    try:
+        for file in [*files, files[0]]:
+            sessions.append(DEVICES[device](file, num_threads=num_threads, **(options or {})))
+        shares = _shares(num_runs)
+        for number, count in list(enumerate(shares))[len(rounds) :]:
+            rounds.append(_round(sessions, number, num_warmup, count))
+            if progress:
+                progress(len(sessions) * sum(shares[: number + 1]))
+        last = [session.close() for session in sessions]
+    except BaseException:
+        for session in sessions:
+            session.kill()
+        raise
+    turns = [list(column) for column in zip(*rounds, strict=True)]
     shared: dict[str, Any] = {
         "device": device,
         "num_threads": num_threads,
         "num_runs": num_runs,
-        "noise_floor": _noise_floor(timings[0].round_min_ms, timings[-1].round_min_ms),
+        "noise_floor": _noise_floor(turns[0], turns[-1]),
     }
-    rows = [shared | _row(*told) for told in zip(timings[:-1], last[:-1], strict=True)]
+    rows = [shared | _row(*told) for told in zip(turns[:-1], last[:-1], strict=True)]
     fastest = min(rows, key=lambda row: row["p50_ms"])
     return {
         file: {**row, "against_fastest": difference(row, fastest)}
         for file, row in zip(files, rows, strict=True)
     }
+
+
+def _round(sessions: list[ProbeSession], number: int, num_warmup: int, count: int) -> list[Turn]:
+    """A turn of every session, in the order of the sessions; they start with another each time."""
+    turns: dict[int, Turn] = {}
+    for place in range(len(sessions)):
+        index = (number + place) % len(sessions)
+        session = sessions[index]
+        session.reopen()
+        turns[index] = {
+            "ready": session.ready,
+            "num_warmup": warm_up(session, num_warmup),
+            "times_ms": session.run(count),
+        }
+    return [turns[index] for index in range(len(sessions))]
 
 
 def warm_up(session: ProbeSession, num_warmup: int) -> int:
@@ -127,32 +125,36 @@ def _shares(total: int) -> list[int]:
     return [b - a for a, b in itertools.pairwise(edges)]
 
 
-def _row(timing: _Timing, last: dict[str, Any]) -> dict[str, Any]:
-    ready = timing.ready[0]
-    times_ms = [time for times in timing.rounds for time in times]
+def _row(turns: list[Turn], last: dict[str, Any]) -> dict[str, Any]:
+    ready = turns[0]["ready"]
+    times_ms = [time for turn in turns for time in turn["times_ms"]]
     p50, p90, p99 = np.percentile(times_ms, [50, 90, 99])
     after = {k: v for k, v in last.get("state", {}).items() if k in CHANGING}
     return {
         "runtime": f"{ready['runtime']} {ready['runtime_version']}".strip(),
         "delegate": ready.get("delegate"),
         "batch": ready["batch"],
-        "num_warmup": max(timing.num_warmup),
+        "num_warmup": max(turn["num_warmup"] for turn in turns),
         "p50_ms": float(p50),
         "p90_ms": float(p90),
         "p99_ms": float(p99),
         "mean_ms": float(np.mean(times_ms)),
-        "load_ms": float(np.median([ready["load_ms"] for ready in timing.ready])),
-        "first_ms": float(np.median([ready["first_ms"] for ready in timing.ready])),
+        "load_ms": float(np.median([turn["ready"]["load_ms"] for turn in turns])),
+        "first_ms": float(np.median([turn["ready"]["first_ms"] for turn in turns])),
         "peak_rss_mib": last["peak_rss_mib"],
         "state": {**ready.get("state", {}), "after": after},
-        "round_min_ms": timing.round_min_ms,
+        "round_min_ms": _shortest(turns),
         "times_ms": times_ms,
     }
 
 
-def _noise_floor(one: list[float], other: list[float]) -> float | None:
+def _shortest(turns: list[Turn]) -> list[float]:
+    return [min(turn["times_ms"]) for turn in turns]
+
+
+def _noise_floor(one: list[Turn], other: list[Turn]) -> float | None:
     """How far apart a file and itself may lie by these rounds, as a share; None if they are few."""
-    interval = median_interval(np.log(one) - np.log(other))
+    interval = median_interval(np.log(_shortest(one)) - np.log(_shortest(other)))
     return None if interval is None else float(np.expm1(max(map(abs, interval))))
 
 

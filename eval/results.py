@@ -1,17 +1,28 @@
 """The measured rows of a report: models, files, and which file to ship."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from configs.errors import StepFailed
 from configs.progress import track
-from configs.run_dir import RunDir, Step, file_sha256, read_json, whole_file
+from configs.run_dir import (
+    RunDir,
+    Step,
+    digest,
+    file_sha256,
+    read_json,
+    whole_file,
+    write_json,
+)
 from eval.accuracy import OWN_PIXELS, Pixels, accuracy, compare, predict_file
 from eval.footprint import file_bytes, zip_bytes
 from eval.images import evaluation_batches
-from eval.latency import RUNS_PER_ROUND, difference, measure
+from eval.latency import RUNS_PER_ROUND, Turn, difference, measure
 from eval.machine import machine
 from eval.probe import open_model
 
@@ -75,7 +86,10 @@ def latency_step(
     num_warmup: int,
     num_runs: int,
 ) -> Step:
-    """Time the files of the run on one device: results/latency-<device>.json, raw times kept."""
+    """Time the files of the run on one device: results/latency-<device>.json, raw times kept.
+
+    Of a measurement that fails the finished rounds are kept; the next one goes on from there.
+    """
     path = latency_path(run, device)
     inputs = {
         "files": {file.name: file_sha256(file) for file in files},
@@ -85,17 +99,36 @@ def latency_step(
     }
 
     def build() -> tuple[list[Path], dict[str, Any]]:
-        rows = timed(
-            files,
-            device=device,
-            options=options,
-            num_threads=num_threads,
-            num_warmup=num_warmup,
-            num_runs=num_runs,
-        )
+        with _kept_rounds(path.with_suffix(".rounds.json"), digest(inputs)) as rounds:
+            rows = timed(
+                files,
+                device=device,
+                options=options,
+                num_threads=num_threads,
+                num_warmup=num_warmup,
+                num_runs=num_runs,
+                rounds=rounds,
+            )
         return [], {"machine": machine(), "latency": {file.name: row for file, row in rows.items()}}
 
     return Step(f"latency on {device}", path, inputs, build)
+
+
+@contextmanager
+def _kept_rounds(path: Path, inputs_digest: str) -> Iterator[list[list[Turn]]]:
+    """The rounds that an earlier measurement of the same inputs finished, to be added to."""
+    stored = read_json(path) if path.exists() else {}
+    rounds = stored["rounds"] if stored.get("inputs_digest") == inputs_digest else []
+    try:
+        yield rounds
+    except BaseException as error:
+        if rounds:
+            write_json(path, {"inputs_digest": inputs_digest, "rounds": rounds})
+        if rounds and isinstance(error, StepFailed):
+            kept = f"{len(rounds)} rounds are kept: the same command goes on from there."
+            raise StepFailed(f"{error}\n{kept}") from None
+        raise
+    path.unlink(missing_ok=True)
 
 
 def timed(
@@ -106,6 +139,7 @@ def timed(
     num_threads: int,
     num_warmup: int,
     num_runs: int,
+    rounds: list[list[Turn]] | None = None,
 ) -> dict[Path, dict[str, Any]]:
     """Latency rows by file, the raw times in each."""
     with track(f"latency on {device}", (len(set(files)) + 1) * num_runs) as advance:
@@ -117,6 +151,7 @@ def timed(
             num_warmup=num_warmup,
             num_runs=num_runs,
             progress=advance,
+            rounds=rounds,
         )
 
 

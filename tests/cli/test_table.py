@@ -29,9 +29,10 @@ def test_a_curve_is_shown_in_fifths_with_its_change_and_warmth() -> None:
         {"minute": 0.5 * n, "p50_ms": 10.0 + n, "temperature_c": 40.4 + n} for n in range(1, 21)
     ]
     header, line = thermal_table({"a.onnx": {"intervals": intervals}}).splitlines()
-    assert header.split() == "p50 ms at minute 2.0 4.0 6.0 8.0 10.0 change % °C".split()
+    minutes = ["2.0", "4.0", "6.0", "8.0", "10.0"]
+    assert header.split() == ["p50", "ms", "at", "minute", *minutes, "change", "%", "°C"]
     # From 11 to 30 ms, 60 degrees at the end.
-    assert line.split() == "a.onnx 14.00 18.00 22.00 26.00 30.00 +172.7 60".split()
+    assert line.split() == ["a.onnx", "14.00", "18.00", "22.00", "26.00", "30.00", "+172.7", "60"]
 
 
 def test_a_stream_is_one_line() -> None:

@@ -7,8 +7,10 @@ import pytest
 
 from configs.errors import StepFailed
 from configs.registry import Registry
+from configs.run_dir import RunDir, Step, take_step
 from eval import latency
 from eval.latency import difference, measure, warm_up
+from eval.results import latency_step
 
 FIELDS = {
     "device", "runtime", "delegate", "num_threads", "batch", "num_warmup", "num_runs",
@@ -76,9 +78,9 @@ def test_files_take_turns_and_the_first_takes_part_twice(recorder: Recorder) -> 
     assert timed == "abca" + "bcaa" + "caab" + "aabc"
 
 
-def test_every_round_but_the_first_starts_in_new_processes(recorder: Recorder) -> None:
+def test_every_turn_starts_in_a_new_process(recorder: Recorder) -> None:
     measure(FILES[:1], device="stub", num_warmup=0, num_runs=20)
-    assert recorder.runs == [("a.onnx", n) for n in (10, 10, 0, 10, 0, 10)]
+    assert recorder.runs == [("a.onnx", n) for n in (0, 10) * 4]
 
 
 def test_every_timed_run_is_kept_and_summed_up(recorder: Recorder) -> None:
@@ -90,7 +92,8 @@ def test_every_timed_run_is_kept_and_summed_up(recorder: Recorder) -> None:
     assert row["round_min_ms"] == [9, 27]
     assert (row["p50_ms"], row["mean_ms"], row["num_warmup"]) == (22.5, 22.5, 8)
     assert row["p90_ms"] == pytest.approx(34.1)  # the 18th of 20 and 0.1 of the way to the 19th
-    assert (row["load_ms"], row["first_ms"], row["peak_rss_mib"]) == (7.5, 3.0, 7)
+    # Of the second and third process of the file, which take two and three times as long to load.
+    assert (row["load_ms"], row["first_ms"], row["peak_rss_mib"]) == (12.5, 5.0, 7)
     assert (row["device"], row["runtime"], row["num_runs"]) == ("stub", "stub 1", 20)
     assert row["state"] == {"cpu": "stub", "load": 0.5, "after": {"load": 0.75}}
     assert done[-1] == 4 * 20
@@ -103,6 +106,45 @@ def test_a_failure_ends_every_probe(recorder: Recorder) -> None:
     with pytest.raises(StepFailed, match="broken"):
         measure(FILES, device="stub", num_runs=5)
     assert sorted(recorder.ended) == ["a.onnx", "a.onnx", "b.onnx", "c.onnx"]
+
+
+def test_a_measurement_goes_on_from_its_finished_rounds(recorder: Recorder) -> None:
+    rounds: list[Any] = []
+    recorder.breaks_after = 11  # of two calls a turn and eight a round: in the middle of the second
+    with pytest.raises(StepFailed):
+        measure(FILES, device="stub", num_warmup=0, num_runs=30, rounds=rounds)
+    assert len(rounds) == 1
+    recorder.breaks_after, recorder.runs = None, []
+    rows = measure(FILES, device="stub", num_warmup=0, num_runs=30, rounds=rounds)
+    timed = "".join(name[0] for name, count in recorder.runs if count == 10)
+    assert timed == "bcaa" + "caab"
+    # The first round's times, and those of new sessions.
+    assert rows[FILES[2]]["times_ms"] == [*range(1, 11), *range(1, 21)]
+
+
+def test_finished_rounds_of_a_run_are_kept_until_it_is_measured(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path)
+    for name in ("a.onnx", "b.onnx"):
+        run.file(name).parent.mkdir(exist_ok=True)
+        run.file(name).write_text(name)
+
+    def step(num_warmup: int) -> Step:
+        files = [run.file("a.onnx"), run.file("b.onnx")]
+        counts = {"num_threads": 1, "num_warmup": num_warmup, "num_runs": 30}
+        return latency_step(run, files, device="stub", options={}, **counts)
+
+    recorder.breaks_after = 15  # of nine calls a round
+    with pytest.raises(StepFailed, match=r"broken\n1 rounds are kept: the same command goes on"):
+        take_step(run, step(10))
+    kept = tmp_path / "results" / "latency-stub.rounds.json"
+    assert kept.exists()
+    recorder.breaks_after, recorder.runs = None, []
+    row = take_step(run, step(10))["latency"]["b.onnx"]
+    assert len(row["times_ms"]) == 30
+    assert sum(count == 10 for _, count in recorder.runs) == 2 * 2 * 3  # to warm up, and timed
+    assert not kept.exists()
 
 
 def test_a_file_named_twice_is_one_file(recorder: Recorder) -> None:
@@ -201,7 +243,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, seed: int, factors: dict[str, float])
             def run(self, count: int) -> list[float]:
                 burst = rng.exponential(0.3) if rng.random() < 0.1 else 0.0
                 level = factors[file.stem] * np.exp(self.luck + burst) * next(drift)
-                return list(level * np.exp(rng.normal(0, 0.05, count)))
+                return list(level * (1 + rng.exponential(0.1, count)))
 
             def close(self) -> dict[str, Any]:
                 return {"peak_rss_mib": 1.0}
