@@ -110,6 +110,9 @@ def latency(
     single_stream: Annotated[
         bool, typer.Option("--single-stream", help="MLPerf's scenario instead: a minute, p90.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Times of operators instead (.onnx).")
+    ] = False,
     set_: Overrides = None,
     force: Force = None,
     quiet: Quiet = False,
@@ -118,18 +121,18 @@ def latency(
 ) -> None:
     """Time the files of a run, or bare files, in interleaved rounds."""
     start_logging(quiet)
-    sustained = thermal is not None or single_stream
+    one_by_one = thermal is not None or single_stream or profile
     if is_file_target(target):
         refuse(target[0], ONLY_RUN, run=run, set_=set_, force=force)
         from cli.bare import NUM_RUNS, measure_files
 
-        if sustained:
-            refuse("--thermal and --single-stream", "they end by time.", num_runs=num_runs)
+        if one_by_one:
+            refuse("this measurement", "it ends by itself.", num_runs=num_runs)
             from cli.sustained import chosen_mode, sustain_files
 
             result, text = sustain_files(
                 [Path(file) for file in target],
-                chosen_mode(thermal, single_stream),
+                chosen_mode(thermal, stream=single_stream, profile=profile),
                 device=device or "local",
                 num_threads=num_threads or 1,
             )
@@ -154,11 +157,13 @@ def latency(
         kept = [c for c in experiment.evaluate.devices if c.name == device]
         evaluate = experiment.evaluate.model_copy(update={"devices": kept})
         experiment = experiment.model_copy(update={"evaluate": evaluate})
-    if sustained:
+    if one_by_one:
         from cli.sustained import chosen_mode, sustain_run
 
-        mode = chosen_mode(thermal, single_stream)
-        result, text = sustain_run(directory, experiment, mode, target=target[0], force=bool(force))
+        mode = chosen_mode(thermal, stream=single_stream, profile=profile)
+        result, text = sustain_run(
+            directory, experiment, mode, target=target[0], force="latency" in (force or [])
+        )
         return show_result(result, text, as_json=json)
     manifests = take(directory, experiment, ["latency"], target=target[0], force=force)
     return _show_times(latency_rows(directory, manifests), json)
