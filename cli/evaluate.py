@@ -114,6 +114,9 @@ def latency(
     single_stream: Annotated[
         bool, typer.Option("--single-stream", help="MLPerf's scenario instead: a minute, p90.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Times of operators instead (.onnx).")
+    ] = False,
     verify: Annotated[
         int | None,
         typer.Option("--verify", min=1, metavar="N", help="Whether N photos get the same answers."),
@@ -134,7 +137,7 @@ def latency(
     start_logging(quiet)
     from cli.verify import on_wheels, verify_files, verify_run
 
-    sustained = thermal is not None or single_stream
+    one_by_one = thermal is not None or single_stream or profile
     if is_file_target(target):
         refuse(target[0], ONLY_RUN, run=run, set_=set_, force=force)
         from cli.bare import NUM_RUNS, measure_files
@@ -147,13 +150,13 @@ def latency(
             refuse("--verify", "it times nothing.", **nothing_timed)
             result, text = verify_files(files, verify, data, device=name, options=options)
             return show_result(result, text, as_json=json)
-        if sustained:
-            refuse("--thermal and --single-stream", "they end by time.", num_runs=num_runs)
+        if one_by_one:
+            refuse("this measurement", "it ends by itself.", num_runs=num_runs)
             from cli.sustained import chosen_mode, sustain_files
 
             result, text = sustain_files(
                 files,
-                chosen_mode(thermal, single_stream),
+                chosen_mode(thermal, stream=single_stream, profile=profile),
                 device=name,
                 options=options,
                 num_threads=num_threads or 1,
@@ -187,11 +190,13 @@ def latency(
     if verify:
         result, text = verify_run(directory, experiment, verify, target=target[0])
         return show_result(result, text, as_json=json)
-    if sustained:
+    if one_by_one:
         from cli.sustained import chosen_mode, sustain_run
 
-        mode = chosen_mode(thermal, single_stream)
-        result, text = sustain_run(directory, experiment, mode, target=target[0], force=bool(force))
+        mode = chosen_mode(thermal, stream=single_stream, profile=profile)
+        result, text = sustain_run(
+            directory, experiment, mode, target=target[0], force="latency" in (force or [])
+        )
         return show_result(result, text, as_json=json)
     manifests = take(directory, experiment, ["latency"], target=target[0], force=force)
     return _show_times(latency_rows(directory, manifests), json)

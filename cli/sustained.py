@@ -1,4 +1,4 @@
-"""`evaluate latency --thermal` and `--single-stream`: files under load, one after the other."""
+"""`evaluate latency --thermal`, `--single-stream` and `--profile`: one file after the other."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,11 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from cli.steps import NEEDS, ensure, file_names
-from cli.table import single_stream_table, thermal_table
+from cli.table import profile_table, single_stream_table, thermal_table
 from configs.errors import UserError
 from configs.run_dir import RunDir, take_step
 from configs.schema import Experiment
-from eval.sustained import Task, single_stream, sustain, sustain_step, thermal_curve
+from eval.sustained import (
+    MIN_QUERIES,
+    MIN_SECONDS,
+    Task,
+    operator_profile,
+    single_stream,
+    sustain,
+    sustain_step,
+    thermal_curve,
+)
 
 Told = dict[str, dict[str, Any]]
 
@@ -26,16 +35,21 @@ class Mode:
     table: Callable[[Told], str]
 
 
-def chosen_mode(thermal_minutes: float | None, stream: bool) -> Mode:
-    """The one of the two that is asked for.
+def chosen_mode(thermal_minutes: float | None, *, stream: bool, profile: bool) -> Mode:
+    """The one of the three that is asked for.
 
     Raises:
-        UserError: both are, or the minutes are none.
+        UserError: more than one is, or the minutes are none.
     """
-    if thermal_minutes is not None and stream:
-        raise UserError("--thermal and --single-stream are two measurements. Give one of them.")
+    if (thermal_minutes is not None) + stream + profile > 1:
+        raise UserError(
+            "--thermal, --single-stream and --profile are measurements of their own. Give one."
+        )
+    if profile:
+        return Mode("profile", operator_profile, {}, profile_table)
     if thermal_minutes is None:
-        return Mode("single-stream", single_stream, {}, single_stream_table)
+        minima = {"num_queries": MIN_QUERIES, "seconds": MIN_SECONDS}
+        return Mode("single-stream", single_stream, minima, single_stream_table)
     if not thermal_minutes > 0:
         raise UserError(f"--thermal {thermal_minutes:g}: expected minutes above 0, for example 10.")
     seconds = 60 * thermal_minutes

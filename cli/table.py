@@ -65,6 +65,20 @@ def thermal_table(told: dict[str, dict[str, Any]]) -> str:
     return _aligned([columns, *cells])
 
 
+def profile_table(told: dict[str, dict[str, Any]]) -> str:
+    """The operators of each file by what they take, as aligned text."""
+    columns = ["file", "operator", "nodes", "ms", "%"]
+    cells = []
+    for name, found in told.items():
+        total = sum(row["ms"] for row in found["operators"])
+        for row in found["operators"]:
+            share = f"{100 * row['ms'] / total:.1f}"
+            cells.append(
+                [name, row["operator"], str(row["num_nodes"]), _number(row["ms"], 3), share]
+            )
+    return _aligned([columns, *cells])
+
+
 def single_stream_table(told: dict[str, dict[str, Any]]) -> str:
     """One line a file of what a stream of queries took, as aligned text."""
     columns = ["single stream", "queries", "seconds", "p50 ms", "p90 ms", "p99 ms"]

@@ -141,6 +141,9 @@ class BenchmarkSession:
     def predict(self, image: np.ndarray) -> np.ndarray:
         raise UserError(f"{self._phone.name}: benchmark_model tells times and no answers.")
 
+    def profile(self, count: int) -> list[dict[str, Any]]:
+        raise UserError(f"{self._phone.name}: operators are told of ONNX files alone.")
+
     def state(self) -> dict[str, Any]:
         """Nothing is known of it."""
         return {}

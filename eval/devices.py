@@ -41,6 +41,9 @@ class Session(Protocol):
     def state(self) -> dict[str, Any]:
         """What moves times over there, as far as it is known: `eval.probe.machine_state`."""
 
+    def profile(self, count: int) -> list[dict[str, Any]]:
+        """What its types of operators take of an execution, from `count`; the longest first."""
+
     def reopen(self) -> None:
         """Load the file again in a new process; `ready` is what that one said."""
 

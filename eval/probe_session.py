@@ -77,6 +77,10 @@ class ProbeSession:
         """What moves times over there, as far as it is known: `eval.probe.machine_state`."""
         return dict(self._ask({"state": True})["state"])
 
+    def profile(self, count: int) -> list[dict[str, Any]]:
+        """What its types of operators take of an execution, from `count`; the longest first."""
+        return list(self._ask({"profile": count})["operators"])
+
     def reopen(self) -> None:
         """Load the file again in a new process; `ready` is what that one said."""
         self.ready = self._ask({"reopen": True})

@@ -1,4 +1,4 @@
-"""What a file does for longer: its curve under sustained load, and a single stream of queries."""
+"""What is measured of one file at a time: sustained load, a stream of queries, its operators."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ MIN_QUERIES = 1024
 MIN_SECONDS = 60.0
 
 Task = Callable[[Session], dict[str, Any]]
-"""What is done with a file while it is loaded; returns what is to be kept."""
+"""What is done with a file once it is loaded; returns what is to be kept."""
 
 
 def thermal_curve(session: Session, *, seconds: float) -> dict[str, Any]:
@@ -64,6 +64,16 @@ def single_stream(
         "p99_ms": float(p99),
         "times_ms": times_ms,
     }
+
+
+def operator_profile(session: Session) -> dict[str, Any]:
+    """`operators`: milliseconds in each type of operator, the longest first.
+
+    Raises:
+        StepFailed: the runtime does not tell, as LiteRT.
+    """
+    warm_up(session, 10)
+    return {"operators": session.profile(50)}
 
 
 def _run_for(session: Session, seconds: float, at_least: int = 1) -> list[float]:

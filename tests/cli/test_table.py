@@ -1,6 +1,6 @@
 """What tables say beside their numbers."""
 
-from cli.table import single_stream_table, speed_note, thermal_table
+from cli.table import profile_table, single_stream_table, speed_note, thermal_table
 
 
 def timed(name: str, p50_ms: float, verdict: str | None) -> dict:
@@ -29,9 +29,22 @@ def test_a_curve_is_shown_in_fifths_with_its_change_and_warmth() -> None:
         {"minute": 0.5 * n, "p50_ms": 10.0 + n, "temperature_c": 40.4 + n} for n in range(1, 21)
     ]
     header, line = thermal_table({"a.onnx": {"intervals": intervals}}).splitlines()
-    assert " ".join(header.split()) == "p50 ms at minute 2.0 4.0 6.0 8.0 10.0 change % °C"
+    minutes = ["2.0", "4.0", "6.0", "8.0", "10.0"]
+    assert header.split() == ["p50", "ms", "at", "minute", *minutes, "change", "%", "°C"]
     # From 11 to 30 ms, 60 degrees at the end.
-    assert " ".join(line.split()) == "a.onnx 14.00 18.00 22.00 26.00 30.00 +172.7 60"
+    assert line.split() == ["a.onnx", "14.00", "18.00", "22.00", "26.00", "30.00", "+172.7", "60"]
+
+
+def test_operators_have_their_share() -> None:
+    operators = [
+        {"operator": "Conv", "num_nodes": 3, "ms": 3.0},
+        {"operator": "Softmax", "num_nodes": 1, "ms": 1.0},
+    ]
+    _, *lines = profile_table({"a.onnx": {"operators": operators}}).splitlines()
+    assert [line.split() for line in lines] == [
+        ["a.onnx", "Conv", "3", "3.000", "75.0"],
+        ["a.onnx", "Softmax", "1", "1.000", "25.0"],
+    ]
 
 
 def test_a_stream_is_one_line() -> None:

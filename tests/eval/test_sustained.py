@@ -117,10 +117,28 @@ def test_a_bare_file_answers_a_stream(
     assert "times_ms" not in row
 
 
+def test_the_operators_of_an_onnx_file_are_timed(program, onnx_file: Path) -> None:
+    outcome = program("evaluate", "latency", onnx_file, "--profile", "--json")
+    assert outcome.code == 0, outcome.err
+    (row,) = json.loads(outcome.out.splitlines()[-1])["files"]
+    operators = {found["operator"]: found for found in row["operators"]}
+    assert set(operators) == {"ReduceMean", "MatMul", "Softmax"}
+    assert all(found["num_nodes"] == 1 and found["ms"] > 0 for found in operators.values())
+    times = [found["ms"] for found in row["operators"]]
+    assert times == sorted(times, reverse=True)
+
+
+def test_litert_tells_no_operators(program, tflite_files: dict[str, Path]) -> None:
+    outcome = program("evaluate", "latency", tflite_files["int8"], "--profile")
+    assert outcome.code == 1
+    assert "LiteRT tells Python nothing of single operators" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--thermal", "1", "--single-stream"], "Give one of them"),
+        (["--thermal", "1", "--single-stream"], "are measurements of their own"),
+        (["--single-stream", "--profile"], "are measurements of their own"),
         (["--thermal", "0"], "expected minutes above 0"),
         (["--single-stream", "--num-runs", "9"], "--num-runs has no effect"),
     ],
