@@ -175,8 +175,8 @@ def robustness_sentence(row: dict[str, Any]) -> str | None:
     if row["source"] is None:
         return None
     low, high = 100 * row["extra_drop_low"], 100 * row["extra_drop_high"]
-    verdict = row["verdict"]
-    said = f"makes {verdict}" if verdict == NO_DIFFERENCE else verdict
+    none = "hurts no more and no less, as far as this shows,"
+    said = none if row["verdict"] == NO_DIFFERENCE else row["verdict"]
     return (
         f"Compression {said} under corruption: against {row['source']}, {row['name']} loses "
         f"{100 * row['clean_drop']:.1f} points on the clean photos and "
