@@ -21,13 +21,15 @@ def finish_report(directory: RunDir, experiment: Experiment) -> tuple[dict[str, 
     )
     models = "  ".join(f"{m['name']} {100 * m['accuracy']['top1']:.1f}" for m in result["models"])
     verdict = result["verdict"]
-    text = (
-        f"top-1 on {result['data']['num_test']} test photos: {models}\n\n"
-        f"{files_table(result['files'], verdict['chosen_file'])}\n\n"
-        f"* {verdict['chosen_file']}: {verdict['reason']}\n"
-        f"report: {directory.path / 'report.html'}"
-    )
-    return result, text
+    robustness = (result["robustness"] or {}).get("sentence")
+    lines = [
+        f"top-1 on {result['data']['num_test']} test photos: {models}\n",
+        f"{files_table(result['files'], verdict['chosen_file'])}\n",
+        f"* {verdict['chosen_file']}: {verdict['reason']}",
+        *([robustness] if robustness else []),
+        f"report: {directory.path / 'report.html'}",
+    ]
+    return result, "\n".join(lines)
 
 
 def report_rows(directory: RunDir, experiment: Experiment) -> list[dict[str, Any]]:

@@ -87,37 +87,40 @@ def galleries(
     chosen = report["verdict"]["chosen_file"]
     if chosen is None:
         return []
-
-    def gallery(title: str, chosen_photos: np.ndarray, speakers: dict[str, str]) -> Gallery:
-        said = {who: probs[name] for who, name in speakers.items()}
-        sure = sum(some.max(axis=1) for some in said.values())
-        numbers = np.flatnonzero(chosen_photos)
-        numbers = numbers[np.argsort(-np.asarray(sure)[numbers], kind="stable")]
-        shown = [
-            _failure(test, classes, i, said)
-            for i in numbers[:MAX_PHOTOS]
-            if test.paths[i].exists()  # a report can be made where the photos are not
-        ]
-        return Gallery(title, shown, len(numbers))
-
     file, source = _beside_source(report["files"], chosen)
     answers = {name: probs[name].argmax(axis=1) for name in (chosen, file, source, "teacher")}
-    found = [
-        gallery(
-            f"The surest mistakes of {chosen}", answers[chosen] != test.labels, {"file": chosen}
-        ),
-        gallery(
+    wanted = [
+        (f"The surest mistakes of {chosen}", answers[chosen] != test.labels, {"file": chosen}),
+        (
             f"Photos on which {chosen} and the teacher disagree",
             answers[chosen] != answers["teacher"],
             {"teacher": "teacher", "file": chosen},
         ),
-        gallery(
+        (
             f"Photos on which {file} and its source {source} disagree",
             answers[file] != answers[source],
             {"source": source, "file": file},
         ),
     ]
-    return [some for some in found if some.shown]
+    found = []
+    for title, which, speakers in wanted:
+        said = {who: probs[name] for who, name in speakers.items()}
+        shown = _surest(test, classes, np.flatnonzero(which), said)
+        found.append(Gallery(title, shown, int(which.sum())))
+    return [gallery for gallery in found if gallery.shown]
+
+
+def _surest(
+    test: Photos, classes: list[str], numbers: np.ndarray, said: dict[str, np.ndarray]
+) -> list[Failure]:
+    """Some of the photos of these numbers, those of which all that is said is surest first."""
+    sure = np.sum([probs.max(axis=1) for probs in said.values()], axis=0)
+    numbers = numbers[np.argsort(-sure[numbers], kind="stable")]
+    return [
+        _failure(test, classes, i, said)
+        for i in numbers[:MAX_PHOTOS]
+        if test.paths[i].exists()  # a report can be made where the photos are not
+    ]
 
 
 def _beside_source(files: list[dict[str, Any]], chosen: str) -> tuple[str, str]:

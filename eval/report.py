@@ -67,14 +67,7 @@ def build_report(
     )
     teacher = probs["teacher"]["test"]
     rows = [_file_row(run, name, probs, photos, teacher, latency.get(name, [])) for name in files]
-    labels = photos.validation.labels
-    validation_top1 = {n: _top1(probs[n]["validation"], labels) for n in [*files, "student"]}
-    verdict = choose(
-        rows,
-        validation_top1=validation_top1,
-        student_validation_top1=validation_top1["student"],
-        max_drop=experiment.compress.budget.max_drop,
-    )
+    verdict = _verdict(rows, probs, photos.validation, experiment.compress.budget.max_drop)
     facts = read_json(run.photos_manifest.with_suffix(".json"))
     counts = {k: v for k, v in facts.items() if k.startswith("num_")}
     tested = {name: splits["test"] for name, splits in probs.items()}
@@ -94,7 +87,9 @@ def build_report(
             probs=tested,
             labels=photos.test.labels,
         ),
-        "robustness": _robustness(run, experiment, photos.test, tested, rows, verdict),
+        "robustness": _robustness(
+            run, experiment, photos.test, tested, files=rows, chosen=verdict["chosen_file"]
+        ),
         "provenance": {
             "config_sha256": file_sha256(run.experiment),
             "photos_sha256": file_sha256(run.photos_manifest),
@@ -104,23 +99,40 @@ def build_report(
     return report, probs
 
 
+def _verdict(
+    rows: list[dict[str, Any]],
+    probs: dict[str, dict[str, np.ndarray]],
+    validation: Photos,
+    max_drop: float,
+) -> dict[str, Any]:
+    names = [*(row["name"] for row in rows), "student"]
+    top1 = {name: _top1(probs[name]["validation"], validation.labels) for name in names}
+    return choose(
+        rows,
+        validation_top1=top1,
+        student_validation_top1=top1["student"],
+        max_drop=max_drop,
+    )
+
+
 def _robustness(
     run: RunDir,
     experiment: Experiment,
     test: Photos,
     tested: dict[str, np.ndarray],
-    rows: list[dict[str, Any]],
-    verdict: dict[str, Any],
+    *,
+    files: list[dict[str, Any]],
+    chosen: str | None,
 ) -> dict[str, Any] | None:
     photos = corrupted_photos(experiment, paths=test.paths, labels=test.labels)
     if photos is None:
         return None
-    files = {row["name"]: row["source"] for row in rows}
+    of_files = {row["name"]: row["source"] for row in files}
     trained = ("teacher", "student", "control")
-    models = {n: None if n in trained else "student" for n in tested if n not in files}
-    found = robustness(run, photos, clean=tested, sources={**models, **files})
-    (chosen,) = [r for r in found["rows"] if r["name"] == verdict["chosen_file"]] or [{}]
-    return {**found, "sentence": robustness_sentence(chosen)}
+    of_models = {n: None if n in trained else "student" for n in tested if n not in of_files}
+    found = robustness(run, photos, clean=tested, sources={**of_models, **of_files})
+    shipped = [row for row in found["rows"] if row["name"] == chosen]
+    return {**found, "sentence": robustness_sentence(shipped[0]) if shipped else None}
 
 
 def _distillation(

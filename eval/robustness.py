@@ -1,7 +1,7 @@
 """Does compression hurt more where photos are bad? Models and files on corrupted test photos."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,12 @@ def corrupted_file_step(
 
 
 def corrupted_step(
-    run: RunDir, name: str, photos: CorruptedPhotos, *, model: str, build: Any
+    run: RunDir,
+    name: str,
+    photos: CorruptedPhotos,
+    *,
+    model: str,
+    build: Callable[[], tuple[list[Path], dict[str, Any]]],
 ) -> Step:
     """The step of one model or file, of which `model` is the digest."""
     manifest = run.corrupted_answers(name).with_name(name + ".json")
@@ -167,11 +172,11 @@ def robustness(
 
 def robustness_sentence(row: dict[str, Any]) -> str | None:
     """What a row of `robustness` with a source comes to, for people."""
-    if row.get("source") is None:
+    if row["source"] is None:
         return None
     low, high = 100 * row["extra_drop_low"], 100 * row["extra_drop_high"]
-    verdict = row["verdict"]
-    said = f"makes {verdict}" if verdict == NO_DIFFERENCE else verdict
+    none = "hurts no more and no less, as far as this shows,"
+    said = none if row["verdict"] == NO_DIFFERENCE else row["verdict"]
     return (
         f"Compression {said} under corruption: against {row['source']}, {row['name']} loses "
         f"{100 * row['clean_drop']:.1f} points on the clean photos and "
