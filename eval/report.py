@@ -12,12 +12,12 @@ from configs.run_dir import RunDir, read_json, write_json, write_text
 from configs.schema import Experiment
 from eval.accuracy import accuracy
 from eval.audit import audit
+from eval.choice import choose
 from eval.machine import machine
 from eval.page import Details, Disagreement, render_html, render_markdown
 from eval.results import (
     Photos,
     Reference,
-    choose,
     file_row,
     latency_path,
     load_latency,
@@ -65,13 +65,9 @@ def build_report(
         _file_row(run, name, probs, photos.test, teacher, latency.get(name, [])) for name in files
     ]
     labels = photos.validation.labels
-    validation_top1 = {n: _top1(probs[n]["validation"], labels) for n in [*files, "student"]}
-    verdict = choose(
-        rows,
-        validation_top1=validation_top1,
-        student_validation_top1=validation_top1["student"],
-        max_drop=experiment.compress.budget.max_drop,
-    )
+    student_top1 = _top1(probs["student"]["validation"], labels)
+    drops = {name: student_top1 - _top1(probs[name]["validation"], labels) for name in files}
+    verdict = choose(rows, drops=drops, budget=experiment.compress.budget)
     facts = read_json(run.photos_manifest.with_suffix(".json"))
     counts = {k: v for k, v in facts.items() if k.startswith("num_")}
     report = {

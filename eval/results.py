@@ -1,4 +1,4 @@
-"""The measured rows of a report: models, files, and which file to ship."""
+"""The measured rows of a report: what files answer and how long they take."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,53 +200,3 @@ def _parity(probs: np.ndarray, source_probs: np.ndarray | None) -> dict[str, Any
         "argmax_equal": int((probs.argmax(1) == source_probs.argmax(1)).sum()),
         "n": len(probs),
     }
-
-
-def _lost(points: float) -> str:
-    if abs(points) < 0.05:
-        return "loses nothing there"
-    return f"{'loses' if points > 0 else 'gains'} {abs(points):.1f}"
-
-
-def choose(
-    rows: list[dict[str, Any]],
-    *,
-    validation_top1: dict[str, float],
-    student_validation_top1: float | None,
-    max_drop: float,
-) -> dict[str, Any]:
-    """The fastest file whose validation top-1 is within `max_drop` of the student's.
-
-    The validation split chooses, so that the test scores of the chosen file stay unbiased.
-
-    Returns:
-        `verdict` of report.json.
-    """
-
-    def drop(row: dict[str, Any]) -> float:
-        assert student_validation_top1 is not None
-        return student_validation_top1 - validation_top1[row["name"]]
-
-    def speed(row: dict[str, Any]) -> tuple[float, int]:
-        p50 = row["latency"][0]["p50_ms"] if row["latency"] else float("inf")
-        return p50, row["file_bytes"]
-
-    if not rows or student_validation_top1 is None:
-        return {"chosen_file": None, "reason": "there is nothing to choose from or compare with"}
-    within = [row for row in rows if drop(row) <= max_drop]
-    if not within:
-        best = min(rows, key=drop)
-        reason = (
-            f"no file stays within {100 * max_drop:.1f} points of the student on the validation "
-            f"photos; this one loses the least ({100 * drop(best):.1f} points)"
-        )
-        return {"chosen_file": best["name"], "reason": reason}
-    chosen = min(within, key=speed)
-    measured = bool(chosen["latency"])
-    lost = 100 * drop(chosen)
-    reason = (
-        f"the {'fastest' if measured else 'smallest'} of {len(within)} files within "
-        f"{100 * max_drop:.1f} points of the student on the validation photos "
-        f"(it {_lost(lost)})"
-    )
-    return {"chosen_file": chosen["name"], "reason": reason}
