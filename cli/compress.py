@@ -13,6 +13,7 @@ from cli.options import (
     Quiet,
     Run,
     Target,
+    budget_of,
     open_run,
     refuse,
     show_result,
@@ -45,7 +46,18 @@ Recipe = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", help="For a bare model: where files go.")]
 MaxDrop = Annotated[
     float | None,
-    typer.Option("--max-drop", help="For a bare model: name the fastest file within this drop."),
+    typer.Option(
+        "--max-drop",
+        help="For a bare model: the fastest file that loses no more top-1 than this (0.005: half a "
+        "point); of the recipes, or without --recipe of all that are worth a try.",
+        show_default="0.01 where another limit is given",
+    ),
+]
+MaxLatency = Annotated[
+    float | None, typer.Option("--max-latency-ms", help="The same, and its median is no longer.")
+]
+MaxBytes = Annotated[
+    int | None, typer.Option("--max-bytes", help="The same, and the file is no larger.")
 ]
 PixelRange = Annotated[
     str | None,
@@ -105,6 +117,8 @@ def quantize(
     recipe: Recipe = None,
     out: Out = None,
     max_drop: MaxDrop = None,
+    max_latency_ms: MaxLatency = None,
+    max_bytes: MaxBytes = None,
     pixels: PixelRange = None,
     mean: Mean = None,
     std: Std = None,
@@ -115,27 +129,31 @@ def quantize(
     debug: Debug = False,
 ) -> None:
     """Write the config's quantized files, or those of a bare .keras model."""
+    limits = {"max_drop": max_drop, "max_latency_ms": max_latency_ms, "max_bytes": max_bytes}
     if not target.endswith((".keras", ".h5")):
-        given = {"data": data, "recipe": recipe, "out": out, "max_drop": max_drop}
-        refuse(target, ONLY_BARE, **given, pixels=pixels, mean=mean, std=std)
+        refuse(target, ONLY_BARE, data=data, recipe=recipe, out=out, **limits)
+        refuse(target, ONLY_BARE, pixels=pixels, mean=mean, std=std)
         _write_files("quantize", target, run, set_, force, quiet=quiet, json=json)
         return
     refuse(target, ONLY_RUN, run=run, set_=set_, force=force)
     start_logging(quiet)
-    from cli.table import files_table
+    from cli.table import candidates_table, files_table
     from compress.standalone import quantize_model
     from eval.accuracy import pixels_from_options
 
+    budget = budget_of(limits)
     rows, verdict = quantize_model(
         Path(target),
         data=data,
-        recipes=recipe or ["int8"],
+        recipes=recipe or ([] if budget else ["int8"]),
         out=out,
-        max_drop=max_drop,
+        budget=budget,
         pixels=pixels_from_options(pixels, mean, std),
     )
     text = files_table(rows, verdict["chosen_file"] if verdict else None)
-    if verdict:
+    if verdict and "candidates" in verdict:
+        text = f"{candidates_table(verdict['candidates'])}\n\non the test photos:\n{text}"
+    if verdict and verdict["chosen_file"]:
         text += f"\n\n* {verdict['chosen_file']}: {verdict['reason']}"
     show_result({"files": rows, "verdict": verdict}, text, as_json=json)
 

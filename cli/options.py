@@ -15,7 +15,7 @@ from configs.errors import UserError
 
 if TYPE_CHECKING:
     from configs.run_dir import RunDir
-    from configs.schema import Experiment
+    from configs.schema import BudgetConfig, Experiment
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -214,6 +214,25 @@ def _log_to(path: Path) -> None:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(JsonLines())
     logging.getLogger("potstill").addHandler(handler)
+
+
+def budget_of(limits: dict[str, float | None]) -> "BudgetConfig | None":
+    """The budget that options of a command give; None where they give no limit.
+
+    Raises:
+        UserError: a limit is out of its range.
+    """
+    from pydantic import ValidationError
+
+    from configs.schema import BudgetConfig
+
+    given = {name: value for name, value in limits.items() if value is not None}
+    try:
+        return BudgetConfig.model_validate(given) if given else None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = str(problem["loc"][0])
+        raise UserError(f"--{name.replace('_', '-')} is {given[name]}: {problem['msg']}.") from None
 
 
 def refuse(target: str, why: str, **given: Any) -> None:

@@ -107,11 +107,36 @@ def devices_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([_aligned(cells), *problems])
 
 
-def _aligned(cells: list[list[str]]) -> str:
+def candidates_table(candidates: list[dict[str, Any]]) -> str:
+    """The candidates of a search, in its order, and why each was turned down."""
+    cells = [
+        ["candidate", "KB", "same as source", "expected drop", "95 %", "counted", "p50 ms", ""]
+    ]
+    for each in candidates:
+        seen = each["validation"] or {}
+        interval = ""
+        if seen:
+            interval = f"{100 * seen['expected_low']:.1f}-{100 * seen['expected_high']:.1f}"
+        cells.append(
+            [
+                each["name"],
+                "" if each["file_bytes"] is None else f"{each['file_bytes'] / 1000:.0f}",
+                _percent(seen.get("agreement")),
+                _percent(seen.get("expected_drop")),
+                interval,
+                _percent(seen.get("drop")),
+                _number(each["p50_ms"]),
+                each["turned_down"] or "chosen",
+            ]
+        )
+    return _aligned(cells, left=(0, len(cells[0]) - 1))
+
+
+def _aligned(cells: list[list[str]], left: tuple[int, ...] = (0,)) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(
-            c.ljust(w) if i == 0 else c.rjust(w)
+            c.ljust(w) if i in left else c.rjust(w)
             for i, (c, w) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in cells

@@ -81,7 +81,7 @@ def write_file(
     size = image_size_of(model)
     calibration = calibration_of(examples, size, pixels)
     with whole_file(path) as unfinished:
-        RECIPES[recipe.name](
+        facts = RECIPES[recipe.name](
             model, unfinished, calibration=calibration, output=output, **recipe.options
         )
         parity = None
@@ -105,6 +105,7 @@ def write_file(
         "parity": parity,
         # Kept: level 9 takes a second for each file, and every report asks.
         "zip_bytes": zip_bytes(path),
+        **(facts or {}),
     }
 
 

@@ -3,17 +3,17 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import keras
 import numpy as np
 import onnx
-from pydantic import Field
 
+from compress.calibration import Images, calibrated
 from compress.graph import INPUT, frozen_function, quiet_converters
+from compress.precision import KeepFloat, Operation, float_operations, report
 from compress.ranges import Range, Ranges, file_ranges
-from compress.rewrites import prepared
-from compress.tflite import Images, calibration_images
+from compress.tflite import NumImages
 from configs.errors import UserError
 from configs.registry import Registry
 
@@ -36,9 +36,10 @@ def int8(
     *,
     calibration: Images,
     output: str,
-    num_images: Annotated[int, Field(gt=0)] = 64,
+    num_images: NumImages = 64,
     ranges: Ranges = "loss",
-) -> None:
+    keep_float: KeepFloat = 0.0,
+) -> dict[str, Any]:
     """int8 weights by channel and uint8 activations (QDQ), float32 at the model's edges.
 
     The combination of types that was the fastest in ONNX Runtime on x86; still measure it
@@ -48,27 +49,42 @@ def int8(
         calibration: images of the training split, seen through the evaluation view.
         num_images: how many of them set the activation ranges.
         ranges: "loss" keeps the values that the answers depend on, "minmax" keeps all.
+        keep_float: names of layers that stay in float; or a share: as few operations as save
+            this share of what rounding is predicted to cost the answers.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    images = calibration_images(calibration, num_images)
-    model = prepared(model, images)
+    ready = calibrated(model, calibration, num_images)
     with quiet_converters(), tempfile.TemporaryDirectory() as folder:
         converted, prepared_file = Path(folder) / "converted.onnx", Path(folder) / "prepared.onnx"
-        onnx.save(_converted(model, output), converted)
+        onnx.save(_converted(ready.model, output), converted)
         quant_pre_process(converted, prepared_file)
-        found = file_ranges(_all_tensors(prepared_file), model, images, ranges=ranges)
+        found = file_ranges(_all_tensors(prepared_file), ready, ranges=ranges)
+        parts = _operations(prepared_file)
+        kept = float_operations(parts, found, ready, keep_float)
         quantize_static(
             prepared_file,
             path,
-            _CalibrationReader(iter(images[:1])),  # it asks for one; the ranges are given
+            _CalibrationReader(iter(ready.images[:1])),  # it asks for one; the ranges are given
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
-            extra_options={"TensorQuantOverrides": _overrides(found)},
+            nodes_to_exclude=sorted(kept),
+            extra_options={"TensorQuantOverrides": _overrides(found.ranges)},
         )
+    return report(parts, found, ready, kept) if ranges == "loss" or kept else {}
+
+
+def _operations(path: Path) -> list[Operation]:
+    """The nodes of a float file in their order; constants are no inputs."""
+    graph = onnx.load(path).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    return [
+        Operation(node.name, [n for n in node.input if n not in constants], list(node.output))
+        for node in graph.node
+    ]
 
 
 def _all_tensors(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:

@@ -11,6 +11,8 @@ from keras import layers
 from compress.graph import Graph, Use, batches, copy_of, named_layers, rebuilt, replay
 
 HAS_KERNEL = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
+ACTIVATION = ".activation"
+"""Ends the name of an activation that was part of a layer."""
 
 
 class _Offset(keras.Layer):
@@ -64,10 +66,10 @@ def simplified(model: keras.Model) -> keras.Model:
         if not isinstance(layer, HAS_KERNEL) or activation in (None, keras.activations.linear):
             return layer
         if id(layer) not in twins:
-            twins[id(layer)] = _without(layer, activation="linear")
-        twin = twins[id(layer)]
-        # A layer may be used again, an activation costs nothing to write twice.
-        return lambda x: layers.Activation(activation)(twin(x))
+            activated = layers.Activation(activation, name=layer.name + ACTIVATION)
+            twins[id(layer)] = _without(layer, activation="linear"), activated
+        twin, activated = twins[id(layer)]
+        return lambda x: activated(twin(x))
 
     simpler = rebuilt(model, stand_in)
     if scaling:

@@ -90,6 +90,11 @@ class Sensitivity:
         i, j = np.unravel_index(cost.argmin(), cost.shape)
         return float(lows[i]), float(highs[j]), float(cost[i, j])
 
+    def cost_within(self, low: float, high: float) -> float:
+        """Nats that rounding the tensor to int8 costs in this range."""
+        below, above = self.clipping(np.array([low]), np.array([high]))
+        return float(self.rounding(low, high) + below[0] + above[0])
+
     @property
     def cost(self) -> float:
         """Nats that rounding the tensor to int8 costs, its range well chosen."""

@@ -3,19 +3,22 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from compress.budget import NUM_RUNS, NUM_WARMUP, Candidate, search
 from compress.export import RECIPES, file_name, write_file
 from compress.graph import image_size_of
 from configs.errors import UserError
 from configs.run_dir import make_artifact
-from configs.schema import Choice
+from configs.schema import BudgetConfig, Choice
 from distill.classifier import load_model
 from distill.data import Examples, scan_folder
 from distill.predictions import model_probabilities
 from eval.accuracy import OWN_PIXELS, Pixels
-from eval.results import Photos, Reference, choose, file_probabilities, file_row, timed
+from eval.choice import choose
+from eval.results import Photos, Reference, file_probabilities, file_row, timed
 
-NUM_WARMUP = 10
-NUM_RUNS = 200
+Rows = list[dict[str, Any]]
 
 
 def quantize_model(
@@ -24,21 +27,23 @@ def quantize_model(
     data: Path | None,
     recipes: list[str],
     out: Path | None,
-    max_drop: float | None,
+    budget: BudgetConfig | None,
     pixels: Pixels | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """Convert a model by some recipes and measure each file.
+) -> tuple[Rows, dict[str, Any] | None]:
+    """Convert a model by some recipes, or search for the fastest file within a budget.
 
     Calibrated on the training part of `data`, chosen on the validation part, scored on the test
     part.
 
     Args:
-        recipes: `int8` stands for `tflite.int8`.
+        recipes: `int8` stands for `tflite.int8`; with a budget the choice is among these, and none
+            leave it to the search (`compress/budget.py`).
         out: where the files go; beside the model where None.
-        max_drop: choose the fastest file within this drop of validation top-1.
+        budget: the limits that the chosen file holds.
 
     Returns:
-        Rows as in report.json, and the choice (None without `max_drop`).
+        Rows as in report.json, and the choice (None without a budget), after a search with all its
+        `candidates`.
 
     Raises:
         UserError: a name, the model or the folder does not fit.
@@ -49,23 +54,74 @@ def quantize_model(
         raise UserError("--data is missing: a folder of class folders to calibrate and score on.")
     model = load_model(path)
     image_size_of(model)
-    splits = scan_folder(data)
-    num_classes = max(model.output_shape[-1], 2)  # one score tells two classes apart
-    if num_classes != len(splits["train"].classes):
-        raise UserError(
-            f"{path} answers with {num_classes} classes, and {data} has "
-            f"{len(splits['train'].classes)} folders. Give a folder with one folder per class."
-        )
-    folder = out or path.parent
-    probs = {
-        split: model_probabilities(model, splits[split], name=f"{path.stem} {split}", pixels=pixels)
-        for split in ("validation", "test")
-    }
+    work = _Work(path, model, scan_folder(data), pixels, out or path.parent)
+    if not choices:
+        assert budget is not None, "neither recipes nor a budget"
+        return _searched(work, budget)
     facts = {}
     for choice in choices:
-        file = folder / file_name(path.stem, choice.name)
-        facts[file] = _written(model, file, choice, path.stem, splits["train"], pixels)
-    return _measured(facts, splits, probs, pixels, max_drop)
+        file = work.folder / file_name(path.stem, choice.name)
+        facts[file] = work.write(model, file, choice, path.stem)
+    return _measured(work, facts, budget)
+
+
+class _Work:
+    """One model, the photos it is measured on and where its files go."""
+
+    def __init__(
+        self, path: Path, model: Any, splits: dict[str, Examples], pixels: Pixels, folder: Path
+    ) -> None:
+        num_classes = max(model.output_shape[-1], 2)  # one score tells two classes apart
+        if num_classes != len(splits["train"].classes):
+            raise UserError(
+                f"{path} answers with {num_classes} classes, and the photos are in "
+                f"{len(splits['train'].classes)} folders. Give a folder with one folder per class."
+            )
+        self.name, self.model, self.folder, self.pixels = path.stem, model, folder, pixels
+        self.train = splits["train"]
+        self.photos = {
+            split: Photos(split, splits[split].paths, splits[split].labels)
+            for split in ("validation", "test")
+        }
+        self.probs = {
+            split: model_probabilities(
+                model, splits[split], name=f"{path.stem} {split}", pixels=pixels
+            )
+            for split in self.photos
+        }
+
+    def write(self, model: Any, file: Path, choice: Choice, source: str) -> dict[str, Any]:
+        """Write one file and its manifest; returns what the manifest says."""
+        manifest = file.with_name(file.name + ".json")
+        if file.exists() and not manifest.exists():
+            raise UserError(
+                f"{file} exists and Potstill did not write it. Move it away, or name a folder "
+                "with --out."
+            )
+
+        def build() -> tuple[list[Path], dict[str, Any]]:
+            facts = write_file(
+                model, file, choice, source=source, examples=self.train, pixels=self.pixels
+            )
+            return [file], facts
+
+        inputs = {"source": source, "recipe": choice.model_dump(mode="json")}
+        return make_artifact(manifest, inputs, build)
+
+    def answers(self, file: Path, split: str) -> np.ndarray:
+        """Probabilities of one file on the photos of a split."""
+        return file_probabilities(file, self.photos[split], num_threads=1, pixels=self.pixels)
+
+    def row(self, file: Path, facts: dict[str, Any], latency: dict[str, Any]) -> dict[str, Any]:
+        """The row of one file, scored on the test photos."""
+        return file_row(
+            file,
+            facts=facts,
+            probs=self.answers(file, "test"),
+            photos=self.photos["test"],
+            reference=Reference(source=self.probs["test"], student=self.probs["test"]),
+            latency=[latency],
+        )
 
 
 def _choice(name: str) -> Choice:
@@ -73,62 +129,37 @@ def _choice(name: str) -> Choice:
     return Choice(name=full, options=RECIPES.check(full, {}))
 
 
-def _written(
-    model: Any, file: Path, choice: Choice, source: str, examples: Examples, pixels: Pixels
-) -> dict[str, Any]:
-    """Write one file and its manifest; returns what the manifest says."""
-
-    def build() -> tuple[list[Path], dict[str, Any]]:
-        facts = write_file(model, file, choice, source=source, examples=examples, pixels=pixels)
-        return [file], facts
-
-    manifest = file.with_name(file.name + ".json")
-    if file.exists() and not manifest.exists():
-        raise UserError(
-            f"{file} exists and Potstill did not write it. Move it away, or name a folder "
-            "with --out."
-        )
-    inputs = {"source": source, "recipe": choice.model_dump(mode="json")}
-    return make_artifact(manifest, inputs, build)
-
-
 def _measured(
-    facts: dict[Path, dict[str, Any]],
-    splits: dict[str, Examples],
-    probs: dict[str, Any],
-    pixels: Pixels,
-    max_drop: float | None,
-) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    photos = {s: Photos(s, splits[s].paths, splits[s].labels) for s in ("validation", "test")}
+    work: _Work, facts: dict[Path, dict[str, Any]], budget: BudgetConfig | None
+) -> tuple[Rows, dict[str, Any] | None]:
     latency = timed(list(facts), num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
-    rows, validation_top1 = [], {}
-    for file, some in facts.items():
-        seen = {
-            split: file_probabilities(file, photos[split], num_threads=1, pixels=pixels)
-            for split in photos
-            if split == "test" or max_drop is not None
-        }
-        if max_drop is not None:
-            validation_top1[file.name] = _top1(seen["validation"], photos["validation"])
-        row = file_row(
-            file,
-            facts=some,
-            probs=seen["test"],
-            photos=photos["test"],
-            reference=Reference(source=probs["test"], student=probs["test"]),
-            latency=[latency[file]],
-        )
-        rows.append(row)
-    if max_drop is None:
+    rows = [work.row(file, some, latency[file]) for file, some in facts.items()]
+    if budget is None:
         return rows, None
-    verdict = choose(
-        rows,
-        validation_top1=validation_top1,
-        student_validation_top1=_top1(probs["validation"], photos["validation"]),
-        max_drop=max_drop,
+    labels = work.photos["validation"].labels
+    own = _top1(work.probs["validation"], labels)
+    drops = {file.name: own - _top1(work.answers(file, "validation"), labels) for file in facts}
+    return rows, choose(rows, drops=drops, budget=budget)
+
+
+def _searched(work: _Work, budget: BudgetConfig) -> tuple[Rows, dict[str, Any]]:
+    def write(model: Any, candidate: Candidate) -> tuple[Path, dict[str, Any]]:
+        file = work.folder / f"{work.name}-{candidate.name}.tflite"
+        return file, work.write(model, file, candidate.choice, work.name)
+
+    tried, latency, verdict = search(
+        work.model,
+        budget=budget,
+        write=write,
+        train=work.train,
+        validation=work.photos["validation"],
+        validation_probs=work.probs["validation"],
+        pixels=work.pixels,
     )
-    return rows, verdict
+    facts = {each.file: each.facts for each in tried if each.file}
+    rows = [work.row(file, facts[file], row) for file, row in latency.items()]
+    return rows, {**verdict, "candidates": [each.describe() for each in tried]}
 
 
-def _top1(probs: Any, photos: Photos) -> float:
-    return float((probs.argmax(axis=1) == photos.labels).mean())
+def _top1(probs: np.ndarray, labels: np.ndarray) -> float:
+    return float((probs.argmax(axis=1) == labels).mean())

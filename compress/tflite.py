@@ -1,13 +1,14 @@
-"""TFLite recipes: a Keras model -> a .tflite file with static batch 1 and names of our own."""
+"""TFLite recipes: a Keras model -> a .tflite file with static batch 1 and names of our own.
+
+A recipe returns what the manifest of its file shall say of it beyond the usual, or nothing.
+"""
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import flatbuffers
 import keras
 import numpy as np
 import tensorflow as tf
@@ -15,18 +16,23 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from pydantic import Field
 
-from compress.graph import INPUT, frozen_function, quiet_converters
-from compress.ranges import Range, Ranges, file_ranges
-from compress.rewrites import prepared
+from compress.calibration import Images, calibrated
+from compress.flatbuffer import (
+    edge_types,
+    operations,
+    with_int8_kernels,
+    with_names,
+    with_ranges,
+)
+from compress.graph import frozen_function, quiet_converters
+from compress.precision import KeepFloat, float_operations, report
+from compress.ranges import Ranges, file_ranges
 from configs.errors import UserError
 from configs.registry import Registry
 
-Images = Callable[[], Iterator[np.ndarray]]
-"""Starts an iterator of calibration images, float32 (height, width, 3)."""
 RECIPES = Registry("recipe", prefix="tflite.")
-SIGNATURE = "serving_default"
-BUFFER_ALIGNMENT = 16
-"""Bytes; the schema asks for it (force_align)."""
+NumImages = Annotated[int, Field(gt=0)]
+EdgeType = Literal["float32", "uint8", "int8"]
 
 
 @RECIPES.add
@@ -53,42 +59,86 @@ def dynamic(model: keras.Model, path: Path, *, calibration: Images, output: str)
 
 
 @RECIPES.add
+def weights(
+    model: keras.Model,
+    path: Path,
+    *,
+    calibration: Images,
+    output: str,
+    num_images: NumImages = 64,
+) -> None:
+    """int8 weights, float32 arithmetic: a quarter of the size at the speed of floats.
+
+    Args:
+        num_images: how many images the biases are corrected on.
+    """
+    ready = calibrated(model, calibration, num_images)
+    content = with_int8_kernels(_converted(_converter(ready.model, output)))
+    path.write_bytes(with_names(content, output))
+
+
+@RECIPES.add
+def int16(
+    model: keras.Model,
+    path: Path,
+    *,
+    calibration: Images,
+    output: str,
+    num_images: NumImages = 64,
+) -> None:
+    """int8 weights and int16 activations, float32 at the model's edges.
+
+    For devices that have such arithmetic: runtimes on CPUs execute it many times slower than
+    floats. Its ranges are those of all values, for 65,535 steps leave room for them.
+    """
+    ready = calibrated(model, calibration, num_images)
+    converter = _converter(ready.model, output)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([image[None]] for image in ready.images)
+    converter.target_spec.supported_ops = [
+        tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+    ]
+    _write(converter, path, output)
+
+
+@RECIPES.add
 def int8(
     model: keras.Model,
     path: Path,
     *,
     calibration: Images,
     output: str,
-    num_images: Annotated[int, Field(gt=0)] = 64,
+    num_images: NumImages = 64,
     ranges: Ranges = "loss",
-) -> None:
-    """int8 weights and activations, float32 at the model's edges.
+    keep_float: KeepFloat = 0.0,
+    input_type: EdgeType = "float32",
+    output_type: EdgeType = "float32",
+) -> dict[str, Any]:
+    """int8 weights and activations.
 
     Args:
         calibration: images of the training split, seen through the evaluation view.
         num_images: how many of them set the activation ranges.
         ranges: "loss" keeps the values that the answers depend on, "minmax" keeps all.
+        keep_float: names of layers that stay in float; or a share: as few operations as save
+            this share of what rounding is predicted to cost the answers.
+        input_type: of the image in the file. uint8 is the photo's own bytes, int8 is 128 less.
+        output_type: of the answers in the file, which says by which scale they are read.
     """
-    images = calibration_images(calibration, num_images)
-    model = prepared(model, images)
-    content = _converted(_converter(model, output))
-    found = file_ranges(_all_tensors(content), model, images, ranges=ranges)
-    path.write_bytes(with_names(_quantized(with_ranges(content, found)), output))
-
-
-def calibration_images(calibration: Images, num_images: int) -> np.ndarray:
-    """The first `num_images` of the calibration images, (images, height, width, 3) in float32.
-
-    Raises:
-        UserError: there are none.
-    """
-    images = [np.asarray(image, "float32") for image in islice(calibration(), num_images)]
-    if not images:
+    ready = calibrated(model, calibration, num_images)
+    if input_type != "float32" and not ready.of_bytes:
         raise UserError(
-            "int8 needs calibration photos and got none. Give a folder of photos with --data, "
-            "or choose a recipe without calibration (tflite.dynamic, tflite.float16)."
+            f"input_type {input_type} is for models that take pixels from 0 to 255 as they are. "
+            "Put the scaling of the pixels into the model, or leave input_type at float32."
         )
-    return np.stack(images)
+    content = _converted(_converter(ready.model, output))
+    found = file_ranges(_all_tensors(content), ready, ranges=ranges)
+    parts = operations(content)
+    kept = float_operations(parts, found, ready, keep_float)
+    quantized = _quantized(with_ranges(content, found.ranges), kept)
+    edged = _with_edges(quantized, input_type, output_type)
+    path.write_bytes(with_names(edged, output))
+    return report(parts, found, ready, kept) if ranges == "loss" or kept else {}
 
 
 def _converter(model: keras.Model, output: str) -> Any:
@@ -141,58 +191,31 @@ def _all_tensors(content: bytes) -> Callable[[np.ndarray], dict[str, np.ndarray]
     return run
 
 
-def with_ranges(content: bytes, ranges: dict[str, Range]) -> bytes:
-    """A float file that says which range each tensor has, as the quantizer reads it."""
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    for tensor in model.subgraphs[0].tensors:
-        if (name := tensor.name.decode()) in ranges:
-            tensor.quantization = schema.QuantizationParametersT()
-            low, high = ranges[name]
-            tensor.quantization.min, tensor.quantization.max = [low], [high]
-    return packed(model)
-
-
-def _quantized(content: bytes) -> bytes:
+def _quantized(content: bytes, kept_float: set[str]) -> bytes:
     """The int8 file of a float file that has ranges.
 
     The second half of what TFLiteConverter does with `representative_dataset`, whose first half
     finds ranges of its own.
+
+    Args:
+        kept_float: operations that stay in float, by the names of their results.
     """
     from tensorflow.lite.python.convert import mlir_quantize
 
     with quiet_converters():
-        return bytes(mlir_quantize(content))
+        return bytes(mlir_quantize(content, denylisted_nodes=kept_float or None))
 
 
-class _AlignedBuilder(flatbuffers.Builder):
-    """Packs weights on the boundaries that runtimes expect; the stock builder drops them."""
+def _with_edges(content: bytes, input_type: EdgeType, output_type: EdgeType) -> bytes:
+    """An int8 file with other types than float32 at its edges."""
+    from tensorflow.lite.python.util import modify_model_io_type
 
-    def CreateNumpyVector(self, x: np.ndarray) -> int:
-        self.Prep(BUFFER_ALIGNMENT, x.nbytes)
-        return int(super().CreateNumpyVector(x))
-
-
-def with_names(content: bytes, output: str) -> bytes:
-    """The same TFLite file with input and output named, as tensors and in its one signature."""
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    graph = model.subgraphs[0]
-    signature = schema.SignatureDefT()
-    signature.signatureKey, signature.subgraphIndex = SIGNATURE, 0
-    signature.inputs = [_named(graph, graph.inputs[0], INPUT)]
-    signature.outputs = [_named(graph, graph.outputs[0], output)]
-    model.signatureDefs = [signature]
-    return packed(model)
-
-
-def packed(model: Any) -> bytes:
-    """The bytes of a TFLite model given as the schema's ModelT."""
-    builder = _AlignedBuilder(1 << 20)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
-
-
-def _named(graph: Any, index: int, name: str) -> Any:
-    graph.tensors[index].name = name
-    entry = schema.TensorMapT()
-    entry.name, entry.tensorIndex = name, int(index)
-    return entry
+    wanted = tf.as_dtype(input_type), tf.as_dtype(output_type)
+    with quiet_converters():
+        edged = bytes(modify_model_io_type(content, *wanted))
+    if edge_types(edged) != (input_type, output_type):
+        raise UserError(
+            f"input_type {input_type} and output_type {output_type} need an int8 operation at that "
+            "edge, and keep_float leaves it in float. Keep fewer layers, or leave it at float32."
+        )
+    return edged

@@ -9,8 +9,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import Builder
 
+from compress.flatbuffer import packed
 from compress.graph import INPUT
-from compress.tflite import packed
 from eval.metadata import FileMetadata
 
 TFLITE_ENTRY = "TFLITE_METADATA"

@@ -211,6 +211,10 @@ class StudentConfig(TrainingConfig):
 class BudgetConfig(Strict):
     max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Validation top-1 that the chosen file may lose against the student (0.01: a point)."""
+    max_latency_ms: Positive | None = None
+    """Most milliseconds that half of its runs may take, on the first device; null: any."""
+    max_bytes: Annotated[int, Field(gt=0)] | None = None
+    """Its largest size; null: any."""
 
 
 class CompressConfig(Strict):

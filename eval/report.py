@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from configs.run_dir import RunDir, file_sha256, read_json, write_json, write_text
-from configs.schema import Experiment
+from configs.schema import BudgetConfig, Experiment
 from eval.accuracy import accuracy
 from eval.audit import audit
+from eval.choice import choose
 from eval.costs import step_costs
 from eval.devices import device_label
 from eval.failures import confusion_counts, flips_by_class, galleries
@@ -20,7 +21,6 @@ from eval.page import Details, render_html, render_markdown
 from eval.results import (
     Photos,
     Reference,
-    choose,
     file_row,
     latency_path,
     load_latency,
@@ -67,7 +67,7 @@ def build_report(
     )
     teacher = probs["teacher"]["test"]
     rows = [_file_row(run, name, probs, photos, teacher, latency.get(name, [])) for name in files]
-    verdict = _verdict(rows, probs, photos.validation, experiment.compress.budget.max_drop)
+    verdict = _verdict(rows, probs, photos.validation, experiment.compress.budget)
     facts = read_json(run.photos_manifest.with_suffix(".json"))
     counts = {k: v for k, v in facts.items() if k.startswith("num_")}
     tested = {name: splits["test"] for name, splits in probs.items()}
@@ -103,16 +103,12 @@ def _verdict(
     rows: list[dict[str, Any]],
     probs: dict[str, dict[str, np.ndarray]],
     validation: Photos,
-    max_drop: float,
+    budget: BudgetConfig,
 ) -> dict[str, Any]:
-    names = [*(row["name"] for row in rows), "student"]
-    top1 = {name: _top1(probs[name]["validation"], validation.labels) for name in names}
-    return choose(
-        rows,
-        validation_top1=top1,
-        student_validation_top1=top1["student"],
-        max_drop=max_drop,
-    )
+    student_top1 = _top1(probs["student"]["validation"], validation.labels)
+    names = [row["name"] for row in rows]
+    drops = {n: student_top1 - _top1(probs[n]["validation"], validation.labels) for n in names}
+    return choose(rows, drops=drops, budget=budget)
 
 
 def _robustness(

@@ -1,4 +1,4 @@
-"""The measured rows of a report: models, files, and which file to ship."""
+"""The measured rows of a report: what files answer and how long they take."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from eval.accuracy import OWN_PIXELS, Pixels, accuracy, compare, predict_file
 from eval.devices import check_device, device_label
 from eval.footprint import file_bytes, zip_bytes
 from eval.images import evaluation_batches
-from eval.latency import difference, measure
+from eval.latency import measure
 from eval.machine import machine
 from eval.probe import open_model
 from eval.rounds import RUNS_PER_ROUND, Journal
@@ -219,65 +219,3 @@ def _parity(probs: np.ndarray, source_probs: np.ndarray | None) -> dict[str, Any
         "argmax_equal": int((probs.argmax(1) == source_probs.argmax(1)).sum()),
         "n": len(probs),
     }
-
-
-def _lost(points: float) -> str:
-    if abs(points) < 0.05:
-        return "loses nothing there"
-    return f"{'loses' if points > 0 else 'gains'} {abs(points):.1f}"
-
-
-def choose(
-    rows: list[dict[str, Any]],
-    *,
-    validation_top1: dict[str, float],
-    student_validation_top1: float | None,
-    max_drop: float,
-) -> dict[str, Any]:
-    """The fastest file whose validation top-1 is within `max_drop` of the student's.
-
-    Of files whose speeds do not differ the smallest is chosen, and of those of one size (within
-    1 %) the one that loses least. The validation split chooses, so that the test scores of the
-    chosen file stay unbiased.
-
-    Returns:
-        `verdict` of report.json.
-    """
-
-    def drop(row: dict[str, Any]) -> float:
-        assert student_validation_top1 is not None
-        return student_validation_top1 - validation_top1[row["name"]]
-
-    if not rows or student_validation_top1 is None:
-        return {"chosen_file": None, "reason": "there is nothing to choose from or compare with"}
-    within = [row for row in rows if drop(row) <= max_drop]
-    if not within:
-        best = min(rows, key=drop)
-        reason = (
-            f"no file stays within {100 * max_drop:.1f} points of the student on the validation "
-            f"photos; this one loses the least ({100 * drop(best):.1f} points)"
-        )
-        return {"chosen_file": best["name"], "reason": reason}
-    equals = _as_fast_as_the_fastest(within)
-    smallest = min(row["file_bytes"] for row in equals)
-    chosen = min((row for row in equals if row["file_bytes"] <= 1.01 * smallest), key=drop)
-    what = "the fastest" if len(equals) == 1 else f"the smallest of {len(equals)} as fast"
-    reason = (
-        f"{what if chosen['latency'] else 'the smallest'} of {len(within)} files within "
-        f"{100 * max_drop:.1f} points of the student on the validation photos "
-        f"(it {_lost(100 * drop(chosen))})"
-    )
-    return {"chosen_file": chosen["name"], "reason": reason}
-
-
-def _as_fast_as_the_fastest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The row of the lowest p50, and those that are no slower as far as can be told."""
-    timed_rows = [row for row in rows if row["latency"]]
-    if not timed_rows:
-        return rows
-    fastest = min(timed_rows, key=lambda row: row["latency"][0]["p50_ms"])
-    against = {
-        row["name"]: difference(row["latency"][0], fastest["latency"][0]) for row in timed_rows
-    }
-    told = {name: found["verdict"] for name, found in against.items() if found}
-    return [row for row in rows if row is fastest or told.get(row["name"], "slower") != "slower"]

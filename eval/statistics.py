@@ -125,6 +125,51 @@ def detectable_drop(*, n: int, discordant: float, power: float = 0.8) -> float:
     return high
 
 
+def fitted_temperature(probs: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature at which probabilities fit the labels best, of 1/8 to 8.
+
+    Source: Guo et al. 2017, section 4.2 (arXiv:1706.04599): least negative log-likelihood.
+    """
+    candidates = np.geomspace(1 / 8, 8, 121)
+
+    def loss(temperature: float) -> float:
+        return negative_log_likelihood(_tempered(probs, temperature), labels)
+
+    return float(min(candidates, key=loss))
+
+
+def _tempered(probs: np.ndarray, temperature: float) -> np.ndarray:
+    logits = np.log(np.maximum(probs.astype("float64"), 1e-12)) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def expected_drop(
+    probs: np.ndarray, source_probs: np.ndarray, labels: np.ndarray
+) -> tuple[float, float, float]:
+    """Top-1 that rounding a model is expected to cost, and the ends of its 95 % interval.
+
+    An answer that rounding changed costs what the model itself thought more likely of its own
+    answer than of the new one, its probabilities calibrated on the labels. That rounding errors
+    know nothing of the truth beyond the model is what this takes for granted: it is for files of
+    the same model, not for another one. A few hundred photos tell so what counting right answers
+    tells on several thousand, for counting adds the chance of each label (a Rao-Blackwell estimate
+    of the drop; docs/LOG.md compares the two).
+
+    Args:
+        probs: of the rounded model, (examples, classes).
+        source_probs: of the model itself.
+        labels: to calibrate `source_probs` by.
+    """
+    calibrated = _tempered(source_probs, fitted_temperature(source_probs, labels))
+    at = np.arange(len(labels))
+    own, new = source_probs.argmax(axis=1), probs.argmax(axis=1)
+    lost = calibrated[at, own] - calibrated[at, new]
+    half = Z_95 * float(lost.std()) / math.sqrt(len(lost))
+    mean = float(lost.mean())
+    return mean, max(mean - half, 0.0), mean + half
+
+
 def paired_bootstrap(differences: np.ndarray, num_samples: int = 2000) -> tuple[float, float]:
     """95 % interval of a mean difference, over the chance in photos and in training seeds.
 

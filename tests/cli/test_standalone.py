@@ -62,10 +62,27 @@ def test_a_foreign_model_becomes_measured_files(
         assert again["files"][0]["accuracy"][score] == pytest.approx(expected[score])
 
 
+def test_a_limit_without_recipes_searches(program, foreign: Path, photo_folder: Path) -> None:
+    outcome = program(
+        "compress", "quantize", foreign, "--data", photo_folder, "--pixels", "0..1",
+        "--max-drop", "0.5", "--max-bytes", "1000000", "--quiet",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    table, _, chosen = outcome.out.partition("on the test photos:")
+    (line,) = [line for line in table.splitlines() if line.endswith("chosen")]
+    name = line.split()[0]
+    assert f"* {name}: the fastest of 3 files within 50.0 points" in chosen
+    assert "1,000,000 bytes" in chosen
+    assert "not made: no swish of the model can be equalized" in table
+    assert table.count("not made: int8 holds the budget, and this one is slower") == 3
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["compress", "quantize", "smoke", "--recipe", "int8"], "--recipe has no effect on smoke"),
+        (["compress", "quantize", "smoke", "--max-bytes", "9"], "--max-bytes has no effect on"),
+        (["compress", "quantize", "m.keras", "--max-drop", "2"], "--max-drop is 2.0: Input should"),
         (["compress", "quantize", "m.keras", "--run", "r"], "--run has no effect on m.keras"),
         (["evaluate", "latency", "smoke", "--num-runs", "3"], "--num-runs has no effect on smoke"),
         (["evaluate", "accuracy", "a.onnx", "smoke"], "or only .tflite and .onnx files"),

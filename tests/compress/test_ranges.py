@@ -5,14 +5,19 @@ from ai_edge_litert import schema_py_generated as schema
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from compress import onnx, tflite
-from compress.ranges import _twins, file_ranges
-from compress.rewrites import simplified
-from compress.sensitivity import sensitivities, tensors_of
+from compress.calibration import Calibrated
+from compress.ranges import BYTES, _twins, file_ranges
+from compress.sensitivity import tensors_of
 
 
 @pytest.fixture(scope="module")
-def simple(tiny_model) -> keras.Model:
-    return simplified(tiny_model)
+def ready(tiny_model, images) -> Calibrated:
+    return Calibrated(tiny_model, images)
+
+
+@pytest.fixture(scope="module")
+def simple(ready) -> keras.Model:
+    return ready.model
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +52,8 @@ def test_tensors_of_a_file_are_found_in_the_model_by_their_values(
         )
 
 
-def test_minmax_covers_all_values_and_zero(simple, images, tflite_tensors):
-    found = file_ranges(tflite_tensors, simple, images, ranges="minmax")
+def test_minmax_covers_all_values_and_zero(ready, images, tflite_tensors):
+    found = file_ranges(tflite_tensors, ready, ranges="minmax").ranges
     for image in images:
         for name, values in tflite_tensors(image).items():
             low, high = found[name]
@@ -56,13 +61,24 @@ def test_minmax_covers_all_values_and_zero(simple, images, tflite_tensors):
             assert high >= max(0, values.max())
 
 
-def test_ranges_for_the_loss_are_those_of_the_twins(simple, images, tflite_tensors):
-    found = file_ranges(tflite_tensors, simple, images, ranges="loss")
-    known = sensitivities(simple, images)
-    twins = _twins([tflite_tensors(image) for image in images[:2]], simple, images[:2])
-    assert {name: found[name] for name in twins} == {
+def test_ranges_for_the_loss_are_those_of_the_twins(ready, images, tflite_tensors):
+    found = file_ranges(tflite_tensors, ready, ranges="loss")
+    known = ready.sensitivities
+    twins = _twins([tflite_tensors(image) for image in images[:2]], ready.model, images[:2])
+    assert found.twins == twins
+    assert {name: found.ranges[name] for name in twins} == {
         name: known[twin].best[:2] for name, twin in twins.items()
     }
+    for name, nats in found.costs(ready).items():
+        assert nats == pytest.approx(known[twins[name]].cost)
+
+
+@pytest.mark.parametrize("ranges", ["loss", "minmax"])
+def test_pixels_in_whole_numbers_are_not_rounded(tiny_model, images, tflite_tensors, ranges):
+    ready = Calibrated(tiny_model, np.round(images * 0.8))  # no photo need have a 255
+    found = file_ranges(tflite_tensors, ready, ranges=ranges)
+    assert found.ranges["image"] == BYTES
+    assert found.costs(ready)["image"] == 0
 
 
 def test_an_int8_file_has_the_steps_of_its_ranges(tiny_model, simple, images, tmp_path):

@@ -96,8 +96,12 @@ def test_activations_become_layers_and_a_shared_kernel_stays_one() -> None:
     images = random_images(4, 8)
     found = simplified(model)
     np.testing.assert_allclose(answers(found, images), answers(model, images), rtol=1e-5)
-    assert names(found).count("Activation") == 3
+    assert names(found).count("Activation") == 2
     assert names(found).count("Conv2D") == 1
+    assert [each.name for each in found.layers if each.name.startswith("shared")] == [
+        "shared",
+        "shared.activation",
+    ]
 
 
 def rounded(layer) -> None:

@@ -9,6 +9,7 @@ from keras import layers
 from compress.graph import check_parity
 from compress.tflite import RECIPES
 from configs.errors import UserError
+from eval.probe import open_model
 
 FLOATS = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16)
 
@@ -34,9 +35,9 @@ def flatbuffer(path):
     return schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
 
 
-def test_there_are_four_recipes():
-    names = ["tflite.dynamic", "tflite.float16", "tflite.float32", "tflite.int8"]
-    assert RECIPES.names() == names
+def test_there_are_six_recipes():
+    names = ["dynamic", "float16", "float32", "int16", "int8", "weights"]
+    assert RECIPES.names() == [f"tflite.{name}" for name in names]
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,8 @@ def test_there_are_four_recipes():
         ("float32", 1e-6),  # rounding
         ("float16", 2e-3),  # weights keep 11 bits, and a dozen layers add their errors
         ("dynamic", 0.05),  # weights keep 8 bits
+        ("weights", 0.02),  # so they do, and their mean errors are made up for
+        ("int16", 0.02),  # and activations 16
         ("int8", 0.1),  # so do activations
     ],
 )
@@ -53,7 +56,7 @@ def test_a_file_answers_like_its_model(files, recipe, tolerance, tiny_model, ima
     np.testing.assert_allclose(answers(files[recipe], images), expected, atol=tolerance)
 
 
-@pytest.mark.parametrize("recipe", ["float32", "float16", "dynamic", "int8"])
+@pytest.mark.parametrize("recipe", ["float32", "float16", "dynamic", "int8", "int16", "weights"])
 def test_tensors_and_signature_are_named_and_the_edges_float32_of_batch_1(files, recipe):
     interpreter = Interpreter(str(files[recipe]))
     (image,), (probs,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -65,7 +68,7 @@ def test_tensors_and_signature_are_named_and_the_edges_float32_of_batch_1(files,
     }
 
 
-@pytest.mark.parametrize("recipe", ["float32", "int8"])
+@pytest.mark.parametrize("recipe", ["float32", "int8", "weights"])
 def test_weights_lie_where_runtimes_expect_them(files, recipe):
     content = files[recipe].read_bytes()
     model = schema.Model.GetRootAsModel(content)
@@ -76,15 +79,68 @@ def test_weights_lie_where_runtimes_expect_them(files, recipe):
     assert starts == {0}
 
 
-def test_every_operation_of_an_int8_file_is_int8(files):
-    graph = flatbuffer(files["int8"]).subgraphs[0]
-    floats = {
+def float_tensors(path):
+    """Indices of the floats that any operation of a file reads or writes, its weights included."""
+    graph = flatbuffer(path).subgraphs[0]
+    return {
         int(index)
         for operator in graph.operators
         for index in (*operator.inputs, *operator.outputs)
         if index >= 0 and graph.tensors[index].type in FLOATS
     }
-    assert floats == {int(graph.inputs[0]), int(graph.outputs[0])}
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int16"])
+def test_no_operation_of_an_integer_file_is_float_but_at_its_edges(files, recipe):
+    graph = flatbuffer(files[recipe]).subgraphs[0]
+    assert float_tensors(files[recipe]) == {int(graph.inputs[0]), int(graph.outputs[0])}
+
+
+@pytest.mark.parametrize(("kind", "zero"), [("uint8", 0), ("int8", -128)])
+def test_integer_edges_leave_no_float_and_take_the_bytes_of_a_photo(
+    kind, zero, tiny_model, images, tmp_path
+):
+    photos = np.round(images)
+
+    def written(name, **options):
+        path = tmp_path / f"{name}.tflite"
+        RECIPES["tflite.int8"](
+            tiny_model, path, calibration=lambda: iter(photos), output="probabilities", **options
+        )
+        return path
+
+    path = written("edges", input_type=kind, output_type=kind)
+    assert float_tensors(path) == set()
+    interpreter = Interpreter(str(path))
+    (image,), (probs,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert (image["dtype"], probs["dtype"]) == (np.dtype(kind), np.dtype(kind))
+    assert image["quantization"] == (1.0, zero)
+    # The same arithmetic between the edges.
+    np.testing.assert_array_equal(
+        open_model(path).predict(photos), open_model(written("floats")).predict(photos)
+    )
+
+
+def test_an_integer_input_of_scaled_pixels_is_refused(tiny_model, images, tmp_path):
+    with pytest.raises(UserError, match="input_type uint8 is for models that take pixels"):
+        RECIPES["tflite.int8"](
+            tiny_model,
+            tmp_path / "file",
+            calibration=lambda: iter(images / 255),
+            output="logits",
+            input_type="uint8",
+        )
+
+
+def test_a_file_of_weights_keeps_its_kernels_as_int8_by_channel_and_computes_in_float(files):
+    graph = flatbuffer(files["weights"]).subgraphs[0]
+    tensors = graph.tensors
+    kept = [t for t in tensors if t.type == schema.TensorType.INT8]
+    assert [len(t.quantization.scale) for t in kept] == [8, 8, 8, 8, 16, 4]
+    kernels = {int(o.outputs[0]) for o in graph.operators if tensors[o.inputs[0]] in kept}
+    assert len(kernels) == len(kept)
+    others = [o for o in graph.operators if int(o.outputs[0]) not in kernels]
+    assert all(tensors[o.outputs[0]].type == schema.TensorType.FLOAT32 for o in others)
 
 
 def test_float16_halves_and_int8_quarters_the_weights(files):

@@ -7,6 +7,8 @@ from eval.statistics import (
     calibration_interval,
     detectable_drop,
     expected_calibration_error,
+    expected_drop,
+    fitted_temperature,
     macro_f1,
     mcnemar_p,
     mcnemar_power,
@@ -269,3 +271,41 @@ def test_the_bootstrap_agrees_with_scipys() -> None:
 def test_mcnemar_agrees_with_scipys_binomial_test(won: int, lost: int) -> None:
     stats = pytest.importorskip("scipy.stats")
     assert mcnemar_p(won, lost) == pytest.approx(stats.binomtest(won, won + lost).pvalue, rel=1e-9)
+
+
+def test_the_temperature_of_probabilities_that_are_too_sure_is_found() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20_000, 4))
+    true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (rng.uniform(size=(20_000, 1)) > true.cumsum(axis=1)).sum(axis=1)
+    sure = true**2 / (true**2).sum(axis=1, keepdims=True)
+    # Candidates are 3.5 % apart.
+    assert fitted_temperature(sure, labels) == pytest.approx(2, rel=0.06)
+    assert fitted_temperature(true, labels) == pytest.approx(1, rel=0.06)
+
+
+def test_an_answer_that_rounding_changed_costs_what_the_source_was_surer_of_its_own() -> None:
+    # Probabilities that are right: three of four answers of 0.75 are.
+    labels, source = np.array([0, 0, 0, 1]), np.tile([[0.75, 0.25]], (4, 1))
+    file = np.array([[0.6, 0.4], [0.6, 0.4], [0.6, 0.4], [0.4, 0.6]])
+    mean, low, high = expected_drop(file, source, labels)
+    # One of four costs 0.75 - 0.25: mean 1/8, deviation sqrt(1/16 - 1/64) = 0.2165, of four 0.1083.
+    assert mean == pytest.approx(0.125, abs=1e-6)
+    assert (low, high) == (0, pytest.approx(0.125 + 1.96 * 0.10825, abs=1e-3))
+    assert expected_drop(source, source, labels) == (0, 0, 0)
+
+
+def test_the_expected_drop_varies_less_than_the_counted_one_and_means_the_same() -> None:
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(400, 3))
+    source = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    counted, expected = [], []
+    for _ in range(100):
+        labels = (rng.uniform(size=(400, 1)) > source.cumsum(axis=1)).sum(axis=1)
+        file = np.exp(logits + rng.normal(size=logits.shape) * 0.5)
+        right = [(each.argmax(axis=1) == labels).mean() for each in (source, file)]
+        counted.append(right[0] - right[1])
+        expected.append(expected_drop(file, source, labels)[0])
+    # Of a hundred means, each within 0.0006 or so.
+    assert np.mean(expected) == pytest.approx(np.mean(counted), abs=0.004)
+    assert np.std(expected) < 0.5 * np.std(counted)

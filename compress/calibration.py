@@ -1,0 +1,78 @@
+"""A model as int8 recipes convert it, with what calibration images say of it."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from itertools import islice
+
+import keras
+import numpy as np
+
+from compress.rewrites import prepared
+from compress.sensitivity import Sensitivity, sensitivities
+from configs.errors import UserError
+
+Images = Callable[[], Iterator[np.ndarray]]
+"""Starts an iterator of calibration images, float32 (height, width, 3)."""
+
+
+class Calibrated:
+    """A model ready for int8 and the images it is calibrated on.
+
+    Attributes:
+        model: the same answers in fewer tensors to round (`compress/rewrites.py`).
+        images: float32, (images, height, width, 3), from the training split.
+    """
+
+    def __init__(self, model: keras.Model, images: np.ndarray) -> None:
+        self.images = images
+        self.model = prepared(model, images)
+        self._source = model  # kept alive, so that no other model gets its id
+
+    @cached_property
+    def sensitivities(self) -> dict[str, Sensitivity]:
+        """By the names of `tensors_of` the model."""
+        return sensitivities(self.model, self.images)
+
+    @property
+    def of_bytes(self) -> bool:
+        """Whether the model takes pixels as photos hold them: whole numbers from 0 to 255."""
+        some = self.images
+        return bool(some.min() >= 0 and some.max() <= 255 and (some == np.round(some)).all())
+
+
+_kept: dict[tuple[int, str], Calibrated] = {}
+
+
+def calibrated(model: keras.Model, calibration: Images, num_images: int) -> Calibrated:
+    """A model with the first `num_images` of its calibration images.
+
+    The last one is kept: the recipes for one model share what takes most of their time.
+
+    Raises:
+        UserError: there are no images.
+    """
+    images = calibration_images(calibration, num_images)
+    contents = hashlib.sha256(images.tobytes())
+    for weights in model.get_weights():
+        contents.update(np.ascontiguousarray(weights).tobytes())
+    key = id(model), contents.hexdigest()
+    if key not in _kept:
+        _kept.clear()
+        _kept[key] = Calibrated(model, images)
+    return _kept[key]
+
+
+def calibration_images(calibration: Images, num_images: int) -> np.ndarray:
+    """The first `num_images` of the calibration images, (images, height, width, 3) in float32.
+
+    Raises:
+        UserError: there are none.
+    """
+    images = [np.asarray(image, "float32") for image in islice(calibration(), num_images)]
+    if not images:
+        raise UserError(
+            "int8 needs calibration photos and got none. Give a folder of photos with --data, "
+            "or choose a recipe without calibration (tflite.dynamic, tflite.float16)."
+        )
+    return np.stack(images)

@@ -1,0 +1,142 @@
+"""The search for a file within a budget, on a model that int8 harms and equalisation helps."""
+
+import json
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from compress.budget import LADDER, Tried, _needless, against_source, shortfall
+from compress.export import RECIPES
+from compress.standalone import quantize_model
+from configs.schema import BudgetConfig
+from eval.images import evaluation_image
+from small_models import settle
+from support import save_photo
+
+NUM_PHOTOS = {"train": 32, "validation": 60, "test": 60}
+
+
+def uneven_model(photos: np.ndarray) -> keras.Model:
+    """A swish whose channels differ 300-fold in range, and count the same for the answer."""
+    keras.utils.set_random_seed(5)
+    pixels = keras.Input((16, 16, 3), name="image")
+    x = layers.Conv2D(16, 3, use_bias=False)(layers.Rescaling(1 / 255)(pixels))
+    x = layers.BatchNormalization(name="uneven")(x)
+    x = layers.DepthwiseConv2D(3, use_bias=False)(layers.Activation("silu", name="swish")(x))
+    x = layers.GlobalAveragePooling2D()(layers.BatchNormalization()(x))
+    logits = layers.Dense(2, name="logits")(layers.BatchNormalization(name="even")(x))
+    model = settle(keras.Model(pixels, logits), photos)
+    factors = np.geomspace(1, 300, 16).astype("float32")
+    norm = model.get_layer("uneven")
+    norm.gamma.assign(norm.gamma * factors)
+    norm.beta.assign(norm.beta * factors)
+    return settle(model, photos)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """The rows and the verdict of a search; the photos are called what the model calls them."""
+    folder = tmp_path_factory.mktemp("budget")
+    total = sum(NUM_PHOTOS.values())
+    paths = [save_photo(folder / "all" / f"{i}.png", seed=i, size=(16, 16)) for i in range(total)]
+    images = np.stack([evaluation_image(path, (16, 16)) for path in paths]).astype("float32")
+    model = uneven_model(images)
+    model.save(folder / "mine.keras")
+    answers = model.predict_on_batch(images).argmax(axis=1)
+    splits = [split for split, num in NUM_PHOTOS.items() for _ in range(num)]
+    for path, answer, split in zip(paths, answers, splits, strict=True):
+        target = folder / "photos" / split / f"class{answer}" / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    return quantize_model(
+        folder / "mine.keras",
+        data=folder / "photos",
+        recipes=[],
+        out=folder / "out",
+        budget=BudgetConfig(max_drop=0.005),
+    )
+
+
+def test_it_climbs_from_int8_to_the_equalized_file_and_no_further(searched) -> None:
+    _, verdict = searched
+    tried = {each["name"]: each for each in verdict["candidates"]}
+    assert list(tried) == [
+        "mine-float32.tflite", "mine-dynamic.tflite", "mine-int8.tflite",
+        "mine-equalize-int8.tflite", "mixed-int8", "weights", "int16",
+    ]  # fmt: skip
+    assert re.fullmatch(
+        r"loses \d+\.\d points \(.*\), 0\.5 allowed", tried["mine-int8.tflite"]["turned_down"]
+    )
+    held = tried["mine-equalize-int8.tflite"]
+    assert held["validation"]["expected_drop"] <= 0.005
+    assert held["p50_ms"] > 0
+    for name in ("mixed-int8", "weights", "int16"):
+        assert tried[name]["turned_down"].startswith("not made: equalize-int8 holds the budget")
+
+
+def test_the_fastest_that_holds_is_chosen_and_the_timed_ones_are_scored(searched) -> None:
+    rows, verdict = searched
+    timed = {c["name"]: c["p50_ms"] for c in verdict["candidates"] if c["p50_ms"]}
+    assert verdict["chosen_file"] == min(timed, key=lambda name: timed[name])
+    (chosen,) = [c["name"] for c in verdict["candidates"] if c["turned_down"] is None]
+    assert chosen == verdict["chosen_file"]
+    assert [row["name"] for row in rows] == list(timed)
+    assert all(row["accuracy"]["n"] == NUM_PHOTOS["test"] for row in rows)
+    assert all(row["accuracy"]["agreement_with_source"] > 0.95 for row in rows)
+
+
+def test_a_file_says_what_rounding_its_layers_is_predicted_to_cost(searched) -> None:
+    rows, _ = searched
+    path = Path(next(row["path"] for row in rows if "int8" in row["name"]))
+    manifest = json.loads(path.with_name(path.name + ".json").read_text())
+    nats = [each["nats"] for each in manifest["rounding"]]
+    assert nats == sorted(nats, reverse=True)
+    assert "swish_product" in [each["layer"] for each in manifest["rounding"]]
+
+
+def test_what_the_validation_photos_tell_is_worked_by_hand() -> None:
+    labels = np.array([0, 0, 0, 1])
+    source = np.tile([[0.75, 0.25]], (4, 1))  # right on three of four, as it says itself
+    file = np.array([[0.9, 0.1], [0.6, 0.4], [0.4, 0.6], [0.4, 0.6]])
+    found = against_source(file, source, labels)
+    assert found["n"] == 4
+    assert found["agreement"] == 0.5
+    assert found["drop"] == 0  # one answer became wrong, one right
+    # Two answers of which the source was half a probability surer than of the other.
+    assert found["expected_drop"] == pytest.approx(0.25, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        ({"expected_drop": 0.004, "drop": 0.02, "drop_low": -0.01}, None),  # counted, it is chance
+        ({"expected_drop": 0.006, "drop": 0.0, "drop_low": -0.01}, "loses 0.6 points (0.2 to 1.0)"),
+        ({"expected_drop": 0.004, "drop": 0.03, "drop_low": 0.01}, "loses 3.0 points as counted"),
+    ],
+)
+def test_the_expected_drop_decides_unless_what_is_counted_contradicts_it(found, says) -> None:
+    found |= {"expected_low": 0.002, "expected_high": 0.01}
+    reason = shortfall(found, 1000, BudgetConfig(max_drop=0.005))
+    assert reason is None if says is None else reason.startswith(says)
+    assert shortfall(found, 1000, BudgetConfig(max_bytes=999)) == "has 1,000 bytes, 999 allowed"
+
+
+def test_what_need_not_be_made() -> None:
+    tried = [Tried(candidate) for candidate in LADDER]
+    assert [_needless(each, tried, has_swishes=True) for each in tried] == [None] * len(tried)
+    by_name = {each.candidate.name: each for each in tried}
+    assert "no swish" in _needless(by_name["equalize-int8"], tried, has_swishes=False)
+    by_name["dynamic"].file = Path("mine-dynamic.tflite")
+    assert _needless(by_name["int16"], tried, has_swishes=True) is None  # int8 may be faster yet
+    by_name["int8"].file = Path("mine-int8.tflite")
+    assert "int8 holds" in _needless(by_name["int16"], tried, has_swishes=True)
+    by_name["int8"].turned_down = "loses"
+    assert _needless(by_name["int16"], tried, has_swishes=True) is None
+
+
+def test_every_candidate_has_a_recipe_with_these_options() -> None:
+    assert {each.choice.name for each in LADDER} <= set(RECIPES.names())
