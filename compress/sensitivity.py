@@ -1,6 +1,6 @@
 """What rounding each tensor of a model costs its answers, from gradients."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -102,12 +102,17 @@ class Sensitivity:
 
 
 def sensitivities(
-    model: keras.Model, images: np.ndarray, *, seed: int = 0
+    model: keras.Model,
+    images: np.ndarray,
+    *,
+    only: Collection[str] | None = None,
+    seed: int = 0,
 ) -> dict[str, Sensitivity]:
     """How the answers of a model depend on each of its tensors.
 
     Args:
         images: float32, (images, height, width, 3), from the training split; some dozens do.
+        only: the tensors to look at; None: all.
         seed: of the answers and positions that stand for all.
 
     Returns:
@@ -120,6 +125,8 @@ def sensitivities(
     found: dict[str, Sensitivity] = {}
     for batch in batches(images):
         for name, tensor, gradient in _gradients(model, batch, rng):
+            if only is not None and name not in only:
+                continue
             seen = _seen(tensor.numpy(), gradient.numpy(), len(images), rng)
             found[name] = _added(found[name], seen) if name in found else seen
     return found
@@ -193,16 +200,18 @@ def _seen(
         num_all = values.size
         values, gradients = values[:, *at], gradients[:, *at]
         share = values.size / num_all
-    bins, gradients = _bins(values), gradients.astype("float64")
+    codes = (np.ascontiguousarray(values, "float32").view("uint32") >> SHIFT).astype("intp")
+    gradients = gradients.astype("float64")
 
-    def histogram(bins: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    def histogram(codes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         weights = None if weights is None else weights.ravel()
-        return np.bincount(bins.ravel(), weights, minlength=len(CENTERS)) / share
+        by_code = np.bincount(codes.ravel(), weights, minlength=len(_BIN_OF_CODE))
+        return np.bincount(_BIN_OF_CODE, by_code, minlength=len(CENTERS)) / share
 
     return Sensitivity(
-        counts=histogram(bins) / num_images,
-        squares=histogram(bins, np.square(gradients)) / num_images,
-        sums=np.stack([histogram(*each) for each in zip(bins, gradients, strict=True)]),
+        counts=histogram(codes) / num_images,
+        squares=histogram(codes, np.square(gradients)) / num_images,
+        sums=np.stack([histogram(*each) for each in zip(codes, gradients, strict=True)]),
         low=low,
         high=high,
     )
@@ -214,6 +223,10 @@ def _bins(values: np.ndarray) -> np.ndarray:
     bits = np.ascontiguousarray(values, "float32").view("int32")
     magnitudes = np.clip(((bits & 0x7FFFFFFF) >> SHIFT) - _FIRST, 0, half - 1)
     return np.where(bits < 0, half - 1 - magnitudes, half + magnitudes)
+
+
+# What is left of a value when the shift has taken the rest of its bits: the bin can be looked up.
+_BIN_OF_CODE = _bins((np.arange(1 << (32 - SHIFT), dtype="uint32") << SHIFT).view("float32"))
 
 
 def _added(one: Sensitivity, other: Sensitivity) -> Sensitivity:

@@ -15,7 +15,7 @@ import numpy as np
 from keras import layers
 from pydantic import Field
 
-from compress.graph import Graph, Use, batches, copy_of, rebuilt
+from compress.graph import Graph, Use, batches, rebuilt
 from compress.methods import METHODS
 from compress.sensitivity import sensitivities
 from configs.errors import UserError
@@ -79,7 +79,7 @@ def equalize(
         "equalized %d of %d swishes: %s", len(chosen), len(swishes),
         ", ".join(f"{swishes[i].activation.name} ({gains[i]:.2g} nats)" for i in chosen),
     )  # fmt: skip
-    return _rewritten(model, chosen, scales)
+    return _rewritten(model, [(swishes[i], scales[i]) for i in chosen])
 
 
 class Swish(NamedTuple):
@@ -187,17 +187,21 @@ def _gains(
     model: keras.Model, swishes: list[Swish], scales: list[np.ndarray], images: np.ndarray
 ) -> list[float]:
     """Nats that each rewrite saves the answers."""
-    before = sensitivities(model, images)
-    after = sensitivities(_rewritten(model, range(len(swishes)), scales), images)
-    gains = []
+    old, new = [], []
     for swish in swishes:
         passed = [swish.norm.name, *(layer.name for layer in swish.carriers)]
         name = swish.activation.name
-        old = [*passed, name]
-        new = [*passed, f"{name}_product", f"{name}_scale"]
-        saved = sum(before[each].cost for each in old if each in before)
-        gains.append(saved - sum(after[each].cost for each in new if each in after))
-    return gains
+        old.append([*passed, name])
+        new.append([*passed, f"{name}_product", f"{name}_scale"])
+    before = _costs(model, images, old)
+    after = _costs(_rewritten(model, zip(swishes, scales, strict=True)), images, new)
+    return [one - other for one, other in zip(before, after, strict=True)]
+
+
+def _costs(model: keras.Model, images: np.ndarray, tensors: list[list[str]]) -> list[float]:
+    """Nats that rounding some tensors together costs, for each list of them."""
+    known = sensitivities(model, images, only={name for names in tensors for name in names})
+    return [sum(known[name].cost for name in names if name in known) for names in tensors]
 
 
 def _fewest(gains: np.ndarray, share: float) -> list[int]:
@@ -209,34 +213,35 @@ def _fewest(gains: np.ndarray, share: float) -> list[int]:
     return order[: int(np.searchsorted(reached, share * reached[-1])) + 1]
 
 
-def _rewritten(model: keras.Model, chosen: Iterable[int], scales: list[np.ndarray]) -> keras.Model:
-    """The model with x * sigmoid(s * x) for the chosen ones of its rewritable swishes."""
-    copy = copy_of(model)
-    swishes = rewritable(Graph.of(copy))
-    for i in chosen:
-        _move_scale(swishes[i], scales[i])
-    gated = {id(swishes[i].activation): scales[i] for i in chosen}
+def _rewritten(model: keras.Model, chosen: Iterable[tuple[Swish, np.ndarray]]) -> keras.Model:
+    """The model with x * sigmoid(s * x) for some of its swishes, each with its s."""
+    moved = list(chosen)
+    scales = {id(swish.activation): scale for swish, scale in moved}
 
     def stand_in(layer: Any) -> Callable:
-        scale = gated.get(id(layer))
+        scale = scales.get(id(layer))
         if scale is None:
             return layer
 
-        def swish(x: Any) -> Any:
+        def gated(x: Any) -> Any:
             scaled = layers.Rescaling(scale.tolist(), name=f"{layer.name}_scale")(x)
             gate = layers.Activation("sigmoid", name=f"{layer.name}_gate")(scaled)
             return layers.Multiply(name=f"{layer.name}_product")([x, gate])
 
-        return swish
+        return gated
 
-    return rebuilt(copy, stand_in)
+    found = rebuilt(model, stand_in)
+    for swish, scale in moved:
+        _move_scale(found, swish, scale)
+    return found
 
 
-def _move_scale(swish: Swish, scale: np.ndarray) -> None:
+def _move_scale(model: keras.Model, swish: Swish, scale: np.ndarray) -> None:
     """Divide what the normalization gives by s, and multiply the kernels that read it."""
-    norm = swish.norm
+    norm = model.get_layer(swish.norm.name)
     norm.gamma.assign(norm.gamma / scale)
     norm.beta.assign(norm.beta / scale)
-    for layer in swish.kernels:
+    for name in [layer.name for layer in swish.kernels]:
+        layer = model.get_layer(name)
         # (height, width, in, out), depthwise (height, width, in, multiplier), or (in, out).
         layer.kernel.assign(layer.kernel * scale[:, None].astype("float32"))
