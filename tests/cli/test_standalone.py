@@ -1,6 +1,7 @@
 """The last mile alone: bare models and files, without a run."""
 
 import json
+import re
 from pathlib import Path
 
 import keras
@@ -71,7 +72,8 @@ def test_a_limit_without_recipes_searches(program, foreign: Path, photo_folder: 
     table, _, chosen = outcome.out.partition("on the test photos:")
     (line,) = [line for line in table.splitlines() if line.endswith("chosen")]
     name = line.split()[0]
-    assert f"* {name}: the fastest of 3 files within 50.0 points" in chosen
+    # Of files as fast the smallest: tiny ones are that by chance.
+    assert re.search(rf"\* {name}: the (fast|small)est .*of 3 files within 50\.0 points", chosen)
     assert "1,000,000 bytes" in chosen
     assert "not made: no swish of the model can be equalized" in table
     assert table.count("not made: int8 holds the budget, and this one is slower") == 3
