@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from compress.budget import LADDER, Tried, _needless, against_source, shortfall
+from compress.budget import LADDER, Tried, _fastest, _needless, against_source, shortfall
 from compress.export import RECIPES
 from compress.standalone import quantize_model
 from configs.schema import BudgetConfig
@@ -84,6 +84,7 @@ def test_the_fastest_that_holds_is_chosen_and_the_timed_ones_are_scored(searched
     assert verdict["chosen_file"] == min(timed, key=lambda name: timed[name])
     (chosen,) = [c["name"] for c in verdict["candidates"] if c["turned_down"] is None]
     assert chosen == verdict["chosen_file"]
+    assert "counted on 60 photos it is 0.0 (0.0 to 0.0)" in verdict["reason"]
     assert [row["name"] for row in rows] == list(timed)
     assert all(row["accuracy"]["n"] == NUM_PHOTOS["test"] for row in rows)
     assert all(row["accuracy"]["agreement_with_source"] > 0.95 for row in rows)
@@ -136,6 +137,14 @@ def test_what_need_not_be_made() -> None:
     assert "int8 holds" in _needless(by_name["int16"], tried, has_swishes=True)
     by_name["int8"].turned_down = "loses"
     assert _needless(by_name["int16"], tried, has_swishes=True) is None
+
+
+def test_where_no_candidate_holds_none_is_chosen(tmp_path) -> None:
+    tried = [Tried(LADDER[0], file=tmp_path / "mine.tflite", turned_down="loses"), Tried(LADDER[1])]
+    latency, verdict = _fastest(tried, BudgetConfig())
+    assert latency == {}
+    assert verdict["chosen_file"] is None
+    assert verdict["reason"] == "no candidate holds the budget"
 
 
 def test_every_candidate_has_a_recipe_with_these_options() -> None:
