@@ -14,11 +14,10 @@ from compress.graph import Graph, image_size_of
 from compress.methods.equalize import equalize, rewritable
 from configs.schema import BudgetConfig, Choice
 from distill.data import Examples
-from eval.accuracy import Pixels, compare
-from eval.choice import choose
+from eval.accuracy import Pixels
+from eval.choice import choose, loss_by_rounding
 from eval.footprint import file_bytes
 from eval.results import Photos, file_probabilities, timed
-from eval.statistics import expected_drop, paired_bootstrap
 
 log = logging.getLogger("potstill")
 
@@ -70,7 +69,7 @@ class Tried:
     Attributes:
         file: None where it was not made.
         facts: the file's manifest.
-        validation: as `against_source` tells.
+        validation: as `eval.choice.loss_by_rounding` tells.
         p50_ms: None where it was turned down before.
         turned_down: why; None of the chosen one.
     """
@@ -129,7 +128,7 @@ def search(
         log.info("budget: making %s", candidate.name)
         each.file, each.facts = write(source, candidate)
         probs = file_probabilities(each.file, validation, num_threads=1, pixels=pixels)
-        each.validation = against_source(probs, validation_probs, validation.labels)
+        each.validation = loss_by_rounding(probs, validation_probs, validation.labels)
         each.turned_down = shortfall(each.validation, file_bytes(each.file), budget)
         log.info("budget: %s %s", each.file.name, each.turned_down or "holds")
     return tried, *_fastest(tried, budget)
@@ -145,47 +144,19 @@ def _needless(each: Tried, tried: list[Tried], has_swishes: bool) -> str | None:
     return None
 
 
-def against_source(
-    probs: np.ndarray, source_probs: np.ndarray, labels: np.ndarray
-) -> dict[str, Any]:
-    """What the validation photos tell of a file, as JSON values; drops are positive losses.
-
-    Returns:
-        n; agreement; drop, counted, with the ends of its 95 % interval (drop_low, drop_high); and
-        expected_drop, which says more (`eval.statistics.expected_drop`), with its own.
-    """
-    lost = (source_probs.argmax(axis=1) == labels) * 1.0 - (probs.argmax(axis=1) == labels)
-    low, high = paired_bootstrap(lost[None])
-    expected, expected_low, expected_high = expected_drop(probs, source_probs, labels)
-    return {
-        "n": len(labels),
-        "agreement": compare(probs, source_probs, labels)["agreement_with_source"],
-        "drop": float(lost.mean()),
-        "drop_low": low,
-        "drop_high": high,
-        "expected_drop": expected,
-        "expected_low": expected_low,
-        "expected_high": expected_high,
-    }
-
-
 def shortfall(validation: dict[str, Any], num_bytes: int, budget: BudgetConfig) -> str | None:
-    """Why a file is turned down before it is timed.
-
-    The expected drop decides, unless what was counted contradicts it beyond chance.
-    """
-    allowed = f"{100 * budget.max_drop:.1f} allowed"
+    """Why a file is turned down before it is timed."""
     if budget.max_bytes is not None and num_bytes > budget.max_bytes:
         return f"has {num_bytes:,} bytes, {budget.max_bytes:,} allowed"
-    if validation["expected_drop"] > budget.max_drop:
-        low, high = 100 * validation["expected_low"], 100 * validation["expected_high"]
-        return (
-            f"loses {100 * validation['expected_drop']:.1f} points ({low:.1f} to {high:.1f}), "
-            f"{allowed}"
-        )
-    if validation["drop_low"] > budget.max_drop:
+    if validation["loss"] <= budget.max_drop:
+        return None
+    allowed = f"{100 * budget.max_drop:.1f} allowed"
+    if validation["expected_drop"] <= budget.max_drop:
         return f"loses {100 * validation['drop']:.1f} points as counted, {allowed}"
-    return None
+    expected, low, high = (
+        100 * validation[key] for key in ("expected_drop", "expected_low", "expected_high")
+    )
+    return f"loses {expected:.1f} points ({low:.1f} to {high:.1f}), {allowed}"
 
 
 def _fastest(
@@ -201,7 +172,7 @@ def _fastest(
         {"name": file.name, "file_bytes": file_bytes(file), "latency": [latency[file]]}
         for file in held
     ]
-    drops = {file.name: each.validation["expected_drop"] for file, each in held.items()}
+    drops = {file.name: each.validation["loss"] for file, each in held.items()}
     verdict = choose(rows, drops=drops, budget=budget)
     for file, each in held.items():
         each.p50_ms = latency[file]["p50_ms"]

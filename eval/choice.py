@@ -2,19 +2,63 @@
 
 from typing import Any
 
+import numpy as np
+
 from configs.schema import BudgetConfig
+from eval.statistics import expected_drop, paired_bootstrap
 
 Row = dict[str, Any]
 """An entry of `files` in report.json."""
+
+
+def loss_by_rounding(
+    probs: np.ndarray, source_probs: np.ndarray, labels: np.ndarray
+) -> dict[str, Any]:
+    """What photos tell of a file that rounds the model `source_probs` are of; drops are losses.
+
+    Returns:
+        n; agreement; drop, counted, with the ends of its 95 % interval (drop_low, drop_high);
+        expected_drop, which says more (`eval.statistics.expected_drop`), with its own; and the
+        loss to decide by: what is expected, unless what is counted contradicts it beyond chance.
+    """
+    answers, own = probs.argmax(axis=1), source_probs.argmax(axis=1)
+    lost = (own == labels) * 1.0 - (answers == labels)
+    low, high = paired_bootstrap(lost[None])
+    expected, expected_low, expected_high = expected_drop(probs, source_probs, labels)
+    return {
+        "n": len(labels),
+        "agreement": float((answers == own).mean()),
+        "drop": float(lost.mean()),
+        "drop_low": low,
+        "drop_high": high,
+        "expected_drop": expected,
+        "expected_low": expected_low,
+        "expected_high": expected_high,
+        "loss": max(expected, low),
+    }
+
+
+def loss_of(
+    probs: np.ndarray, source_probs: np.ndarray, student_probs: np.ndarray, labels: np.ndarray
+) -> float:
+    """Top-1 that a file loses against the student, to choose files by.
+
+    A file of another model (a pruned one) is counted; one of the student, or of a model that
+    answers the same, is judged by what rounding costs it.
+    """
+    if (source_probs.argmax(axis=1) == student_probs.argmax(axis=1)).all():
+        return float(loss_by_rounding(probs, student_probs, labels)["loss"])
+    right = [(each.argmax(axis=1) == labels).mean() for each in (student_probs, probs)]
+    return float(right[0] - right[1])
 
 
 def choose(rows: list[Row], *, drops: dict[str, float] | None, budget: BudgetConfig) -> Row:
     """The fastest file that holds the budget.
 
     Args:
-        drops: validation top-1 that each file loses against the student, by its name; None where
-            there is nothing to compare with. The validation split chooses, so that the test scores
-            of the chosen file stay unbiased.
+        drops: validation top-1 that each file loses against the student (`loss_of`), by its name;
+            None where there is nothing to compare with. The validation split chooses, so that the
+            test scores of the chosen file stay unbiased.
 
     Returns:
         `verdict` of report.json: chosen_file, reason and, by their names, why the others are
@@ -29,9 +73,8 @@ def choose(rows: list[Row], *, drops: dict[str, float] | None, budget: BudgetCon
     if within:
         chosen = min(within, key=_speed)
         superlative = "fastest" if chosen["latency"] else "smallest"
-        reason = (
-            f"the {superlative} of {len(within)} files {limits} (it {_lost(drops[chosen['name']])})"
-        )
+        which = "only file" if len(within) == 1 else f"{superlative} of {len(within)} files"
+        reason = f"the {which} {limits} (it {_lost(drops[chosen['name']])})"
     else:
         chosen = min(rows, key=lambda row: drops[row["name"]])
         lost = 100 * drops[chosen["name"]]
@@ -70,16 +113,12 @@ def _behind(row: Row, chosen: Row) -> str:
 
 
 def _limits(budget: BudgetConfig) -> str:
-    others = [
-        f"{budget.max_latency_ms:g} ms" if budget.max_latency_ms is not None else "",
-        f"{budget.max_bytes:,} bytes" if budget.max_bytes is not None else "",
-    ]
-    return ", ".join(
-        [
-            f"within {100 * budget.max_drop:.1f} points of the student on the validation photos",
-            *filter(None, others),
-        ]
-    )
+    limits = [f"within {100 * budget.max_drop:.1f} points of the student on the validation photos"]
+    if budget.max_latency_ms is not None:
+        limits.append(f"{budget.max_latency_ms:g} ms")
+    if budget.max_bytes is not None:
+        limits.append(f"{budget.max_bytes:,} bytes")
+    return " and ".join(limits)
 
 
 def _speed(row: Row) -> tuple[float, int]:

@@ -12,7 +12,7 @@ from configs.run_dir import RunDir, read_json, write_json, write_text
 from configs.schema import Experiment
 from eval.accuracy import accuracy
 from eval.audit import audit
-from eval.choice import choose
+from eval.choice import choose, loss_of
 from eval.machine import machine
 from eval.page import Details, Disagreement, render_html, render_markdown
 from eval.results import (
@@ -64,9 +64,7 @@ def build_report(
     rows = [
         _file_row(run, name, probs, photos.test, teacher, latency.get(name, [])) for name in files
     ]
-    labels = photos.validation.labels
-    student_top1 = _top1(probs["student"]["validation"], labels)
-    drops = {name: student_top1 - _top1(probs[name]["validation"], labels) for name in files}
+    drops = {row["name"]: _drop(row, probs, photos.validation.labels) for row in rows}
     verdict = choose(rows, drops=drops, budget=experiment.compress.budget)
     facts = read_json(run.photos_manifest.with_suffix(".json"))
     counts = {k: v for k, v in facts.items() if k.startswith("num_")}
@@ -119,8 +117,13 @@ def _source(experiment: Experiment) -> str:
     return experiment.data.source if path is None else f"{experiment.data.source} {path.name}"
 
 
-def _top1(probs: np.ndarray, labels: np.ndarray) -> float:
-    return float((probs.argmax(axis=1) == labels).mean())
+def _drop(
+    row: dict[str, Any], probs: dict[str, dict[str, np.ndarray]], labels: np.ndarray
+) -> float:
+    file, source, student = (
+        probs[name]["validation"] for name in (row["name"], row["source"], "student")
+    )
+    return loss_of(file, source, student, labels)
 
 
 def _model_row(

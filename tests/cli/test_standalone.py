@@ -68,7 +68,7 @@ def test_a_limit_without_recipes_searches(program, foreign: Path, photo_folder: 
     (line,) = [line for line in table.splitlines() if line.endswith("chosen")]
     name = line.split()[0]
     assert f"* {name}: the fastest of 3 files within 50.0 points" in chosen
-    assert "1,000,000 bytes" in chosen
+    assert "and 1,000,000 bytes" in chosen
     assert "not made: no swish of the model can be equalized" in table
     assert table.count("not made: int8 holds the budget, and this one is slower") == 3
 
