@@ -150,13 +150,13 @@ def shortfall(validation: dict[str, Any], num_bytes: int, budget: BudgetConfig) 
         return f"has {num_bytes:,} bytes, {budget.max_bytes:,} allowed"
     if validation["loss"] <= budget.max_drop:
         return None
-    allowed = f"{100 * budget.max_drop:.1f} allowed"
+    allowed = f"{100 * budget.max_drop:.2f} allowed"
     if validation["expected_drop"] <= budget.max_drop:
-        return f"loses {100 * validation['drop']:.1f} points as counted, {allowed}"
+        return f"loses {100 * validation['drop']:.2f} points as counted, {allowed}"
     expected, low, high = (
         100 * validation[key] for key in ("expected_drop", "expected_low", "expected_high")
     )
-    return f"loses {expected:.1f} points ({low:.1f} to {high:.1f}), {allowed}"
+    return f"loses {expected:.2f} points ({low:.2f} to {high:.2f}), {allowed}"
 
 
 def _fastest(

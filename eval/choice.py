@@ -95,8 +95,8 @@ def shortfalls(row: Row, drop: float, budget: BudgetConfig) -> list[str]:
     found = []
     if drop > budget.max_drop:
         found.append(
-            f"it loses {100 * drop:.1f} points on the validation photos, "
-            f"{100 * budget.max_drop:.1f} allowed"
+            f"it loses {100 * drop:.2f} points on the validation photos, "
+            f"{100 * budget.max_drop:.2f} allowed"
         )
     p50_ms = _speed(row)[0] if row["latency"] else 0.0
     if budget.max_latency_ms is not None and p50_ms > budget.max_latency_ms:

@@ -69,7 +69,7 @@ def test_it_climbs_from_int8_to_the_equalized_file_and_no_further(searched) -> N
         "mine-equalize-int8.tflite", "mixed-int8", "weights", "int16",
     ]  # fmt: skip
     assert re.fullmatch(
-        r"loses \d+\.\d points \(.*\), 0\.5 allowed", tried["mine-int8.tflite"]["turned_down"]
+        r"loses \d+\.\d\d points \(.*\), 0\.50 allowed", tried["mine-int8.tflite"]["turned_down"]
     )
     held = tried["mine-equalize-int8.tflite"]
     assert held["validation"]["expected_drop"] <= 0.005
@@ -103,8 +103,8 @@ def test_a_file_says_what_rounding_its_layers_is_predicted_to_cost(searched) -> 
     ("found", "says"),
     [
         ({"loss": 0.004, "expected_drop": 0.004, "drop": 0.02}, None),
-        ({"loss": 0.006, "expected_drop": 0.006, "drop": 0.0}, "loses 0.6 points (0.2 to 1.0)"),
-        ({"loss": 0.01, "expected_drop": 0.004, "drop": 0.03}, "loses 3.0 points as counted"),
+        ({"loss": 0.006, "expected_drop": 0.006, "drop": 0.0}, "loses 0.60 points (0.20 to 1.00)"),
+        ({"loss": 0.01, "expected_drop": 0.004, "drop": 0.03}, "loses 3.00 points as counted"),
     ],
 )
 def test_why_a_file_is_turned_down(found, says) -> None:

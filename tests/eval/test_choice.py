@@ -23,7 +23,7 @@ def test_the_fastest_file_within_the_budget_is_chosen() -> None:
     assert "the fastest of 2 files within 1.0 points" in verdict["reason"]
     assert verdict["turned_down"] == {
         "slow": "it takes 9.00 ms, the chosen one 2.00",
-        "fastest": "it loses 20.0 points on the validation photos, 1.0 allowed",
+        "fastest": "it loses 20.00 points on the validation photos, 1.00 allowed",
     }
 
 
