@@ -22,8 +22,8 @@ from eval.results import Photos, file_probabilities, timed
 log = logging.getLogger("potstill")
 
 MIXED_SHARE = 0.8
-"""Of what rounding is predicted to cost, what a mixed file saves by operations in float: 9 of the
-240 of EfficientNetB0, which then agrees as often as an equalized one (docs/LOG.md)."""
+"""Of what rounding is predicted to cost, what a mixed file saves by operations in float: 9 of 240
+raised the agreement of EfficientNetB0 from 92.3 to 96.3 % (docs/LOG.md)."""
 NUM_WARMUP = 10
 NUM_RUNS = 200
 
