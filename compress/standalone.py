@@ -15,7 +15,7 @@ from distill.classifier import load_model
 from distill.data import Examples, scan_folder
 from distill.predictions import model_probabilities
 from eval.accuracy import OWN_PIXELS, Pixels
-from eval.choice import choose
+from eval.choice import choose, loss_of
 from eval.results import Photos, Reference, file_probabilities, file_row, timed
 
 Rows = list[dict[str, Any]]
@@ -136,9 +136,10 @@ def _measured(
     rows = [work.row(file, some, latency[file]) for file, some in facts.items()]
     if budget is None:
         return rows, None
-    labels = work.photos["validation"].labels
-    own = _top1(work.probs["validation"], labels)
-    drops = {file.name: own - _top1(work.answers(file, "validation"), labels) for file in facts}
+    own, labels = work.probs["validation"], work.photos["validation"].labels
+    drops = {
+        file.name: loss_of(work.answers(file, "validation"), own, own, labels) for file in facts
+    }
     return rows, choose(rows, drops=drops, budget=budget)
 
 
@@ -159,7 +160,3 @@ def _searched(work: _Work, budget: BudgetConfig) -> tuple[Rows, dict[str, Any]]:
     facts = {each.file: each.facts for each in tried if each.file}
     rows = [work.row(file, facts[file], row) for file, row in latency.items()]
     return rows, {**verdict, "candidates": [each.describe() for each in tried]}
-
-
-def _top1(probs: np.ndarray, labels: np.ndarray) -> float:
-    return float((probs.argmax(axis=1) == labels).mean())

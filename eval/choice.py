@@ -2,11 +2,55 @@
 
 from typing import Any
 
+import numpy as np
+
 from configs.schema import BudgetConfig
 from eval.latency import difference
+from eval.statistics import expected_drop, paired_bootstrap
 
 Row = dict[str, Any]
 """An entry of `files` in report.json."""
+
+
+def loss_by_rounding(
+    probs: np.ndarray, source_probs: np.ndarray, labels: np.ndarray
+) -> dict[str, Any]:
+    """What photos tell of a file that rounds the model `source_probs` are of; drops are losses.
+
+    Returns:
+        n; agreement; drop, counted, with the ends of its 95 % interval (drop_low, drop_high);
+        expected_drop, which says more (`eval.statistics.expected_drop`), with its own; and the
+        loss to decide by: what is expected, unless what is counted contradicts it beyond chance.
+    """
+    answers, own = probs.argmax(axis=1), source_probs.argmax(axis=1)
+    lost = (own == labels) * 1.0 - (answers == labels)
+    low, high = paired_bootstrap(lost[None])
+    expected, expected_low, expected_high = expected_drop(probs, source_probs, labels)
+    return {
+        "n": len(labels),
+        "agreement": float((answers == own).mean()),
+        "drop": float(lost.mean()),
+        "drop_low": low,
+        "drop_high": high,
+        "expected_drop": expected,
+        "expected_low": expected_low,
+        "expected_high": expected_high,
+        "loss": max(expected, low),
+    }
+
+
+def loss_of(
+    probs: np.ndarray, source_probs: np.ndarray, student_probs: np.ndarray, labels: np.ndarray
+) -> float:
+    """Top-1 that a file loses against the student, to choose files by.
+
+    A file of another model (a pruned one) is counted; one of the student, or of a model that
+    answers the same, is judged by what rounding costs it.
+    """
+    if (source_probs.argmax(axis=1) == student_probs.argmax(axis=1)).all():
+        return float(loss_by_rounding(probs, student_probs, labels)["loss"])
+    right = [(each.argmax(axis=1) == labels).mean() for each in (student_probs, probs)]
+    return float(right[0] - right[1])
 
 
 def choose(rows: list[Row], *, drops: dict[str, float] | None, budget: BudgetConfig) -> Row:
@@ -16,9 +60,9 @@ def choose(rows: list[Row], *, drops: dict[str, float] | None, budget: BudgetCon
     1 %) the one that loses least.
 
     Args:
-        drops: validation top-1 that each file loses against the student, by its name; None where
-            there is nothing to compare with. The validation split chooses, so that the test scores
-            of the chosen file stay unbiased.
+        drops: validation top-1 that each file loses against the student (`loss_of`), by its name;
+            None where there is nothing to compare with. The validation split chooses, so that the
+            test scores of the chosen file stay unbiased.
 
     Returns:
         `verdict` of report.json: chosen_file, reason and, by their names, why the others are
@@ -36,10 +80,9 @@ def choose(rows: list[Row], *, drops: dict[str, float] | None, budget: BudgetCon
         equals_in_size = [row for row in equals if row["file_bytes"] <= 1.01 * smallest]
         chosen = min(equals_in_size, key=lambda row: drops[row["name"]])
         superlative = "fastest" if len(equals) == 1 else f"smallest of {len(equals)} as fast"
-        reason = (
-            f"the {superlative if chosen['latency'] else 'smallest'} of {len(within)} files "
-            f"{limits} (it {_lost(drops[chosen['name']])})"
-        )
+        superlative = superlative if chosen["latency"] else "smallest"
+        which = "only file" if len(within) == 1 else f"{superlative} of {len(within)} files"
+        reason = f"the {which} {limits} (it {_lost(drops[chosen['name']])})"
     else:
         chosen = min(rows, key=lambda row: drops[row["name"]])
         lost = 100 * drops[chosen["name"]]
@@ -60,8 +103,8 @@ def shortfalls(row: Row, drop: float, budget: BudgetConfig) -> list[str]:
     found = []
     if drop > budget.max_drop:
         found.append(
-            f"it loses {100 * drop:.1f} points on the validation photos, "
-            f"{100 * budget.max_drop:.1f} allowed"
+            f"it loses {100 * drop:.2f} points on the validation photos, "
+            f"{100 * budget.max_drop:.2f} allowed"
         )
     p50_ms = _speed(row)[0] if row["latency"] else 0.0
     if budget.max_latency_ms is not None and p50_ms > budget.max_latency_ms:
@@ -95,16 +138,12 @@ def _behind(row: Row, chosen: Row) -> str:
 
 
 def _limits(budget: BudgetConfig) -> str:
-    others = [
-        f"{budget.max_latency_ms:g} ms" if budget.max_latency_ms is not None else "",
-        f"{budget.max_bytes:,} bytes" if budget.max_bytes is not None else "",
-    ]
-    return ", ".join(
-        [
-            f"within {100 * budget.max_drop:.1f} points of the student on the validation photos",
-            *filter(None, others),
-        ]
-    )
+    limits = [f"within {100 * budget.max_drop:.1f} points of the student on the validation photos"]
+    if budget.max_latency_ms is not None:
+        limits.append(f"{budget.max_latency_ms:g} ms")
+    if budget.max_bytes is not None:
+        limits.append(f"{budget.max_bytes:,} bytes")
+    return " and ".join(limits)
 
 
 def _speed(row: Row) -> tuple[float, int]:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from configs.run_dir import RunDir, file_sha256, read_json, write_json, write_text
-from configs.schema import BudgetConfig, Experiment
+from configs.schema import Experiment
 from eval.accuracy import accuracy
 from eval.audit import audit
-from eval.choice import choose
+from eval.choice import choose, loss_of
 from eval.costs import step_costs
 from eval.devices import device_label
 from eval.failures import confusion_counts, flips_by_class, galleries
@@ -67,7 +67,8 @@ def build_report(
     )
     teacher = probs["teacher"]["test"]
     rows = [_file_row(run, name, probs, photos, teacher, latency.get(name, [])) for name in files]
-    verdict = _verdict(rows, probs, photos.validation, experiment.compress.budget)
+    drops = {row["name"]: _drop(row, probs, photos.validation.labels) for row in rows}
+    verdict = choose(rows, drops=drops, budget=experiment.compress.budget)
     facts = read_json(run.photos_manifest.with_suffix(".json"))
     counts = {k: v for k, v in facts.items() if k.startswith("num_")}
     tested = {name: splits["test"] for name, splits in probs.items()}
@@ -97,18 +98,6 @@ def build_report(
         "verdict": verdict,
     }
     return report, probs
-
-
-def _verdict(
-    rows: list[dict[str, Any]],
-    probs: dict[str, dict[str, np.ndarray]],
-    validation: Photos,
-    budget: BudgetConfig,
-) -> dict[str, Any]:
-    student_top1 = _top1(probs["student"]["validation"], validation.labels)
-    names = [row["name"] for row in rows]
-    drops = {n: student_top1 - _top1(probs[n]["validation"], validation.labels) for n in names}
-    return choose(rows, drops=drops, budget=budget)
 
 
 def _robustness(
@@ -167,8 +156,13 @@ def _source(experiment: Experiment) -> str:
     return experiment.data.source if path is None else f"{experiment.data.source} {path.name}"
 
 
-def _top1(probs: np.ndarray, labels: np.ndarray) -> float:
-    return float((probs.argmax(axis=1) == labels).mean())
+def _drop(
+    row: dict[str, Any], probs: dict[str, dict[str, np.ndarray]], labels: np.ndarray
+) -> float:
+    file, source, student = (
+        probs[name]["validation"] for name in (row["name"], row["source"], "student")
+    )
+    return loss_of(file, source, student, labels)
 
 
 def _model_row(

@@ -74,7 +74,7 @@ def test_a_limit_without_recipes_searches(program, foreign: Path, photo_folder: 
     name = line.split()[0]
     # Of files as fast the smallest: tiny ones are that by chance.
     assert re.search(rf"\* {name}: the (fast|small)est .*of 3 files within 50\.0 points", chosen)
-    assert "1,000,000 bytes" in chosen
+    assert "and 1,000,000 bytes" in chosen
     assert "not made: no swish of the model can be equalized" in table
     assert table.count("not made: int8 holds the budget, and this one is slower") == 3
 

@@ -1,7 +1,12 @@
+import numpy as np
 import pytest
 
 from configs.schema import BudgetConfig
-from eval.choice import choose
+from eval.choice import choose, loss_by_rounding, loss_of
+
+LABELS = np.array([0, 0, 0, 1])
+SOURCE = np.tile([[0.75, 0.25]], (4, 1))
+"""Right on three of four, as it says itself."""
 
 
 def row(name: str, p50_ms: float, num_bytes: int = 1) -> dict:
@@ -18,14 +23,14 @@ def test_the_fastest_file_within_the_budget_is_chosen() -> None:
     assert "the fastest of 2 files within 1.0 points" in verdict["reason"]
     assert verdict["turned_down"] == {
         "slow": "it takes 9.00 ms, the chosen one 2.00",
-        "fastest": "it loses 20.0 points on the validation photos, 1.0 allowed",
+        "fastest": "it loses 20.00 points on the validation photos, 1.00 allowed",
     }
 
 
 @pytest.mark.parametrize(
     ("limits", "chosen", "says"),
     [
-        ({"max_bytes": 100}, "slow", "it has 300 bytes, 100 allowed"),
+        ({"max_bytes": 100}, "slow", "it has 300 bytes, 100 allowed"),  # the only one left
         ({"max_latency_ms": 5.0}, "fast", ""),
         ({"max_drop": 0.5, "max_latency_ms": 1.5}, "fastest", "it takes 2.00 ms, 1.5 allowed"),
     ],
@@ -87,3 +92,32 @@ def test_of_files_that_differ_in_no_speed_the_smallest_is_chosen(
 def test_nothing_to_compare_is_no_choice(rows: list) -> None:
     verdict = choose(rows, drops=None, budget=BudgetConfig())
     assert verdict["chosen_file"] is None
+
+
+def test_what_photos_tell_of_rounding_is_worked_by_hand() -> None:
+    file = np.array([[0.9, 0.1], [0.6, 0.4], [0.4, 0.6], [0.4, 0.6]])
+    found = loss_by_rounding(file, SOURCE, LABELS)
+    assert found["n"] == 4
+    assert found["agreement"] == 0.5
+    assert found["drop"] == 0  # one answer became wrong, one right
+    # Two answers of which the source was half a probability surer than of the other.
+    assert found["expected_drop"] == pytest.approx(0.25, abs=1e-6)
+    assert found["loss"] == found["expected_drop"]
+
+
+def test_what_is_counted_beyond_chance_outweighs_what_is_expected() -> None:
+    labels = np.zeros(400, int)
+    source = np.tile([[0.51, 0.49]], (400, 1))
+    file = np.where(np.arange(400)[:, None] < 40, [[0.4, 0.6]], source)
+    found = loss_by_rounding(file, source, labels)
+    # Always right: no temperature makes it surer than 0.58, and a tenth is lost.
+    assert found["expected_drop"] < 0.02
+    assert found["drop"] == pytest.approx(0.1)
+    assert found["loss"] == found["drop_low"] > 0.06
+
+
+def test_a_file_of_another_model_is_counted() -> None:
+    file = np.array([[0.9, 0.1], [0.6, 0.4], [0.4, 0.6], [0.6, 0.4]])
+    pruned = np.array([[0.9, 0.1], [0.6, 0.4], [0.6, 0.4], [0.4, 0.6]])
+    assert loss_of(file, pruned, SOURCE, LABELS) == 0.25
+    assert loss_of(file, SOURCE, SOURCE, LABELS) == pytest.approx(0.125, abs=1e-6)
