@@ -1,0 +1,220 @@
+"""What int8 costs a classifier with each tool: accuracy, agreement, latency, time and memory.
+
+    python benchmarks/quantization.py student/model.keras --data ../shared/data/flowers
+
+Same model, calibration photos (training split) and test photos for all; every tool writes its file
+in a process of its own, and the files are timed in interleaved rounds: .tflite files in LiteRT,
+.onnx files in ONNX Runtime, but NNCF's in OpenVINO, for which it is made. litert-quantizer, and
+NNCF with OpenVINO, take part where they are installed.
+"""
+
+import argparse
+import importlib.util
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.data import scan_folder
+from eval.accuracy import OWN_PIXELS
+from eval.results import Photos, file_probabilities, timed
+
+Calibration = Callable[[], Iterator[np.ndarray]]
+FLOAT = "float32"
+
+
+def tflite_converter(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
+    import tensorflow as tf
+
+    from compress import tflite
+    from compress.graph import quiet_converters
+
+    converter = tflite._converter(model, "probabilities")
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: (
+        [image[None]] for image in islice(calibration(), num_images)
+    )
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    with quiet_converters():
+        path.write_bytes(converter.convert())
+
+
+def litert_quantizer(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
+    from litert_quantizer import quantizer, recipe
+
+    from compress import flatbuffer, tflite
+    from compress.graph import INPUT
+
+    content = tflite._converted(tflite._converter(model, "probabilities"))
+    content = flatbuffer.with_names(content, "probabilities")
+    tool = quantizer.Quantizer(content, recipe.static_wi8_ai8())
+    images = ({INPUT: image[None]} for image in islice(calibration(), num_images))
+    ranges = tool.calibrate({flatbuffer.SIGNATURE: images}, num_threads=2)
+    path.write_bytes(tool.quantize(ranges, enable_progress_report=False).quantized_model)
+
+
+def onnxruntime(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    from compress import onnx as ours
+    from compress.graph import quiet_converters
+
+    with quiet_converters(), tempfile.TemporaryDirectory() as folder:
+        converted, prepared = Path(folder) / "converted.onnx", Path(folder) / "prepared.onnx"
+        onnx.save(ours._converted(model, "probabilities"), converted)
+        quant_pre_process(converted, prepared)
+        quantize_static(
+            prepared,
+            path,
+            ours._CalibrationReader(islice(calibration(), num_images)),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+        )
+
+
+def nncf(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
+    import nncf
+    import onnx
+
+    from compress import onnx as ours
+    from compress.graph import INPUT, quiet_converters
+
+    with quiet_converters():
+        converted = ours._converted(model, "probabilities")
+    images = [image[None] for image in islice(calibration(), num_images)]
+    dataset = nncf.Dataset(images, lambda image: {INPUT: image})
+    onnx.save(nncf.quantize(converted, dataset, subset_size=num_images), path)
+
+
+def ours(recipe: str, *, equalized: bool) -> Callable:
+    """Our recipe with its defaults, alone or after `equalize`."""
+
+    def write(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
+        from compress.export import RECIPES
+        from compress.methods import METHODS
+
+        if equalized:
+            model = METHODS["equalize"](model, calibration=calibration)
+        RECIPES[recipe](model, path, calibration=calibration, output="probabilities")
+
+    return write
+
+
+TOOLS: dict[str, tuple[str, Callable]] = {
+    FLOAT: ("tflite", ours("tflite.float32", equalized=False)),
+    "TFLiteConverter": ("tflite", tflite_converter),
+    "litert-quantizer": ("tflite", litert_quantizer),
+    "tflite.int8": ("tflite", ours("tflite.int8", equalized=False)),
+    "equalize, tflite.int8": ("tflite", ours("tflite.int8", equalized=True)),
+    "onnxruntime": ("onnx", onnxruntime),
+    "onnx.int8": ("onnx", ours("onnx.int8", equalized=False)),
+    "equalize, onnx.int8": ("onnx", ours("onnx.int8", equalized=True)),
+    "NNCF": ("onnx", nncf),
+}
+PACKAGES = {"litert-quantizer": ["litert_quantizer"], "NNCF": ["nncf", "openvino"]}
+"""What tools need that Potstill does not."""
+
+
+def write_one(options: argparse.Namespace) -> None:
+    """What the process of one tool does: write its file, say what that took."""
+    from compress.export import calibration_of
+    from compress.graph import image_size_of
+    from distill.classifier import load_model
+
+    model = load_model(options.model)
+    train = scan_folder(options.data)["train"]
+    calibration = calibration_of(train, image_size_of(model), OWN_PIXELS)
+    start = time.perf_counter()
+    TOOLS[options.tool][1](model, options.out, calibration, options.num_images)
+    seconds = time.perf_counter() - start
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"seconds": round(seconds, 1), "peak_rss_mib": round(peak_kib / 1024)}))
+
+
+def in_a_process(options: argparse.Namespace, tool: str, path: Path) -> dict[str, Any]:
+    command = [
+        sys.executable, __file__, str(options.model), "--data", str(options.data),
+        "--num-images", str(options.num_images), "--tool", tool, "--out", str(path),
+    ]  # fmt: skip
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def compared(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """One row for each tool."""
+    tools = [tool for tool in TOOLS if all(map(_is_here, PACKAGES.get(tool, [])))]
+    paths = {tool: folder / f"{i}.{TOOLS[tool][0]}" for i, tool in enumerate(tools)}
+    costs = {tool: in_a_process(options, tool, path) for tool, path in paths.items()}
+    test = scan_folder(options.data)["test"]
+    photos = Photos("test", test.paths, test.labels)
+    answers = {
+        tool: file_probabilities(path, photos, num_threads=1).argmax(axis=1)
+        for tool, path in paths.items()
+    }
+    in_openvino = {"NNCF"} & paths.keys()
+    latency = _timed([path for t, path in paths.items() if t not in in_openvino], options)
+    latency |= _timed([paths[t] for t in in_openvino], options, openvino=True)
+    return [
+        {
+            "tool": tool,
+            "top1": float((answers[tool] == test.labels).mean()),
+            "agreement": float((answers[tool] == answers[FLOAT]).mean()),
+            "p50_ms": latency[path]["p50_ms"],
+            "file_bytes": path.stat().st_size,
+            **costs[tool],
+        }
+        for tool, path in paths.items()
+    ]
+
+
+def _timed(paths: list[Path], options: argparse.Namespace, **device: Any) -> dict[Path, Any]:
+    return timed(paths, options=device, num_threads=1, num_warmup=10, num_runs=options.num_runs)
+
+
+def _is_here(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, help="a .keras file")
+    parser.add_argument("--data", type=Path, required=True, help="a folder of class folders")
+    parser.add_argument("--num-images", type=int, default=200, help="of the other tools")
+    parser.add_argument("--num-runs", type=int, default=200)
+    parser.add_argument("--json", action="store_true", help="one JSON line at the end")
+    parser.add_argument("--tool", choices=TOOLS, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.tool:
+        write_one(options)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        rows = compared(options, Path(folder))
+    print("| tool | top-1 | same answer as float | p50 | size | time | peak memory |")
+    print("|---|---|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row['tool']} | {row['top1']:.1%} | {row['agreement']:.1%} | "
+            f"{row['p50_ms']:.2f} ms | {row['file_bytes'] / 1e6:.1f} MB | {row['seconds']:.0f} s | "
+            f"{row['peak_rss_mib']} MiB |"
+        )
+    if options.json:
+        print(json.dumps({"tools": rows}))
+
+
+if __name__ == "__main__":
+    main()
