@@ -56,7 +56,7 @@ def litert_quantizer(model: Any, path: Path, calibration: Calibration, num_image
     content = tflite._converted(tflite._converter(model, "probabilities"))
     content = flatbuffer.with_names(content, "probabilities")
     tool = quantizer.Quantizer(content, recipe.static_wi8_ai8())
-    images = ({INPUT: image[None]} for image in islice(calibration(), num_images))
+    images = [{INPUT: image[None]} for image in islice(calibration(), num_images)]
     ranges = tool.calibrate({flatbuffer.SIGNATURE: images}, num_threads=2)
     path.write_bytes(tool.quantize(ranges, enable_progress_report=False).quantized_model)
 

@@ -1,5 +1,6 @@
 """Bare model files, measured without a run."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from eval.images import UnreadablePhoto, evaluation_image
 from eval.metadata import FileMetadata, expected_pixels, read_metadata
 from eval.probe import ModelFileError, open_model
 from eval.results import Reference, file_probabilities, file_row, timed
+
+log = logging.getLogger("potstill")
 
 NUM_WARMUP = 10
 NUM_RUNS = 200
@@ -34,7 +37,7 @@ def measure_files(
     Raises:
         UserError: a file is missing or no model, or its classes are not those of the folder.
     """
-    described = {file: _describe(file) for file in files}
+    described = {file: describe(file) for file in files}
     if not score:
         timings = timed(
             files,
@@ -44,7 +47,9 @@ def measure_files(
             num_warmup=NUM_WARMUP,
             num_runs=num_runs,
         )
-        return [latency_row(file, [timings[file]]) for file in files]
+        for file in (file for file in files if file not in timings):
+            log.warning("%s: not a file that %s runs; left out", file, device)
+        return [latency_row(file, [row]) for file, row in timings.items()]
     if data is None:
         raise UserError("--data is missing: the folder of class folders to score the files on.")
     rows: list[dict[str, Any]] = []
@@ -76,7 +81,7 @@ def latency_row(file: Path, latency: list[dict[str, Any]]) -> dict[str, Any]:
     from eval.footprint import file_bytes
     from eval.results import RAW_LATENCY
 
-    metadata = _describe(file)
+    metadata = describe(file)
     return {
         "name": file.name,
         "path": str(file),
@@ -94,7 +99,7 @@ def _facts(metadata: FileMetadata | None) -> dict[str, Any]:
     }
 
 
-def _describe(file: Path) -> FileMetadata | None:
+def describe(file: Path) -> FileMetadata | None:
     if not file.exists():
         raise UserError(f"{file} does not exist. Expected a .tflite or .onnx file.")
     try:
@@ -136,7 +141,7 @@ def predict_photos(
     file: Path, photos: list[Path], *, pixels: Pixels | None = None
 ) -> list[dict[str, Any]]:
     """The classes of each photo by falling probability."""
-    metadata = _describe(file)
+    metadata = describe(file)
     model = open_model(file)
     names = metadata.classes if metadata else [str(i) for i in range(model.num_classes)]
     images = []

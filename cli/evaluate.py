@@ -135,71 +135,27 @@ def latency(
 ) -> None:
     """Time the files of a run, or bare files, in interleaved rounds."""
     start_logging(quiet)
-    from cli.verify import on_wheels, verify_files, verify_run
+    from cli.latency import Asked, of_files, of_run
 
-    one_by_one = thermal is not None or single_stream or profile
+    asked = Asked(
+        device=device,
+        num_threads=num_threads,
+        num_runs=num_runs,
+        thermal=thermal,
+        single_stream=single_stream,
+        profile=profile,
+        verify=verify,
+        data=data,
+        wheels=wheels,
+    )
     if is_file_target(target):
         refuse(target[0], ONLY_RUN, run=run, set_=set_, force=force)
-        from cli.bare import NUM_RUNS, measure_files
-        from eval.devices import parse_device
-
-        name, options = on_wheels(parse_device(device or "local"), wheels)
-        files = [Path(file) for file in target]
-        if verify:
-            nothing_timed = {"thermal": thermal, "num_runs": num_runs, "num_threads": num_threads}
-            refuse("--verify", "it times nothing.", **nothing_timed)
-            result, text = verify_files(files, verify, data, device=name, options=options)
-            return show_result(result, text, as_json=json)
-        if one_by_one:
-            refuse("this measurement", "it ends by itself.", num_runs=num_runs)
-            from cli.sustained import chosen_mode, sustain_files
-
-            result, text = sustain_files(
-                files,
-                chosen_mode(thermal, stream=single_stream, profile=profile),
-                device=name,
-                options=options,
-                num_threads=num_threads or 1,
-            )
-            return show_result(result, text, as_json=json)
-        rows = measure_files(
-            files,
-            device=name,
-            options=options,
-            num_threads=num_threads or 1,
-            num_runs=num_runs or NUM_RUNS,
-        )
-        return _show_times(rows, json)
+        result, text = of_files([Path(file) for file in target], asked)
+        return show_result(result, text, as_json=json)
     refuse(_one(target), ONLY_BARE, num_threads=num_threads, num_runs=num_runs, data=data)
     directory, experiment = open_run(target[0], run, set_)
-    from cli.report import latency_rows
-    from cli.steps import take
-    from configs.errors import UserError
-    from configs.schema import Choice
-    from eval.devices import device_label
-
-    labels = {device_label(c.name, c.options): c for c in experiment.evaluate.devices}
-    if device is not None and device not in labels:
-        raise UserError(f"--device {device}: the config has {', '.join(labels)}.")
-    kept = [labels[device]] if device is not None else experiment.evaluate.devices
-    kept = [
-        Choice(name=n, options=o) for c in kept for n, o in [on_wheels((c.name, c.options), wheels)]
-    ]
-    evaluate = experiment.evaluate.model_copy(update={"devices": kept})
-    experiment = experiment.model_copy(update={"evaluate": evaluate})
-    if verify:
-        result, text = verify_run(directory, experiment, verify, target=target[0])
-        return show_result(result, text, as_json=json)
-    if one_by_one:
-        from cli.sustained import chosen_mode, sustain_run
-
-        mode = chosen_mode(thermal, stream=single_stream, profile=profile)
-        result, text = sustain_run(
-            directory, experiment, mode, target=target[0], force="latency" in (force or [])
-        )
-        return show_result(result, text, as_json=json)
-    manifests = take(directory, experiment, ["latency"], target=target[0], force=force)
-    return _show_times(latency_rows(directory, manifests), json)
+    result, text = of_run(directory, experiment, asked, target=target[0], force=force)
+    return show_result(result, text, as_json=json)
 
 
 @app.command()
@@ -357,9 +313,3 @@ def _show_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     from cli.table import files_table
 
     show_result({"files": rows}, files_table(rows), as_json=as_json)
-
-
-def _show_times(rows: list[dict[str, Any]], as_json: bool) -> None:
-    from cli.table import files_table, speed_note
-
-    show_result({"files": rows}, files_table(rows) + speed_note(rows), as_json=as_json)

@@ -133,7 +133,11 @@ def open_config(target: str, overrides: list[str] | None) -> "Experiment":
     config, _, extra = _resolve(target)
     from configs.loading import load_experiment
 
-    return load_experiment(config, registries(), [*extra, *(overrides or [])])
+    experiment = load_experiment(config, registries(), [*extra, *(overrides or [])])
+    from eval.devices import check_labels
+
+    check_labels((device.name, device.options) for device in experiment.evaluate.devices)
+    return experiment
 
 
 def _with_absolute_paths(experiment: "Experiment") -> "Experiment":

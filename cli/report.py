@@ -46,5 +46,10 @@ def report_rows(directory: RunDir, experiment: Experiment) -> list[dict[str, Any
 
 def latency_rows(directory: RunDir, manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of a run's files with the timing alone, a manifest for each device."""
-    names = manifests[0]["latency"]
-    return [latency_row(directory.file(n), [m["latency"][n] for m in manifests]) for n in names]
+    names = dict.fromkeys(name for manifest in manifests for name in manifest["latency"])
+    return [
+        latency_row(
+            directory.file(name), [m["latency"][name] for m in manifests if name in m["latency"]]
+        )
+        for name in names
+    ]

@@ -8,7 +8,7 @@ from compress.export import file_name, file_step, keeps_float32, method_chain, s
 from configs.errors import UserError
 from configs.registry import nearest
 from configs.run_dir import RunDir, Step, is_current, read_json, take_step, write_text
-from configs.schema import Experiment, to_yaml
+from configs.schema import Choice, Experiment, to_yaml
 from distill.data import Examples, data_step, load_examples
 from distill.predictions import corrupted_model_step, model_predictions_step
 from distill.soft_labels import soft_labels_step
@@ -103,15 +103,20 @@ def _accuracy(run: RunDir, experiment: Experiment) -> Steps:
 
 def _latency(run: RunDir, experiment: Experiment) -> Steps:
     for device in experiment.evaluate.devices:
-        yield latency_step(
-            run,
-            [run.file(name) for name in file_names(experiment)],
-            device=device.name,
-            options=device.options,
-            num_threads=experiment.evaluate.num_threads,
-            num_warmup=experiment.evaluate.num_warmup,
-            num_runs=experiment.evaluate.num_runs,
-        )
+        yield device_latency_step(run, experiment, device)
+
+
+def device_latency_step(run: RunDir, experiment: Experiment, device: Choice) -> Step:
+    """The files of the run timed on one device."""
+    return latency_step(
+        run,
+        [run.file(name) for name in file_names(experiment)],
+        device=device.name,
+        options=device.options,
+        num_threads=experiment.evaluate.num_threads,
+        num_warmup=experiment.evaluate.num_warmup,
+        num_runs=experiment.evaluate.num_runs,
+    )
 
 
 STEPS: dict[str, Callable[[RunDir, Experiment], Steps]] = {

@@ -1,5 +1,6 @@
 """`evaluate latency --thermal`, `--single-stream` and `--profile`: one file after the other."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from cli.steps import NEEDS, ensure, file_names
 from cli.table import profile_table, single_stream_table, thermal_table
 from configs.errors import UserError
 from configs.run_dir import RunDir, take_step
-from configs.schema import Experiment
+from configs.schema import Choice, Experiment
 from eval.sustained import (
     MIN_QUERIES,
     MIN_SECONDS,
@@ -21,6 +22,8 @@ from eval.sustained import (
     sustain_step,
     thermal_curve,
 )
+
+log = logging.getLogger("potstill")
 
 Told = dict[str, dict[str, Any]]
 
@@ -33,6 +36,21 @@ class Mode:
     task: Task
     settings: dict[str, Any]
     table: Callable[[Told], str]
+    formats: tuple[str, ...] = (".tflite", ".onnx")
+
+    def able(self, files: list[Path]) -> list[Path]:
+        """Those of the files that it can be done with; the others are named in the log.
+
+        Raises:
+            UserError: there are none.
+        """
+        able = [file for file in files if file.suffix.lower() in self.formats]
+        others = ", ".join(file.name for file in files if file not in able)
+        if not able:
+            raise UserError(f"--{self.name} is for {', '.join(self.formats)} files; got {others}.")
+        if others:
+            log.info("left out, for no %s can be had of them: %s", self.name, others)
+        return able
 
 
 def chosen_mode(thermal_minutes: float | None, *, stream: bool, profile: bool) -> Mode:
@@ -46,7 +64,7 @@ def chosen_mode(thermal_minutes: float | None, *, stream: bool, profile: bool) -
             "--thermal, --single-stream and --profile are measurements of their own. Give one."
         )
     if profile:
-        return Mode("profile", operator_profile, {}, profile_table)
+        return Mode("profile", operator_profile, {}, profile_table, (".onnx",))
     if thermal_minutes is None:
         minima = {"num_queries": MIN_QUERIES, "seconds": MIN_SECONDS}
         return Mode("single-stream", single_stream, minima, single_stream_table)
@@ -62,7 +80,7 @@ def sustain_files(
 ) -> tuple[dict[str, Any], str]:
     """What `mode` tells of bare files on one device, for programs and for people."""
     told = sustain(
-        files,
+        mode.able(files),
         mode.task,
         name=mode.name,
         device=device,
@@ -73,13 +91,19 @@ def sustain_files(
 
 
 def sustain_run(
-    run: RunDir, experiment: Experiment, mode: Mode, *, target: str, force: bool
+    run: RunDir,
+    experiment: Experiment,
+    mode: Mode,
+    devices: list[Choice],
+    *,
+    target: str,
+    force: bool,
 ) -> tuple[dict[str, Any], str]:
-    """The same for the files of a run on each device of its config; what was done is read."""
+    """The same for the files of a run on some devices; what was done is read."""
     ensure(run, experiment, NEEDS["latency"], target)
-    files = [run.file(name) for name in file_names(experiment)]
+    files = mode.able([run.file(name) for name in file_names(experiment)])
     told = []
-    for device in experiment.evaluate.devices:
+    for device in devices:
         step = sustain_step(
             run,
             files,

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-RUNTIMES = ["ai-edge-litert", "tflite-runtime", "onnxruntime", "openvino"]
+from eval.wheels import RUNTIMES
+
 COLUMNS = ["file", "KB", "top-1", "95 %", "drop", "same as source", "p50 ms", "p90 ms", "MiB"]
 
 
@@ -40,14 +41,18 @@ def runs_table(rows: list[dict[str, Any]]) -> str:
 
 def speed_note(rows: list[dict[str, Any]]) -> str:
     """Which files are as fast as the fastest, for all that their times tell; maybe empty."""
-    told = {row["name"]: row["latency"][0].get("against_fastest") for row in rows}
-    if len(rows) < 2 or None in told.values():
+    told = [row["latency"][0].get("against_fastest") for row in rows]
+    if len(rows) < 2 or None in told:
         return ""
     floor = rows[0]["latency"][0]["noise_floor"]
-    fastest = min(rows, key=lambda row: row["latency"][0]["p50_ms"])["name"]
-    equal = [n for n, found in told.items() if n != fastest and found["verdict"] != "slower"]
+    fastest = min(rows, key=lambda row: row["latency"][0]["p50_ms"])
+    equal = [
+        row["name"]
+        for row, found in zip(rows, told, strict=True)
+        if row is not fastest and found["verdict"] != "slower"
+    ]
     others = f"no slower: {', '.join(equal)}" if equal else "the others are slower"
-    return f"\nfastest: {fastest}; {others} (noise floor {100 * floor:.1f} %)"
+    return f"\nfastest: {fastest['name']}; {others} (noise floor {100 * floor:.1f} %)"
 
 
 def thermal_table(told: dict[str, dict[str, Any]]) -> str:
@@ -96,11 +101,13 @@ def single_stream_table(told: dict[str, dict[str, Any]]) -> str:
 
 def devices_table(rows: list[dict[str, Any]]) -> str:
     """Rows of `evaluate devices` as aligned text, what is wrong with one in the lines below."""
+    modules = [module for _, modules in RUNTIMES.values() for module in modules]
+    names = [module.replace("_", "-") for module in modules]
     cells = [["device", "processor", "cores", "system", "Python", "runtimes"]]
     for row in rows:
         machine = row["machine"] or {}
         packages = machine.get("packages", {})
-        found = [f"{name} {packages[name]}" for name in RUNTIMES if name in packages]
+        found = [f"{name} {packages[name]}" for name in names if name in packages]
         facts = [str(machine.get(key, "")) for key in ("cpu", "num_cores", "os", "python")]
         cells.append([row["device"], *facts, ", ".join(found) or ("none" if machine else "")])
     problems = [f"{row['device']}: {row['problem']}" for row in rows if row["problem"]]

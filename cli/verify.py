@@ -1,6 +1,5 @@
 """`evaluate latency --verify N`: whether files answer on a device what they answer here."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from configs.errors import UserError
 from configs.run_dir import RunDir
-from configs.schema import Experiment
+from configs.schema import Choice, Experiment
 from eval.devices import DEVICES
 from eval.verify import verify
 
@@ -16,26 +15,34 @@ Shown = tuple[dict[str, Any], str]
 """What is told, for programs and for people."""
 
 
-def on_wheels(
-    device: tuple[str, Mapping[str, Any]], wheels: Path | None
-) -> tuple[str, dict[str, Any]]:
-    """A device with the wheels of `--wheels`, if there are some.
+def on_wheels(devices: list[Choice], wheels: Path | None) -> list[Choice]:
+    """The devices, those that take some with the wheels of `--wheels`.
 
     Raises:
-        UserError: it takes none, or the folder has none.
+        UserError: none takes any, or the folder has none.
     """
-    name, options = device
     if wheels is None:
-        return name, dict(options)
-    if "wheels" not in DEVICES.options(name):
-        raise UserError(f"--wheels has no effect on the device {name}: nothing is put there.")
+        return devices
     if not any(wheels.glob("*.whl")):
         raise UserError(f"--wheels {wheels}: no .whl file there. Collect some with pip download.")
-    return name, {**options, "wheels": str(wheels.resolve())}
+    takes = {device.name: "wheels" in DEVICES.options(device.name) for device in devices}
+    if not any(takes.values()):
+        raise UserError(f"--wheels has no effect on {', '.join(takes)}: nothing is put there.")
+    given = {"wheels": str(wheels.resolve())}
+    return [
+        Choice(name=each.name, options={**each.options, **given}) if takes[each.name] else each
+        for each in devices
+    ]
 
 
 def verify_files(
-    files: list[Path], num_photos: int, data: Path | None, *, device: str, options: dict[str, Any]
+    files: list[Path],
+    num_photos: int,
+    data: Path | None,
+    *,
+    device: str,
+    options: dict[str, Any],
+    num_threads: int,
 ) -> Shown:
     """Bare files on one device, with photos of the test part of `data`."""
     from distill.data import scan_folder
@@ -43,19 +50,27 @@ def verify_files(
     if data is None:
         raise UserError("--data is missing: the folder of class folders to take photos from.")
     photos = _some(scan_folder(data)["test"].paths, num_photos)
-    return _shown(verify(files, photos, device=device, options=options))
+    return _shown(verify(files, photos, device=device, options=options, num_threads=num_threads))
 
 
-def verify_run(run: RunDir, experiment: Experiment, num_photos: int, *, target: str) -> Shown:
-    """The files of a run on every device of its config, with some of its test photos."""
+def verify_run(
+    run: RunDir, experiment: Experiment, num_photos: int, devices: list[Choice], *, target: str
+) -> Shown:
+    """The files of a run on some devices, with some of its test photos."""
     from cli.steps import NEEDS, ensure, file_names, run_photos
 
     ensure(run, experiment, NEEDS["latency"], target)
     files = [run.file(name) for name in file_names(experiment)]
     photos = _some(run_photos(run).test.paths, num_photos)
     rows: list[dict[str, Any]] = []
-    for device in experiment.evaluate.devices:
-        rows += verify(files, photos, device=device.name, options=device.options)
+    for device in devices:
+        rows += verify(
+            files,
+            photos,
+            device=device.name,
+            options=device.options,
+            num_threads=experiment.evaluate.num_threads,
+        )
     return _shown(rows)
 
 
@@ -66,6 +81,8 @@ def _some(photos: list[Path], count: int) -> list[Path]:
 
 
 def _shown(rows: list[dict[str, Any]]) -> Shown:
+    if not rows:
+        raise UserError("there is no file whose answers these devices tell.")
     lines = [
         f"{row['name']} on {row['device']}: the same class for {row['argmax_equal']} of {row['n']} "
         f"photos, answers at most {row['max_abs_diff']:.2g} apart"

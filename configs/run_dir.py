@@ -69,7 +69,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing. Run the step that writes it.") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}). Delete it and run again.") from None

@@ -34,6 +34,7 @@ class Phone:
     """
 
     formats: tuple[str, ...] = (".tflite",)
+    tells_means = True
 
     def __init__(self, serial: str, *, benchmark_model: Path, adb: str) -> None:
         self._adb = [adb, *(["-s", serial] if serial else [])]
@@ -56,9 +57,7 @@ class Phone:
         said = {key: self.shell("getprop", name) for key, name in PROPERTIES.items()}
         return {
             "cpu": f"{said['model']} {said['cpu']}".strip(),
-            "num_cores": int(self.shell("nproc") or 0) or None,
             "os": f"Android {said['os']} {said['abi']}",
-            "python": None,
             "packages": {},
         }
 
@@ -126,7 +125,8 @@ class BenchmarkSession:
         self._words = [program, f"--graph={path}", f"--num_threads={num_threads}"]
         self._peak_mib: float | None = None
         first = self._timings(1)
-        self.ready = {
+        self.ready: dict[str, Any] = {
+            "state": phone.machine(),
             "load_ms": first["Init"] / 1000,
             "first_ms": first["First inference"] / 1000,
             "runtime": "benchmark_model",

@@ -1,7 +1,7 @@
 """`DEVICES`: where a probe runs."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,9 +59,11 @@ class Device(Protocol):
 
     Attributes:
         formats: endings of the files that it runs.
+        tells_means: `run` of its sessions tells the mean of the executions alone.
     """
 
     formats: tuple[str, ...]
+    tells_means: bool
 
     def open(self, file: Path, *, num_threads: int) -> Session:
         """A session that has loaded a file there."""
@@ -75,6 +77,7 @@ class Device(Protocol):
 
 class _Here:
     formats: tuple[str, ...] = (".tflite", ".onnx")
+    tells_means = False
 
     def __init__(self, cores: list[int] | None, openvino: bool) -> None:
         self._cores, self._openvino = cores, openvino
@@ -164,10 +167,24 @@ def android(serial: str = "", benchmark_model: str = "", adb: str = "adb") -> It
 
 
 def device_label(name: str, options: Mapping[str, Any]) -> str:
-    """What results call a device: local, ssh:pi@kitchen or local (openvino)."""
+    """What results call a device: local, ssh:pi@kitchen or local (openvino, cores 1 2)."""
     address = next((options[key] for key in ADDRESSES if options.get(key)), None)
     label = name if address is None else f"{name}:{address}"
-    return f"{label} (openvino)" if options.get("openvino") else label
+    cores = options.get("cores") or []
+    told = ["openvino"] * bool(options.get("openvino"))
+    told += [f"cores {' '.join(map(str, cores))}"] * bool(cores)
+    return f"{label} ({', '.join(told)})" if told else label
+
+
+def check_labels(devices: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """Raise UserError if results could not tell two devices apart."""
+    labels = [device_label(name, options) for name, options in devices]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise UserError(
+            f"evaluate.devices names {', '.join(twice)} twice. Keep one, or give them another "
+            "host, serial, runtime or other cores."
+        )
 
 
 def check_device(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

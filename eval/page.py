@@ -12,6 +12,7 @@ from PIL import Image
 from eval.charts import Point, lines, pareto_front, scatter
 from eval.failures import Gallery
 from eval.images import UnreadablePhoto, evaluation_image
+from eval.latency import difference
 from eval.wording import FILTERS, dash, known, ratio
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -137,7 +138,10 @@ def _against_float(
     said = [ratio(other["file_bytes"] / chosen["file_bytes"], "smaller", "larger")]
     ours, theirs = times[chosen["name"]], times[other["name"]]
     if ours and theirs and ours.get("num_threads") == theirs.get("num_threads"):
-        said.append(ratio(theirs["p50_ms"] / ours["p50_ms"], "faster", "slower"))
+        told = difference(ours, theirs)
+        alike = told is not None and told["verdict"] == "no difference"
+        faster = ratio(theirs["p50_ms"] / ours["p50_ms"], "faster", "slower")
+        said.append("no faster or slower" if alike else faster)
     return f"{' and '.join(said)} than {other['name']}"
 
 

@@ -60,11 +60,10 @@ def write_report(
 def build_report(
     run: RunDir, experiment: Experiment, *, photos: RunPhotos, models: list[str], files: list[str]
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
-    """`report.json` as DESIGN.md has it, and all predictions by name and split."""
+    """`report.json`, and all predictions by name and split."""
     probs = {name: load_predictions(run, name) for name in [*models, *files]}
-    latency = load_latency(
-        run, [device_label(d.name, d.options) for d in experiment.evaluate.devices]
-    )
+    devices = [device_label(d.name, d.options) for d in experiment.evaluate.devices]
+    latency = load_latency(run, devices, files)
     teacher = probs["teacher"]["test"]
     rows = [_file_row(run, name, probs, photos, teacher, latency.get(name, [])) for name in files]
     drops = {row["name"]: _drop(row, probs, photos.validation.labels) for row in rows}
@@ -76,7 +75,7 @@ def build_report(
         "run": run.path.resolve().name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": experiment.seed,
-        "machine": _machine(run, experiment),
+        "machine": _machine(run, rows),
         "data": {"source": _source(experiment), "classes": photos.classes, **counts},
         "models": [_model_row(run, n, probs[n]["test"], photos.test, teacher) for n in models],
         "files": rows,
@@ -144,11 +143,10 @@ def _distillation(
     )
 
 
-def _machine(run: RunDir, experiment: Experiment) -> dict[str, Any]:
+def _machine(run: RunDir, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Where the files were timed; this machine where they were not."""
-    first = experiment.evaluate.devices[0]
-    path = latency_path(run, device_label(first.name, first.options))
-    return dict(read_json(path)["machine"]) if path.exists() else machine()
+    timed = next((row["latency"][0]["device"] for row in rows if row["latency"]), None)
+    return machine() if timed is None else dict(read_json(latency_path(run, timed))["machine"])
 
 
 def _source(experiment: Experiment) -> str:

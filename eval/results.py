@@ -11,7 +11,7 @@ import numpy as np
 from configs.progress import track
 from configs.run_dir import RunDir, Step, file_sha256, read_json, whole_file
 from eval.accuracy import OWN_PIXELS, Pixels, accuracy, compare, predict_file
-from eval.devices import check_device, device_label
+from eval.devices import device_label
 from eval.footprint import file_bytes, zip_bytes
 from eval.images import evaluation_batches
 from eval.latency import measure
@@ -26,6 +26,8 @@ NEEDS_SOURCE = (
     "confidence_drift_high", "probability_moved", "half_point_power", "detectable_drop",
 )  # fmt: skip
 RAW_LATENCY = "times_ms"
+MACHINE = ("cpu", "num_cores", "isa", "os", "python")
+"""What `machine` of report.json takes from the state of the device that files were timed on."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,12 @@ def latency_step(
     path = latency_path(run, label)
     inputs = {
         "files": {file.name: file_sha256(file) for file in files},
-        "device": {"name": device, **options},
+        "device": device_inputs(device, options),
         "runs": [num_threads, num_warmup, num_runs, RUNS_PER_ROUND],
-        "host": machine() if device == "local" else None,
     }
+    journal = Journal(path.with_suffix(".rounds"), json.dumps(inputs, sort_keys=True))
 
     def build() -> tuple[list[Path], dict[str, Any]]:
-        journal = Journal(path.with_suffix(".rounds"), json.dumps(inputs, sort_keys=True))
         rows = timed(
             files,
             device=device,
@@ -101,11 +102,24 @@ def latency_step(
             num_runs=num_runs,
             journal=journal,
         )
-        where = machine() if device == "local" else check_device(device, options)["machine"]
-        journal.forget()
+        # The packages that made the files are those of here, whatever runs them.
+        told = next(iter(rows.values()))["state"]
+        where = machine() | {key: told[key] for key in MACHINE if key in told}
         return [], {"machine": where, "latency": {file.name: row for file, row in rows.items()}}
 
-    return Step(f"latency on {label}", path, inputs, build)
+    return Step(f"latency on {label}", path, inputs, build, journal.forget)
+
+
+def device_inputs(device: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What of a device a measurement depends on, as JSON values."""
+    kept = {key: value for key, value in options.items() if key != "wheels"}
+    tool = Path(str(options.get("benchmark_model")))
+    return {
+        "name": device,
+        **kept,
+        "tool": file_sha256(tool) if tool.is_file() else None,
+        "host": machine() if device == "local" else None,
+    }
 
 
 def timed(
@@ -134,10 +148,14 @@ def timed(
         )
 
 
-def load_latency(run: RunDir, devices: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """The latency rows of each file by device, in this order, without their raw times.
+def load_latency(
+    run: RunDir, devices: list[str], files: list[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """The latency rows of each file by device, without their raw times.
 
-    A row of a file that was written anew since is left out.
+    The first row of every file is of one device, so that first rows can be compared: the first
+    that timed all of `files`, else the first; what was not timed there has no rows. A row of a file
+    that was written anew since is left out.
     """
     by_file: dict[str, list[dict[str, Any]]] = {}
     for device in devices:
@@ -147,7 +165,16 @@ def load_latency(run: RunDir, devices: list[str]) -> dict[str, list[dict[str, An
             file = run.file(name)
             if file.exists() and stored["inputs"]["files"][name] == file_sha256(file):
                 by_file.setdefault(name, []).append(_without_raw(row))
-    return by_file
+    on = {
+        device: {n for n in files for row in by_file.get(n, []) if row["device"] == device}
+        for device in devices
+    }
+    first = next((device for device in devices if on[device] == set(files)), devices[0])
+    return {
+        name: sorted(rows, key=lambda row: row["device"] != first)
+        for name, rows in by_file.items()
+        if name in on[first]
+    }
 
 
 def latency_path(run: RunDir, device: str) -> Path:

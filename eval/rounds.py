@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from configs.errors import StepFailed
+from configs.run_dir import write_text
 from eval.devices import Device, Session
 from eval.probe_session import DeviceLost
 
@@ -58,17 +59,14 @@ class Journal:
         if self._path is None:
             return []
         lines = self._path.read_text().splitlines() if self._path.exists() else []
-        found = []
-        if lines[:1] == [self._head]:
-            for line in lines[1:]:
-                try:
-                    found.append([Turn(**turn) for turn in json.loads(line)])
-                except ValueError:
-                    break
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(f"{self._head}\n")
-        for turns in found:
-            self.add(turns)
+        kept, found = [self._head], []
+        for line in lines[1:] if lines[:1] == [self._head] else []:
+            try:
+                found.append([Turn(**turn) for turn in json.loads(line)])
+            except (ValueError, TypeError):
+                break
+            kept.append(line)
+        write_text(self._path, "".join(f"{line}\n" for line in kept))
         return found
 
     def add(self, turns: list[Turn]) -> None:
@@ -102,9 +100,11 @@ def take_rounds(
         files: of which one may be there twice.
 
     Raises:
-        StepFailed: a file cannot be run there, or the device did not come back.
+        StepFailed: a file cannot be run there, or the device did not come back, or it was lost
+            twice in the same round.
     """
     shares, rounds = _shares(num_runs), journal.rounds()
+    lost_after = -1
     while True:
         sessions: list[Session] = []
         try:
@@ -121,8 +121,9 @@ def take_rounds(
         except BaseException as error:
             for session in sessions:
                 session.kill()
-            if not isinstance(error, DeviceLost):
-                raise
+            if not isinstance(error, DeviceLost) or lost_after == len(rounds):
+                raise  # twice at the same place: it is not chance
+            lost_after = len(rounds)
             _wait_for(device, f"{error}\n{len(rounds)} of {len(shares)} rounds are done.")
 
 

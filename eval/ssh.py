@@ -42,7 +42,7 @@ try:
             cpu = line.partition(":")[2].strip()
 except OSError:
     pass
-modules = {json.dumps({m: p for p, ms in RUNTIMES.values() for m in ms} | {"numpy": "numpy"})}
+modules = {json.dumps(["numpy", *(m for _, modules in RUNTIMES.values() for m in modules)])}
 print(json.dumps({{
     "cpu": cpu or platform.machine(),
     "num_cores": os.cpu_count(),
@@ -50,7 +50,7 @@ print(json.dumps({{
     "python": platform.python_version(),
     "arch": platform.machine(),
     "libc": list(platform.libc_ver()),
-    "modules": {{m: version(p) for m, p in modules.items() if importlib.util.find_spec(m)}},
+    "modules": {{m: version(m.replace("_", "-")) for m in modules if importlib.util.find_spec(m)}},
 }}))
 """
 UNPACK = (
@@ -71,6 +71,7 @@ class Board:
     """
 
     formats: tuple[str, ...] = (".tflite", ".onnx")
+    tells_means = False
 
     def __init__(
         self,
@@ -95,9 +96,9 @@ class Board:
         self.facts = self._facts()
         # What a connection that broke left there goes after a day.
         self._cache, self._folder = self._lines(
-            f"umask 077; cache={CACHE}; mkdir -p $cache || exit; cd $cache || exit; "
+            f'umask 077; cache={CACHE}; mkdir -p "$cache" && cd "$cache" || exit; '
             "find . -maxdepth 1 -name 'call-*' -mmin +1440 -exec rm -rf {} + 2>/dev/null; "
-            "pwd; mktemp -d $PWD/call-XXXXXX"
+            'pwd; mktemp -d "$PWD/call-XXXXXX"'
         )[-2:]
         return self
 
@@ -109,7 +110,8 @@ class Board:
 
     def machine(self) -> dict[str, Any]:
         """As `eval.machine.machine`, of the board."""
-        packages = {name: version for name, version in self.facts["modules"].items() if version}
+        found = self.facts["modules"].items()
+        packages = {module.replace("_", "-"): version for module, version in found if version}
         fields = ("cpu", "num_cores", "os", "python")
         return {**{key: self.facts[key] for key in fields}, "packages": packages}
 

@@ -208,7 +208,8 @@ def median_interval(values: np.ndarray, confidence: float = 0.98) -> tuple[float
     """
     n = len(values)
     ways = np.cumsum([math.comb(n, k) for k in range(n)], dtype=object)
-    k = sum(2 * int(below) <= (1 - confidence) * 2**n for below in ways)
+    millionths = round(1e6 * (1 - confidence))  # of integers: 2**1024 is no float any more
+    k = sum(2_000_000 * int(below) <= millionths * 2**n for below in ways)
     if k == 0:
         return None
     ordered = np.sort(values)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from configs.errors import UserError
 from configs.progress import track
 from configs.run_dir import RunDir, Step, file_sha256
 from eval.devices import DEVICES, Session, device_label
 from eval.latency import CHANGING
-from eval.machine import machine
-from eval.results import file_part
+from eval.results import device_inputs, file_part
 from eval.rounds import warm_up
 
 NUM_INTERVALS = 20
@@ -102,17 +102,25 @@ def sustain(
         name: what the work is called while it goes on.
 
     Returns:
-        By the file's name: what the task returned, and device, runtime, threads and state.
+        By the file's name (its path, where two have one name): what the task returned, and
+        device, runtime, threads and state.
 
     Raises:
         StepFailed: a file cannot be run there.
+        UserError: the device runs none of the files, or tells no times of single executions.
     """
     told, label = {}, device_label(device, options or {})
     with (
         DEVICES[device](**(options or {})) as there,
         track(f"{name} on {label}", len(files)) as advance,
     ):
-        for number, file in enumerate(files, 1):
+        if there.tells_means:
+            raise UserError(f"{label} tells means of many executions. Name another device.")
+        able = [file for file in files if file.suffix.lower() in there.formats]
+        names = {file: file.name for file in able}
+        if len(set(names.values())) < len(able):
+            names = {file: str(file) for file in able}
+        for number, file in enumerate(able, 1):
             session = there.open(file, num_threads=num_threads)
             try:
                 ready, found = session.ready, task(session)
@@ -120,7 +128,7 @@ def sustain(
             except BaseException:
                 session.kill()
                 raise
-            told[file.name] = {
+            told[names[file]] = {
                 "device": label,
                 "runtime": f"{ready['runtime']} {ready['runtime_version']}".strip(),
                 "num_threads": num_threads,
@@ -149,10 +157,9 @@ def sustain_step(
     """
     inputs = {
         "files": {file.name: file_sha256(file) for file in files},
-        "device": {"name": device, **options},
+        "device": device_inputs(device, options),
         "num_threads": num_threads,
         "settings": settings,
-        "host": machine() if device == "local" else None,
     }
 
     def build() -> tuple[list[Path], dict[str, Any]]:

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import StepFailed
-from eval.devices import DEVICES
+from configs.errors import StepFailed, UserError
+from eval.devices import DEVICES, check_labels, device_label
 from eval.probe_session import ProbeSession
 
 local = DEVICES["local"]
@@ -38,3 +38,11 @@ def test_a_crash_between_runs_shows_the_last_words(tmp_path: Path) -> None:
     with pytest.raises(StepFailed, match="no more"):
         session.run(1)
     session.kill()
+
+
+def test_devices_that_results_could_not_tell_apart_are_refused() -> None:
+    one, pinned = ("local", {"cores": None}), ("local", {"cores": [1]})
+    check_labels([one, pinned, ("ssh", {"host": "pi"})])
+    assert device_label(*pinned) == "local (cores 1)"
+    with pytest.raises(UserError, match="names local twice"):
+        check_labels([one, pinned, one])

@@ -137,6 +137,17 @@ def test_a_round_that_a_lost_device_broke_is_taken_again(
     assert rows[FILES[0]]["times_ms"] == [*range(1, 11), *range(1, 11)]
 
 
+def test_a_device_that_is_lost_at_the_same_place_again_is_given_up(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "DEVICES", devices := Registry("device"))
+    devices.add(device_of(recorder.stub, lambda: True), name="stub")
+    recorder.breaks_after, recorder.breaks_with = 0, DeviceLost
+    with pytest.raises(DeviceLost, match="broken"):
+        measure(FILES[:1], device="stub", num_warmup=0, num_runs=20)
+    assert len(recorder.runs) == 2
+
+
 def test_rounds_are_kept_of_a_device_that_does_not_come_back(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

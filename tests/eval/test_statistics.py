@@ -309,3 +309,9 @@ def test_the_expected_drop_varies_less_than_the_counted_one_and_means_the_same()
     # Of a hundred means, each within 0.0006 or so.
     assert np.mean(expected) == pytest.approx(np.mean(counted), abs=0.004)
     assert np.std(expected) < 0.5 * np.std(counted)
+
+
+def test_the_interval_of_a_median_of_very_many_values() -> None:
+    low, high = median_interval(np.arange(2000.0)) or (0, 0)
+    # A median of n values lies within 2.33 sqrt(n) / 2 places with 98 %.
+    assert (low, high) == (pytest.approx(948, abs=2), pytest.approx(1051, abs=2))

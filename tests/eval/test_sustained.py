@@ -128,10 +128,15 @@ def test_the_operators_of_an_onnx_file_are_timed(program, onnx_file: Path) -> No
     assert times == sorted(times, reverse=True)
 
 
-def test_litert_tells_no_operators(program, tflite_files: dict[str, Path]) -> None:
+def test_litert_tells_no_operators(program, onnx_file: Path, tflite_files: dict[str, Path]) -> None:
     outcome = program("evaluate", "latency", tflite_files["int8"], "--profile")
-    assert outcome.code == 1
-    assert "LiteRT tells Python nothing of single operators" in outcome.err
+    assert outcome.code == 2
+    assert "--profile is for .onnx files; got colours-int8.tflite" in outcome.err
+    # Of several files, those of which it can be told.
+    outcome = program("evaluate", "latency", tflite_files["int8"], onnx_file, "--profile")
+    assert outcome.code == 0
+    assert "left out, for no profile can be had of them: colours-int8.tflite" in outcome.err
+    assert "colours.onnx" in outcome.out
 
 
 @pytest.mark.parametrize(
