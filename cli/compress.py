@@ -152,9 +152,11 @@ def quantize(
     )
     text = files_table(rows, verdict["chosen_file"] if verdict else None)
     if verdict and "candidates" in verdict:
-        text = f"{candidates_table(verdict['candidates'])}\n\non the test photos:\n{text}"
-    if verdict and verdict["chosen_file"]:
-        text += f"\n\n* {verdict['chosen_file']}: {verdict['reason']}"
+        tested = f"\n\non the test photos:\n{text}" if rows else ""
+        text = candidates_table(verdict["candidates"]) + tested
+    if verdict:
+        chosen = f"* {verdict['chosen_file']}: " if verdict["chosen_file"] else ""
+        text += f"\n\n{chosen}{verdict['reason']}"
     show_result({"files": rows, "verdict": verdict}, text, as_json=json)
 
 

@@ -12,11 +12,13 @@ import numpy as np
 from compress.export import RECIPES, calibration_of
 from compress.graph import Graph, image_size_of
 from compress.methods.equalize import equalize, rewritable
+from configs.errors import UserError
 from configs.schema import BudgetConfig, Choice
 from distill.data import Examples
 from eval.accuracy import Pixels
-from eval.choice import choose, loss_by_rounding
+from eval.choice import Loss, choose, loss_by_rounding, shortfalls
 from eval.footprint import file_bytes
+from eval.probe import ModelFileError
 from eval.results import Photos, file_probabilities, timed
 
 log = logging.getLogger("potstill")
@@ -112,6 +114,9 @@ def search(
 
     Returns:
         Every candidate of the ladder; latency rows of the files that were timed; the verdict.
+
+    Raises:
+        UserError: not even a float32 file can be made.
     """
     calibration = calibration_of(train, image_size_of(model), pixels)
     has_swishes = bool(rewritable(Graph.of(model)))
@@ -122,15 +127,21 @@ def search(
         each.turned_down = _needless(each, tried, has_swishes)
         if each.turned_down:
             continue
-        if candidate.equalized and has_swishes:
-            equalized = equalized or equalize(model, calibration=calibration)
-            source = equalized
         log.info("budget: making %s", candidate.name)
-        each.file, each.facts = write(source, candidate)
-        probs = file_probabilities(each.file, validation, num_threads=1, pixels=pixels)
-        each.validation = loss_by_rounding(probs, validation_probs, validation.labels)
-        each.turned_down = shortfall(each.validation, file_bytes(each.file), budget)
-        log.info("budget: %s %s", each.file.name, each.turned_down or "holds")
+        try:
+            if candidate.equalized and has_swishes:
+                equalized = equalized or equalize(model, calibration=calibration)
+                source = equalized
+            each.file, each.facts = write(source, candidate)
+            probs = file_probabilities(each.file, validation, num_threads=1, pixels=pixels)
+        except (UserError, ModelFileError) as error:
+            if candidate.name == "float32":
+                raise  # not the recipe is refused, the model is
+            each.turned_down = f"cannot be made: {str(error).splitlines()[0]}"
+        else:
+            each.validation = loss_by_rounding(probs, validation_probs, validation.labels)
+            each.turned_down = shortfall(each.validation, file_bytes(each.file), budget)
+        log.info("budget: %s %s", candidate.name, each.turned_down or "holds")
     return tried, *_fastest(tried, budget)
 
 
@@ -152,11 +163,11 @@ def shortfall(validation: dict[str, Any], num_bytes: int, budget: BudgetConfig) 
         return None
     allowed = f"{100 * budget.max_drop:.2f} allowed"
     if validation["expected_drop"] <= budget.max_drop:
-        return f"loses {100 * validation['drop']:.2f} points as counted, {allowed}"
+        return f"{Loss.by_rounding(validation)}, {allowed}"
     expected, low, high = (
         100 * validation[key] for key in ("expected_drop", "expected_low", "expected_high")
     )
-    return f"loses {expected:.2f} points ({low:.2f} to {high:.2f}), {allowed}"
+    return f"is expected to lose {expected:.2f} points ({low:.2f} to {high:.2f}), {allowed}"
 
 
 def _fastest(
@@ -164,27 +175,21 @@ def _fastest(
 ) -> tuple[dict[Path, dict[str, Any]], dict[str, Any]]:
     """Time the candidates that hold so far and choose; says of the others why not they."""
     held = {each.file: each for each in tried if each.file and not each.turned_down}
-    if not held:
-        reason = "no candidate holds the budget"
-        return {}, {"chosen_file": None, "reason": reason, "turned_down": {}}
-    latency = timed(list(held), num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
-    rows = [
+    latency = {}
+    if held:
+        latency = timed(list(held), num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
+    rows: list[dict[str, Any]] = [
         {"name": file.name, "file_bytes": file_bytes(file), "latency": [latency[file]]}
         for file in held
     ]
-    drops = {file.name: each.validation["loss"] for file, each in held.items()}
-    verdict = choose(rows, drops=drops, budget=budget)
+    losses = {file.name: Loss.by_rounding(each.validation) for file, each in held.items()}
+    faults = {row["name"]: "; ".join(shortfalls(row, losses[row["name"]], budget)) for row in rows}
+    if all(faults.values()):
+        reason = "no candidate holds the budget"
+        verdict: dict[str, Any] = {"chosen_file": None, "reason": reason, "turned_down": faults}
+    else:
+        verdict = choose(rows, losses=losses, budget=budget, model="the float model")
     for file, each in held.items():
         each.p50_ms = latency[file]["p50_ms"]
         each.turned_down = verdict["turned_down"].get(file.name)
-        if file.name == verdict["chosen_file"]:
-            verdict["reason"] += _as_counted(each.validation)
     return latency, verdict
-
-
-def _as_counted(validation: dict[str, Any]) -> str:
-    low, high = 100 * validation["drop_low"], 100 * validation["drop_high"]
-    return (
-        f", as the model's own probabilities tell; counted on {validation['n']} photos it is "
-        f"{100 * validation['drop']:.1f} ({low:.1f} to {high:.1f})"
-    )

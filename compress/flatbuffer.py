@@ -14,6 +14,8 @@ from compress.ranges import Range
 SIGNATURE = "serving_default"
 BUFFER_ALIGNMENT = 16
 """Bytes; the schema asks for it (force_align)."""
+DEQUANTIZE_BY_CHANNEL = 5
+"""The version of DEQUANTIZE that takes a scale for each channel."""
 Op = schema.BuiltinOperator
 # The axis of a kernel that counts output channels: int8 weights have a scale for each.
 CHANNEL_AXIS = {Op.CONV_2D: 0, Op.DEPTHWISE_CONV_2D: 3, Op.FULLY_CONNECTED: 0}
@@ -72,7 +74,7 @@ def with_int8_kernels(content: bytes) -> bytes:
     """
     model = _unpacked(content)
     graph = model.subgraphs[0]
-    dequantize = _operator_code(model, Op.DEQUANTIZE)
+    dequantize = _dequantize_code(model)
     added: dict[int, Any] = {}
     for kind, operator in _operators(model):
         index = int(operator.inputs[1]) if kind in CHANNEL_AXIS else -1
@@ -101,11 +103,11 @@ def _operators(model: Any) -> Iterator[tuple[int, Any]]:
         yield max(code.builtinCode, code.deprecatedBuiltinCode), operator
 
 
-def _operator_code(model: Any, kind: int) -> int:
-    """The index of a kind of operator that is added to the model's own."""
+def _dequantize_code(model: Any) -> int:
+    """The index of DEQUANTIZE, which is added to the model's own operators."""
     code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = kind
-    code.version = 2
+    code.builtinCode = code.deprecatedBuiltinCode = Op.DEQUANTIZE
+    code.version = DEQUANTIZE_BY_CHANNEL
     model.operatorCodes.append(code)
     return len(model.operatorCodes) - 1
 
@@ -138,7 +140,7 @@ def _new_buffer(model: Any, values: np.ndarray) -> int:
 
 def _without_unused_buffers(model: Any) -> Any:
     """Empties what no tensor and no metadata refer to; the numbers of the others stay."""
-    used = {tensor.buffer for tensor in model.subgraphs[0].tensors}
+    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
     used |= {entry.buffer for entry in model.metadata or []}
     for index, buffer in enumerate(model.buffers):
         if index not in used:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,6 +260,12 @@ class Graph:
 
     def readers(self, tensor: Any) -> list[Use]:
         return [use for use in self.uses if any(given is tensor for given in use.inputs)]
+
+    def shared_name(self) -> str | None:
+        """A name that several layers have, as in nested models: no new model can hold them all."""
+        layers = {id(use.layer): use.layer.name for use in self.uses}
+        counts = Counter(layers.values())
+        return next((name for name, count in counts.items() if count > 1), None)
 
     def num_uses(self, layer: Any) -> int:
         return sum(use.layer is layer for use in self.uses)

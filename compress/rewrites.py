@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from compress.graph import Graph, Use, batches, copy_of, named_layers, rebuilt, replay
+from compress.graph import Graph, Use, batches, copy_of, rebuilt, replay
 
 HAS_KERNEL = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
 ACTIVATION = ".activation"
@@ -47,10 +47,10 @@ def simplified(model: keras.Model) -> keras.Model:
     one subtraction in pixels is exact in int8. The offset stays ahead of the zero padding. And a
     file rounds what goes into an activation, too: as a layer it has a name.
     """
-    names = [layer.name for _, layer in named_layers(model)]
-    if len(set(names)) < len(names):
-        return copy_of(model)  # nested models: theirs cannot stand side by side in a new one
-    scaling, kernel = _input_scaling(Graph.of(model))
+    graph = Graph.of(model)
+    if graph.shared_name():
+        return copy_of(model)
+    scaling, kernel = _input_scaling(graph)
     scale, offset = np.ones(3), np.zeros(3)
     for layer in scaling:
         factor, term = _factor_and_offset(layer)

@@ -137,10 +137,10 @@ def _measured(
     if budget is None:
         return rows, None
     own, labels = work.probs["validation"], work.photos["validation"].labels
-    drops = {
+    losses = {
         file.name: loss_of(work.answers(file, "validation"), own, own, labels) for file in facts
     }
-    return rows, choose(rows, drops=drops, budget=budget)
+    return rows, choose(rows, losses=losses, budget=budget, model="the float model")
 
 
 def _searched(work: _Work, budget: BudgetConfig) -> tuple[Rows, dict[str, Any]]:

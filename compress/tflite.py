@@ -33,6 +33,8 @@ from configs.registry import Registry
 RECIPES = Registry("recipe", prefix="tflite.")
 NumImages = Annotated[int, Field(gt=0)]
 EdgeType = Literal["float32", "uint8", "int8"]
+CONTROL_FLOW = {"If", "StatelessIf", "While", "StatelessWhile", "Merge"}
+"""Operations of TensorFlow; Merge is what freezing makes of the others."""
 
 
 @RECIPES.add
@@ -92,7 +94,7 @@ def int16(
     floats. Its ranges are those of all values, for 65,535 steps leave room for them.
     """
     ready = calibrated(model, calibration, num_images)
-    converter = _converter(ready.model, output)
+    converter = _integer_converter(ready.model, output)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: ([image[None]] for image in ready.images)
     converter.target_spec.supported_ops = [
@@ -131,7 +133,7 @@ def int8(
             f"input_type {input_type} is for models that take pixels from 0 to 255 as they are. "
             "Put the scaling of the pixels into the model, or leave input_type at float32."
         )
-    content = _converted(_converter(ready.model, output))
+    content = _converted(_integer_converter(ready.model, output))
     found = file_ranges(_all_tensors(content), ready, ranges=ranges)
     parts = operations(content)
     kept = float_operations(parts, found, ready, keep_float)
@@ -142,8 +144,27 @@ def int8(
 
 
 def _converter(model: keras.Model, output: str) -> Any:
-    function = frozen_function(model, output)
+    return _converter_of(frozen_function(model, output))
+
+
+def _converter_of(function: Any) -> Any:
     return tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
+
+
+def _integer_converter(model: keras.Model, output: str) -> Any:
+    """A converter of a model whose tensors all get a range.
+
+    Raises:
+        UserError: the model has loops or conditions; TensorFlow's calibration crashes on them.
+    """
+    function = frozen_function(model, output)
+    if any(operation.type in CONTROL_FLOW for operation in function.graph.get_operations()):
+        raise UserError(
+            f"model {model.name!r} has loops or conditions (a GRU is one), and no int8 or int16 "
+            "ranges are known inside of them. Build its layers with unroll=True, or choose "
+            "tflite.dynamic or tflite.weights."
+        )
+    return _converter_of(function)
 
 
 def _write(converter: Any, path: Path, output: str) -> None:

@@ -11,7 +11,7 @@ from configs.run_dir import RunDir, file_sha256, read_json, write_json, write_te
 from configs.schema import Experiment
 from eval.accuracy import accuracy
 from eval.audit import audit
-from eval.choice import choose, loss_of
+from eval.choice import Loss, choose, loss_of
 from eval.costs import step_costs
 from eval.devices import device_label
 from eval.failures import confusion_counts, flips_by_class, galleries
@@ -66,8 +66,8 @@ def build_report(
     latency = load_latency(run, devices, files)
     teacher = probs["teacher"]["test"]
     rows = [_file_row(run, name, probs, photos, teacher, latency.get(name, [])) for name in files]
-    drops = {row["name"]: _drop(row, probs, photos.validation.labels) for row in rows}
-    verdict = choose(rows, drops=drops, budget=experiment.compress.budget)
+    losses = {row["name"]: _loss(row, probs, photos.validation.labels) for row in rows}
+    verdict = choose(rows, losses=losses, budget=experiment.compress.budget)
     facts = read_json(run.photos_manifest.with_suffix(".json"))
     counts = {k: v for k, v in facts.items() if k.startswith("num_")}
     tested = {name: splits["test"] for name, splits in probs.items()}
@@ -154,9 +154,7 @@ def _source(experiment: Experiment) -> str:
     return experiment.data.source if path is None else f"{experiment.data.source} {path.name}"
 
 
-def _drop(
-    row: dict[str, Any], probs: dict[str, dict[str, np.ndarray]], labels: np.ndarray
-) -> float:
+def _loss(row: dict[str, Any], probs: dict[str, dict[str, np.ndarray]], labels: np.ndarray) -> Loss:
     file, source, student = (
         probs[name]["validation"] for name in (row["name"], row["source"], "student")
     )

@@ -66,6 +66,11 @@ def equalize(
         raise UserError("equalize needs calibration photos and got none.")
     graph = Graph.of(model)
     swishes = rewritable(graph)
+    if name := graph.shared_name():
+        raise UserError(
+            f"model {model.name!r} cannot be equalized: several of its layers are called {name!r} "
+            "(in nested models). Give them names of their own, or leave the method out."
+        )
     if not swishes:
         raise UserError(
             f"model {model.name!r} has nothing to equalize: no swish that follows a "
@@ -96,6 +101,8 @@ class Swish(NamedTuple):
 
 def rewritable(graph: Graph) -> list[Swish]:
     """The swishes whose scale can be moved, in the order of the graph."""
+    if graph.shared_name():
+        return []
     return [swish for use in graph.uses if (swish := _rewritable(graph, use))]
 
 

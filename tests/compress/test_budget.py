@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from compress import budget
 from compress.budget import LADDER, Tried, _fastest, _needless, shortfall
 from compress.export import RECIPES
 from compress.standalone import quantize_model
@@ -69,7 +70,8 @@ def test_it_climbs_from_int8_to_the_equalized_file_and_no_further(searched) -> N
         "mine-equalize-int8.tflite", "mixed-int8", "weights", "int16",
     ]  # fmt: skip
     assert re.fullmatch(
-        r"loses \d+\.\d\d points \(.*\), 0\.50 allowed", tried["mine-int8.tflite"]["turned_down"]
+        r"is expected to lose \d+\.\d\d points \(.*\), 0\.50 allowed",
+        tried["mine-int8.tflite"]["turned_down"],
     )
     held = tried["mine-equalize-int8.tflite"]
     assert held["validation"]["expected_drop"] <= 0.005
@@ -86,7 +88,10 @@ def test_one_that_is_slower_than_none_is_chosen_and_the_timed_ones_are_scored(se
     (chosen,) = [row for row in rows if row["name"] == name]
     assert chosen["latency"][0]["against_fastest"]["verdict"] != "slower"
     assert [row["name"] for row in rows] == timed
-    assert re.search(r"counted on 60 photos it is 0\.0+ \(.*\)", verdict["reason"])
+    assert re.search(
+        r"of the float model .*it is expected to lose 0\.\d+ points, counted 0\.00",
+        verdict["reason"],
+    )
     assert all(row["accuracy"]["n"] == NUM_PHOTOS["test"] for row in rows)
     assert all(row["accuracy"]["agreement_with_source"] > 0.95 for row in rows)
 
@@ -104,8 +109,14 @@ def test_a_file_says_what_rounding_its_layers_is_predicted_to_cost(searched) -> 
     ("found", "says"),
     [
         ({"loss": 0.004, "expected_drop": 0.004, "drop": 0.02}, None),
-        ({"loss": 0.006, "expected_drop": 0.006, "drop": 0.0}, "loses 0.60 points (0.20 to 1.00)"),
-        ({"loss": 0.01, "expected_drop": 0.004, "drop": 0.03}, "loses 3.00 points as counted"),
+        (
+            {"loss": 0.006, "expected_drop": 0.006, "drop": 0.0},
+            "is expected to lose 0.60 points (0.20 to 1.00)",
+        ),
+        (
+            {"loss": 0.01, "expected_drop": 0.004, "drop": 0.03},
+            "loses at least 1.00 points, counted 3.00",
+        ),
     ],
 )
 def test_why_a_file_is_turned_down(found, says) -> None:
@@ -134,6 +145,44 @@ def test_where_no_candidate_holds_none_is_chosen(tmp_path) -> None:
     assert latency == {}
     assert verdict["chosen_file"] is None
     assert verdict["reason"] == "no candidate holds the budget"
+
+
+@pytest.fixture
+def hard_swish(tmp_path: Path) -> dict:
+    """Arguments of `quantize_model` for a model that int16 has no counterpart for."""
+    pixels = keras.Input((16, 16, 3))
+    x = layers.Conv2D(2, 3, strides=2, activation="hard_silu")(pixels)
+    keras.Model(pixels, layers.Dense(2)(layers.GlobalAveragePooling2D()(x))).save(
+        tmp_path / "mine.keras"
+    )
+    for split in NUM_PHOTOS:
+        for i in range(4):
+            path = tmp_path / "photos" / split / f"class{i % 2}" / f"{i}.png"
+            save_photo(path, seed=10 * len(split) + i, size=(16, 16))
+    return {"path": tmp_path / "mine.keras", "data": tmp_path / "photos", "out": tmp_path / "out"}
+
+
+def test_a_candidate_that_cannot_be_made_ends_no_search(hard_swish, monkeypatch) -> None:
+    monkeypatch.setattr(budget, "LADDER", [LADDER[0], LADDER[-1]])
+    monkeypatch.setattr(budget, "NUM_RUNS", 10)
+    _, verdict = quantize_model(**hard_swish, recipes=[], budget=BudgetConfig())
+    assert verdict["chosen_file"] == "mine-float32.tflite"
+    (int16,) = [each for each in verdict["candidates"] if each["name"] == "int16"]
+    assert int16["turned_down"].startswith("cannot be made: the TFLite converter refused")
+    assert "HARD_SWISH" in int16["turned_down"]
+
+
+def test_where_all_that_hold_else_are_too_slow_none_is_chosen(hard_swish, monkeypatch) -> None:
+    monkeypatch.setattr(budget, "LADDER", [LADDER[0]])
+    monkeypatch.setattr(budget, "NUM_RUNS", 10)
+    limits = BudgetConfig(max_latency_ms=1e-6)
+    rows, verdict = quantize_model(**hard_swish, recipes=[], budget=limits)
+    assert verdict["chosen_file"] is None
+    assert verdict["reason"] == "no candidate holds the budget"
+    (candidate,) = verdict["candidates"]
+    assert re.fullmatch(r"it takes \d+\.\d\d ms, 1e-06 allowed", candidate["turned_down"])
+    assert verdict["turned_down"] == {"mine-float32.tflite": candidate["turned_down"]}
+    assert rows[0]["latency"][0]["p50_ms"] == candidate["p50_ms"] > 0
 
 
 def test_every_candidate_has_a_recipe_with_these_options() -> None:

@@ -205,6 +205,18 @@ def test_a_model_within_a_model_is_equalized(images: np.ndarray) -> None:
     )
 
 
+def test_nested_models_with_layers_of_one_name_have_nothing_to_equalize() -> None:
+    pixels = keras.Input((8, 8, 3), name="image")
+    convs = [
+        keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(3, 1, name="conv")]) for _ in "ab"
+    ]
+    x = layers.Activation("silu")(layers.BatchNormalization()(convs[0](pixels)))
+    model = keras.Model(pixels, logits(convs[1](x)))
+    assert rewritable(Graph.of(model)) == []
+    with pytest.raises(UserError, match="several of its layers are called 'conv'"):
+        equalized(model, random_images(4, 8))
+
+
 def test_without_photos_there_are_no_ranges(uneven: keras.Model) -> None:
     with pytest.raises(UserError, match="needs calibration photos"):
         equalized(uneven, np.zeros((0, 32, 32, 3), "float32"))

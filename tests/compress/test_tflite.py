@@ -141,6 +141,35 @@ def test_a_file_of_weights_keeps_its_kernels_as_int8_by_channel_and_computes_in_
     assert len(kernels) == len(kept)
     others = [o for o in graph.operators if int(o.outputs[0]) not in kernels]
     assert all(tensors[o.outputs[0]].type == schema.TensorType.FLOAT32 for o in others)
+    codes = flatbuffer(files["weights"]).operatorCodes
+    (dequantize,) = [c for c in codes if c.builtinCode == schema.BuiltinOperator.DEQUANTIZE]
+    assert dequantize.version == 5  # the first that takes scales by channel
+
+
+@pytest.fixture(scope="module")
+def looping(images):
+    keras.utils.set_random_seed(1)
+    pixels = keras.Input((16, 16, 3))
+    rows = layers.Reshape((7, 28))(layers.Conv2D(4, 3, strides=2)(pixels))
+    return keras.Model(pixels, layers.Dense(3)(layers.GRU(5)(rows)))
+
+
+def test_weights_of_a_model_with_a_loop_are_kept_as_int8(looping, images, tmp_path):
+    path = tmp_path / "file.tflite"
+    RECIPES["tflite.weights"](
+        looping, path, calibration=lambda: iter(images), output="probabilities"
+    )
+    assert len(flatbuffer(path).subgraphs) == 3
+    expected = tf.nn.softmax(looping(images)).numpy()
+    np.testing.assert_allclose(answers(path, images), expected, atol=0.02)
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int16"])
+def test_integer_files_of_a_model_with_a_loop_are_refused(recipe, looping, images, tmp_path):
+    with pytest.raises(UserError, match="has loops or conditions"):
+        RECIPES[f"tflite.{recipe}"](
+            looping, tmp_path / "file", calibration=lambda: iter(images), output="logits"
+        )
 
 
 def test_float16_halves_and_int8_quarters_the_weights(files):
