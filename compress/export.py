@@ -1,6 +1,6 @@
 """From a Keras model to files: the recipes of a config, with what the files say of themselves."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from compress import onnx, tflite
+from compress.calibration import Images
 from compress.graph import check_parity, image_size_of
 from compress.metadata import write_metadata
 from configs.registry import Registry
@@ -25,8 +26,6 @@ RECIPES: Registry = tflite.RECIPES | onnx.RECIPES
 
 NUM_PARITY_IMAGES = 8
 
-Calibration = Callable[[], Iterator[np.ndarray]]
-
 
 def keeps_float32(recipe: str) -> bool:
     """Whether a recipe changes nothing but the format: what `export` writes, not `quantize`."""
@@ -39,7 +38,7 @@ def file_name(source: str, recipe: str) -> str:
     return f"{source}-{short}.{format_}"
 
 
-def calibration_of(examples: Examples, size: tuple[int, int], pixels: Pixels) -> Calibration:
+def calibration_of(examples: Examples, size: tuple[int, int], pixels: Pixels) -> Images:
     """Training photos through the evaluation view, the classes taking turns.
 
     Returns:

@@ -1,6 +1,6 @@
 """Which operations of an int8 file stay in float, and what rounding the others costs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import keras
@@ -46,10 +46,10 @@ def float_operations(
     if not keep:
         return set()
     costs = found.costs(ready)
-    allowed = (1 - keep) * sum(costs.values())
+    allowed = (1 - keep) * sum(_by_layer(costs, found, costs).values())
     kept: set[str] = set()
     for tensor in sorted(costs, key=lambda name: -costs[name]):
-        if sum(costs[name] for name in rounded(operations, kept) if name in costs) <= allowed:
+        if sum(_by_layer(rounded(operations, kept), found, costs).values()) <= allowed:
             break
         kept |= {each.name for each in operations if tensor in (*each.inputs, *each.outputs)}
     return kept
@@ -76,17 +76,28 @@ def report(
         with the `nats` that rounding it is predicted to move the answers by.
     """
     costs = found.costs(ready)
-    by_layer: dict[str, float] = {}
-    for name in rounded(operations, kept):
-        if name in costs:
-            layer = found.twins[name]
-            by_layer[layer] = max(by_layer.get(layer, 0.0), costs[name])
+    by_layer = _by_layer(rounded(operations, kept), found, costs)
     dearest = sorted(by_layer, key=lambda layer: -by_layer[layer])[:NUM_REPORTED]
     computed = _layers_of(operations, found, ready.model) if kept else {}
     return {
         "kept_float": sorted({layer for name in kept for layer in computed[name]}),
         "rounding": [{"layer": name, "nats": float(f"{by_layer[name]:.3g}")} for name in dearest],
     }
+
+
+def _by_layer(
+    tensors: Iterable[str], found: FileRanges, costs: dict[str, float]
+) -> dict[str, float]:
+    """Nats that rounding tensors of a file costs, by the tensor of the model that they hold.
+
+    Several may hold the same one, reshaped: the first rounding leaves the others nothing to round.
+    """
+    by_layer: dict[str, float] = {}
+    for name in tensors:
+        if name in costs:
+            layer = found.twins[name]
+            by_layer[layer] = max(by_layer.get(layer, 0.0), costs[name])
+    return by_layer
 
 
 def _of_layers(

@@ -9,7 +9,7 @@ from compress.budget import NUM_RUNS, NUM_WARMUP, Candidate, search
 from compress.export import RECIPES, file_name, write_file
 from compress.graph import image_size_of
 from configs.errors import UserError
-from configs.run_dir import make_artifact
+from configs.run_dir import digest, file_sha256, make_artifact
 from configs.schema import BudgetConfig, Choice
 from distill.classifier import load_model
 from distill.data import Examples, scan_folder
@@ -79,6 +79,11 @@ class _Work:
             )
         self.name, self.model, self.folder, self.pixels = path.stem, model, folder, pixels
         self.train = splits["train"]
+        self.inputs = {
+            "model": file_sha256(path),
+            "photos": digest(self.train.ids),
+            "pixels": pixels.describe(),
+        }
         self.photos = {
             split: Photos(split, splits[split].paths, splits[split].labels)
             for split in ("validation", "test")
@@ -91,7 +96,11 @@ class _Work:
         }
 
     def write(self, model: Any, file: Path, choice: Choice, source: str) -> dict[str, Any]:
-        """Write one file and its manifest; returns what the manifest says."""
+        """Write one file and its manifest; returns what the manifest says.
+
+        Args:
+            source: what `model` is called: the bare model, or what was made of it.
+        """
         manifest = file.with_name(file.name + ".json")
         if file.exists() and not manifest.exists():
             raise UserError(
@@ -105,7 +114,7 @@ class _Work:
             )
             return [file], facts
 
-        inputs = {"source": source, "recipe": choice.model_dump(mode="json")}
+        inputs = {**self.inputs, "source": source, "recipe": choice.model_dump(mode="json")}
         return make_artifact(manifest, inputs, build)
 
     def answers(self, file: Path, split: str) -> np.ndarray:
@@ -146,7 +155,8 @@ def _measured(
 def _searched(work: _Work, budget: BudgetConfig) -> tuple[Rows, dict[str, Any]]:
     def write(model: Any, candidate: Candidate) -> tuple[Path, dict[str, Any]]:
         file = work.folder / f"{work.name}-{candidate.name}.tflite"
-        return file, work.write(model, file, candidate.choice, work.name)
+        source = work.name if model is work.model else f"{work.name}-equalize"
+        return file, work.write(model, file, candidate.choice, source)
 
     tried, latency, verdict = search(
         work.model,

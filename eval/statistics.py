@@ -156,20 +156,20 @@ def expected_drop(
     tells on several thousand, for counting adds the chance of each label (a Rao-Blackwell estimate
     of the drop; docs/LOG.md compares the two).
 
+    Where no answer changed the upper end is that of `paired_interval`, z^2 / (n + z^2): what n
+    photos did not show may yet happen to so many.
+
     Args:
         probs: of the rounded model, (examples, classes).
         source_probs: of the model itself.
         labels: to calibrate `source_probs` by.
-
-    Where no answer changed the upper end is that of `paired_interval`, z^2 / (n + z^2): what n
-    photos did not show may yet happen to so many.
     """
+    own, new = source_probs.argmax(axis=1), probs.argmax(axis=1)
+    if (own == new).all():
+        return 0.0, 0.0, Z_95**2 / (len(labels) + Z_95**2)
     calibrated = _tempered(source_probs, fitted_temperature(source_probs, labels))
     at = np.arange(len(labels))
-    own, new = source_probs.argmax(axis=1), probs.argmax(axis=1)
     lost = calibrated[at, own] - calibrated[at, new]
-    if (own == new).all():
-        return 0.0, 0.0, Z_95**2 / (len(lost) + Z_95**2)
     half = Z_95 * float(lost.std()) / math.sqrt(len(lost))
     mean = float(lost.mean())
     return mean, max(mean - half, 0.0), mean + half

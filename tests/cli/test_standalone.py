@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 import pytest
 
-from compress import standalone
+from compress import budget, standalone
 from eval.metadata import read_metadata
 
 
@@ -77,6 +77,19 @@ def test_a_limit_without_recipes_searches(program, foreign: Path, photo_folder: 
     assert "and 1,000,000 bytes" in chosen
     assert "not made: no swish of the model can be equalized" in table
     assert table.count("not made: int8 holds the budget, and this one is slower") == 3
+
+
+def test_a_search_that_finds_none_says_so(
+    program, foreign: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "LADDER", budget.LADDER[:1])
+    outcome = program(
+        "compress", "quantize", foreign, "--data", photo_folder, "--max-bytes", "1", "--quiet"
+    )
+    assert outcome.code == 0, outcome.err
+    assert "bytes, 1 allowed" in outcome.out
+    assert "on the test photos" not in outcome.out
+    assert outcome.out.splitlines()[-1] == "no candidate holds the budget"
 
 
 @pytest.mark.parametrize(

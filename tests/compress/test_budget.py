@@ -1,5 +1,6 @@
 """The search for a file within a budget, on a model that int8 harms and equalisation helps."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from compress.export import RECIPES
 from compress.standalone import quantize_model
 from configs.schema import BudgetConfig
 from eval.images import evaluation_image
+from eval.metadata import read_metadata
 from small_models import settle
 from support import save_photo
 
@@ -94,6 +96,19 @@ def test_one_that_is_slower_than_none_is_chosen_and_the_timed_ones_are_scored(se
     )
     assert all(row["accuracy"]["n"] == NUM_PHOTOS["test"] for row in rows)
     assert all(row["accuracy"]["agreement_with_source"] > 0.95 for row in rows)
+
+
+def test_a_file_says_what_it_was_made_of(searched) -> None:
+    rows, _ = searched
+    row = next(row for row in rows if row["name"] == "mine-equalize-int8.tflite")
+    path = Path(row["path"])
+    manifest = json.loads(path.with_name(path.name + ".json").read_text())
+    metadata = read_metadata(path)
+    assert metadata is not None
+    assert {row["source"], manifest["source"], metadata.source} == {"mine-equalize"}
+    model = path.parent.parent / "mine.keras"
+    assert manifest["inputs"]["model"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert set(manifest["inputs"]) == {"model", "photos", "pixels", "recipe", "source"}
 
 
 def test_a_file_says_what_rounding_its_layers_is_predicted_to_cost(searched) -> None:

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import onnx
@@ -9,7 +11,7 @@ from compress.calibration import Calibrated
 from compress.export import RECIPES
 from compress.flatbuffer import operations
 from compress.precision import Operation, _layers_of, float_operations, report, rounded
-from compress.ranges import file_ranges
+from compress.ranges import FileRanges, file_ranges
 from configs.errors import UserError
 
 Op = schema.BuiltinOperator
@@ -105,12 +107,32 @@ def test_a_share_leaves_the_dearest_in_float(ready, parts_and_ranges, share) -> 
     kept = float_operations(parts, found, ready, share)
 
     def cost(kept: set) -> float:
-        return sum(costs.get(name, 0.0) for name in rounded(parts, kept))
+        by_twin = {found.twins[n]: costs[n] for n in rounded(parts, kept) if n in costs}
+        return sum(by_twin.values())
 
     assert cost(kept) <= (1 - share) * cost(set())
     assert 0 < len(kept) < len(parts)
     dearest = max(costs, key=lambda name: costs[name])
     assert dearest not in rounded(parts, kept)
+
+
+def test_a_tensor_that_a_file_holds_twice_costs_once() -> None:
+    chain = [
+        Operation("a", ["image"], ["x"]),
+        Operation("reshape", ["x"], ["copy"]),
+        Operation("b", ["copy"], ["y"]),
+    ]
+    found = FileRanges(
+        dict.fromkeys(["x", "copy", "y"], (0.0, 1.0)), {"x": "first", "copy": "first", "y": "last"}
+    )
+    # 5 nats in all: half of them are saved as soon as `b` is in float.
+    nats = {"first": 2.0, "last": 3.0}
+    known = {
+        layer: SimpleNamespace(cost_within=lambda low, high, cost=cost: cost)
+        for layer, cost in nats.items()
+    }
+    ready = SimpleNamespace(sensitivities=known)
+    assert float_operations(chain, found, ready, keep=0.5) == {"b"}
 
 
 def test_the_report_names_the_dearest_layers_first(ready, parts_and_ranges) -> None:
