@@ -64,7 +64,7 @@ def photo_folder(folder: Path, num_photos: int = 256) -> Path:
     rng = np.random.default_rng(0)
     for number in range(num_photos):
         path = folder / f"class_{number % 2}" / f"{number}.jpg"
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         coarse = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((256, 256), Image.Resampling.BILINEAR).save(path)
     return folder
@@ -254,9 +254,8 @@ def main() -> None:
     options = parser.parse_args()
     names = NAMES + (TORCH_NAMES if options.torch else ())
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.data or photo_folder(Path(temporary))
-        labels = Path(tempfile.mkdtemp(dir=temporary, prefix=".")) / "labels.npy"
-        ways = Ways(options, folder, labels)
+        folder = options.data or photo_folder(Path(temporary) / "photos")
+        ways = Ways(options, folder, Path(temporary) / "labels.npy")
         times: dict[str, list[float]] = {name: [] for name in names}
         for ways.round in range(options.rounds + 1):
             for name in names:
