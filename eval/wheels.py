@@ -66,6 +66,8 @@ class Target:
 def download(package: str, target: Target, folder: Path, source: Path | None) -> list[Path]:
     """The wheels of a package and of all that it needs, for another machine.
 
+    Of the version that is asked for (name==version), or of another where there is none.
+
     Args:
         source: a folder that holds them; None asks pip's index.
 
@@ -78,17 +80,10 @@ def download(package: str, target: Target, folder: Path, source: Path | None) ->
             f"there are no wheels of {package} for {target.describe()}. Install a runtime there "
             "(tflite-runtime or onnxruntime, and numpy) and name its Python with the option python."
         )
-    where = ["--no-index", "--find-links", str(source)] if source else []
-    tags = [f"manylinux_2_{n}_{target.arch}" for n in range(target.glibc, OLDEST_GLIBC - 1, -1)]
-    platforms = [
-        word for tag in [*tags, f"manylinux2014_{target.arch}"] for word in ("--platform", tag)
-    ]
-    command = [
-        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
-        "--only-binary=:all:", "--implementation", "cp", "--python-version", target.python,
-        "--dest", str(folder), *platforms, *where, package,
-    ]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = _pip_download(package, target, folder, source)
+    if result.returncode and "==" in package:
+        # An old Python has no wheels of the version that is used here; what ran is stored.
+        result = _pip_download(package.partition("==")[0], target, folder, source)
     if "No module named pip" in result.stderr:
         raise StepFailed(f"this Python has no pip to download {package} with. Give it: --wheels.")
     if result.returncode:
@@ -100,3 +95,18 @@ def download(package: str, target: Target, folder: Path, source: Path | None) ->
             "--wheels, or install a runtime there and name its Python with the option python."
         )
     return sorted(folder.glob("*.whl"))
+
+
+def _pip_download(
+    package: str, target: Target, folder: Path, source: Path | None
+) -> "subprocess.CompletedProcess[str]":
+    assert target.glibc is not None
+    where = ["--no-index", "--find-links", str(source)] if source else []
+    tags = [f"manylinux_2_{n}" for n in range(target.glibc, OLDEST_GLIBC - 1, -1)]
+    platforms = [f"--platform={tag}_{target.arch}" for tag in [*tags, "manylinux2014"]]
+    command = [
+        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
+        "--only-binary=:all:", "--implementation", "cp", "--python-version", target.python,
+        "--dest", str(folder), *platforms, *where, package,
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True)
