@@ -8,6 +8,7 @@ from itertools import islice
 import keras
 import numpy as np
 
+from compress.graph import weights_sha256
 from compress.rewrites import prepared
 from compress.sensitivity import Sensitivity, sensitivities
 from configs.errors import UserError
@@ -41,7 +42,7 @@ class Calibrated:
         return bool(some.min() >= 0 and some.max() <= 255 and (some == np.round(some)).all())
 
 
-_kept: dict[tuple[int, str], Calibrated] = {}
+_kept: dict[tuple[int, str, str], Calibrated] = {}
 
 
 def calibrated(model: keras.Model, calibration: Images, num_images: int) -> Calibrated:
@@ -53,10 +54,7 @@ def calibrated(model: keras.Model, calibration: Images, num_images: int) -> Cali
         UserError: there are no images.
     """
     images = calibration_images(calibration, num_images)
-    contents = hashlib.sha256(images.tobytes())
-    for weights in model.get_weights():
-        contents.update(np.ascontiguousarray(weights).tobytes())
-    key = id(model), contents.hexdigest()
+    key = id(model), weights_sha256(model), hashlib.sha256(images.tobytes()).hexdigest()
     if key not in _kept:
         _kept.clear()
         _kept[key] = Calibrated(model, images)

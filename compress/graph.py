@@ -1,6 +1,7 @@
 """Keras graphs: what is checked, frozen, copied and replayed before anything is written."""
 
 import contextlib
+import hashlib
 import logging
 import sys
 import warnings
@@ -104,8 +105,21 @@ def output_function(model: keras.Model, output: str) -> Callable[[Any], Any]:
     return two_classes if output == "logits" else lambda z: tf.nn.softmax(two_classes(z))
 
 
+_kept: dict[tuple[int, str, str], tuple[keras.Model, Any]] = {}
+
+
+def weights_sha256(model: keras.Model) -> str:
+    """The digest of all weights."""
+    contents = hashlib.sha256()
+    for weights in model.get_weights():
+        contents.update(np.ascontiguousarray(weights).tobytes())
+    return contents.hexdigest()
+
+
 def frozen_function(model: keras.Model, output: str) -> Any:
     """The model's inference as a TensorFlow function with constants for weights.
+
+    The last one is kept: the files of one model share it.
 
     The batch is 1 and static: with Keras' dynamic batch EfficientNetB0 falls into 17 pieces for
     the runtimes. Freezing also turns the constants that Normalization layers hold, which
@@ -114,6 +128,15 @@ def frozen_function(model: keras.Model, output: str) -> Any:
     Returns:
         A function of `image`, (1, height, width, 3), to (1, classes).
     """
+    key = id(model), weights_sha256(model), output
+    if key not in _kept:
+        _kept.clear()
+        # With the model, so that no other one gets its id.
+        _kept[key] = model, _frozen(model, output)
+    return _kept[key][1]
+
+
+def _frozen(model: keras.Model, output: str) -> Any:
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     height, width = image_size_of(model)
