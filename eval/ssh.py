@@ -153,7 +153,7 @@ class Board:
         with tempfile.TemporaryDirectory() as folder:
             found = download(package, target, Path(folder), self._wheels)
             sent = [self._send(wheel) for wheel in found]
-        unfinished = f"{self._folder}/site"
+        unfinished = f"{self._folder}/{Path(site).name}"
         words = [self._python, "-", unfinished, *sent]
         # A site is whole once it has its name; another call may have been faster.
         self._lines(shlex.join(words), stdin=UNPACK.encode())
