@@ -9,10 +9,13 @@ def chosen_row(report: dict[str, Any], name: str | None) -> dict[str, Any]:
     """The row of a file in `report.json`; of the chosen one without a name.
 
     Raises:
-        UserError: there is no such file, or none was chosen.
+        UserError: there is no such file, or none was chosen, or it is no whole report.
     """
-    name = name or report["verdict"]["chosen_file"]
-    rows = {row["name"]: row for row in report["files"]}
+    try:
+        name = name or report["verdict"]["chosen_file"]
+        rows = {row["name"]: row for row in report["files"]}
+    except (KeyError, TypeError):
+        raise UserError("report.json is no report of today's. Run: evaluate report RUN") from None
     if name not in rows:
         raise UserError(
             f"the report has no file {name}. Its files: {', '.join(rows) or 'none'}. Name one with "

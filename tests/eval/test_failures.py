@@ -37,14 +37,14 @@ def test_flips_are_counted_by_class_and_direction() -> None:
 
 
 @pytest.fixture
-def test_photos(tmp_path: Path) -> Photos:
+def photos(tmp_path: Path) -> Photos:
     paths = [tmp_path / f"{number}.png" for number in range(6)]
     for path in paths[1:]:  # the first is gone
         path.touch()
     return Photos("test", paths, LABELS)
 
 
-def test_galleries_show_the_surest_first_and_count_what_is_gone(test_photos: Photos) -> None:
+def test_galleries_show_the_surest_first_and_count_what_is_gone(photos: Photos) -> None:
     probs = {
         "teacher": sure([0, 0, 0, 1, 1, 2], [0.9] * 6),
         "student": sure([1, 1, 0, 1, 1, 2], [0.9] * 6),
@@ -52,7 +52,7 @@ def test_galleries_show_the_surest_first_and_count_what_is_gone(test_photos: Pho
     }
     files = [{"name": "x.tflite", "recipe": "tflite.int8", "source": "student"}]
     report = {"files": files, "verdict": {"chosen_file": "x.tflite"}}
-    worst, teacher, source = galleries(report, test_photos, CLASSES, probs)
+    worst, teacher, source = galleries(report, photos, CLASSES, probs)
     assert worst.num == 3
     assert [row.photo.name for row in worst.shown] == ["2.png", "1.png"]
     assert [(a.who, a.answer) for a in teacher.shown[0].answers] == [
@@ -61,9 +61,7 @@ def test_galleries_show_the_surest_first_and_count_what_is_gone(test_photos: Pho
     ]
     assert source.num == 2
     assert "its source student disagree" in source.title
-    assert (
-        galleries({**report, "verdict": {"chosen_file": None}}, test_photos, CLASSES, probs) == []
-    )
+    assert galleries({**report, "verdict": {"chosen_file": None}}, photos, CLASSES, probs) == []
 
 
 def test_steps_are_held_against_what_they_started_from() -> None:

@@ -77,3 +77,10 @@ def test_a_run_without_a_report_is_told(program, tmp_path: Path) -> None:
     outcome = program("evaluate", "gate", tmp_path, "--min-top1", "0.5")
     assert outcome.code == 2
     assert "report.json is missing" in outcome.err
+
+
+@pytest.mark.parametrize("report", [{}, {"verdict": None, "files": []}, []])
+def test_what_is_no_report_is_misuse_and_not_a_shortfall(report: object) -> None:
+    with pytest.raises(UserError, match="no report of today's") as caught:
+        chosen_row(report, None)  # type: ignore[arg-type]
+    assert caught.value.exit_code == 2
