@@ -1,16 +1,18 @@
 """The methods of a config, one on the result of the other, fine-tuned under the student's loss."""
 
+import contextlib
 import inspect
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from compress.export import calibration_of
+from compress.finetune import finetune, finetune_data
 from compress.graph import image_size_of
 from compress.methods import METHODS
-from compress.tfmot import FinetuneData
 from configs.progress import track
 from configs.run_dir import RunDir, Step, digest, output_sha256
 from configs.schema import Choice, Experiment
@@ -22,10 +24,9 @@ from distill.classifier import (
     save_model,
 )
 from distill.data import load_examples
-from distill.inputs import steps_per_epoch, training_batches
-from distill.run_views import taught_views, view_inputs
-from distill.soft_labels import load_soft_labels, soft_labels_step
-from distill.student import student_objective
+from distill.inputs import steps_per_epoch
+from distill.run_views import taught_examples, view_inputs
+from distill.soft_labels import soft_labels_step
 from eval.accuracy import OWN_PIXELS
 
 
@@ -49,7 +50,7 @@ def method_step(
         keras.utils.set_random_seed(experiment.seed)
         # Named by all it depends on: a checkpoint of other settings is not found.
         checkpoint = checkpoint_dir(run, name) / f"{digest(inputs)}.npz"
-        smaller, seconds = _finetuned(run, experiment, model, name, method, checkpoint)
+        smaller, seconds = _applied(run, experiment, model, name, method, checkpoint)
         config = experiment.student
         facts = describe(smaller, config.backbone.name, config.image_size)
         return save_model(run, name, smaller, []), {**facts, "seconds_to_train": seconds}
@@ -63,7 +64,7 @@ def method_step(
     )
 
 
-def _finetuned(
+def _applied(
     run: RunDir,
     experiment: Experiment,
     model: keras.Model,
@@ -73,40 +74,24 @@ def _finetuned(
 ) -> tuple[keras.Model, float]:
     """The model that the method makes of `model`, and the seconds it took.
 
-    A method asks by argument name: for `finetune_data` to learn, or for `calibration` images.
+    A method asks by argument name for what it needs: `calibration` images, `finetune` to train a
+    Keras 3 model, `finetune_data` to train elsewhere.
     """
     wanted = inspect.signature(METHODS[method.name]).parameters
-    if "finetune_data" not in wanted:
-        start = time.monotonic()
-        images = calibration_of(load_examples(run, "train"), image_size_of(model), OWN_PIXELS)
-        smaller = METHODS[method.name](model, calibration=images, **method.options)
-        return smaller, round(time.monotonic() - start, 1)
-    config = experiment.student
-    source = taught_views(run, experiment)
-    epochs = method.options.get("epochs", 1)
-    steps = steps_per_epoch(len(source.examples), config.batch_size)
+    given: dict[str, Any] = {}
     start = time.monotonic()
-    with track(name, epochs * steps) as advance:
-
-        def progress(
-            epoch: int, epochs: int, step: int, steps_per_epoch: int, logs: dict[str, Any]
-        ) -> None:
-            advance(epoch * steps_per_epoch + step, f"loss {logs.get('loss', 0):.3f}")
-
-        finetune_data = FinetuneData(
-            train=lambda initial_epoch: training_batches(
-                source,
-                image_size=config.image_size,
-                batch_size=config.batch_size,
-                seed=experiment.seed,
-                initial_epoch=initial_epoch,
-                epochs=epochs,
-                soft_labels=load_soft_labels(run, experiment),
-            ),
-            steps_per_epoch=steps,
-            loss=student_objective(run, experiment),
-            checkpoint=checkpoint,
-            progress=progress,
-        )
-        smaller = METHODS[method.name](model, finetune_data=finetune_data, **method.options)
+    with contextlib.ExitStack() as bar:
+        if "calibration" in wanted:
+            examples = load_examples(run, "train")
+            given["calibration"] = calibration_of(examples, image_size_of(model), OWN_PIXELS)
+        if "finetune" in wanted:
+            given["finetune"] = partial(finetune, run, experiment, name, checkpoint)
+        if "finetune_data" in wanted:
+            epochs, config = method.options["epochs"], experiment.student
+            steps = steps_per_epoch(len(taught_examples(run)), config.batch_size)
+            advance = bar.enter_context(track(name, epochs * steps))
+            given["finetune_data"] = finetune_data(
+                run, experiment, checkpoint, epochs=epochs, advance=advance
+            )
+        smaller = METHODS[method.name](model, **given, **method.options)
     return smaller, round(time.monotonic() - start, 1)

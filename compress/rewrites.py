@@ -154,7 +154,7 @@ def correct_biases(model: keras.Model, images: np.ndarray) -> None:
     for batch in batches(images):
         replay(model, tf.convert_to_tensor(batch), measured)
     for use in kernels:
-        _take_off(graph, use, means[id(use.layer)].astype("float32"))
+        add_to_bias(graph, use, -means[id(use.layer)].astype("float32"))
 
 
 def _rounding_error(layer: Any) -> Any:
@@ -169,12 +169,17 @@ def _rounding_error(layer: Any) -> Any:
     return error
 
 
-def _take_off(graph: Graph, use: Use, mean: np.ndarray) -> None:
+def add_to_bias(graph: Graph, use: Use, mean: np.ndarray) -> None:
+    """Add to every output of a kernel, where it or the BatchNormalization behind has a bias.
+
+    Args:
+        mean: (channels,).
+    """
     readers = graph.readers(use.output)
     norm = readers[0].layer if len(readers) == 1 else None
     if use.layer.use_bias:
-        use.layer.bias.assign(use.layer.bias - mean)
+        use.layer.bias.assign(use.layer.bias + mean)
     elif isinstance(norm, layers.BatchNormalization) and norm.center:
         factor = norm.gamma if norm.scale else 1.0
         deviation = np.sqrt(np.asarray(norm.moving_variance) + norm.epsilon)
-        norm.beta.assign(norm.beta - mean * np.asarray(factor) / deviation)
+        norm.beta.assign(norm.beta + mean * np.asarray(factor) / deviation)

@@ -124,10 +124,8 @@ def sensitivities(
     rng = np.random.default_rng(seed)
     found: dict[str, Sensitivity] = {}
     for batch in batches(images):
-        for name, tensor, gradient in _gradients(model, batch, rng):
-            if only is not None and name not in only:
-                continue
-            seen = _seen(tensor.numpy(), gradient.numpy(), len(images), rng)
+        for name, tensor, gradient in gradients(model, batch, rng, only=only):
+            seen = _seen(tensor, gradient, len(images), rng)
             found[name] = _added(found[name], seen) if name in found else seen
     return found
 
@@ -166,10 +164,22 @@ def tensors_of(
     return tensors
 
 
-def _gradients(
-    model: keras.Model, images: np.ndarray, rng: np.random.Generator
-) -> Iterator[tuple[str, Any, Any]]:
-    """Every tensor with the gradient of log p(class), a class drawn by its probability p."""
+def gradients(
+    model: keras.Model,
+    images: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    only: Collection[str] | None = None,
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Every tensor with the gradient of log p(class), a class drawn by its probability p.
+
+    Args:
+        images: (batch, height, width, 3).
+        only: the tensors to look at, by the names of `tensors_of`; None: all.
+
+    Raises:
+        UserError: the model answers with nan or inf.
+    """
     probabilities_of = output_function(model, "probabilities")
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tensors = tensors_of(model, images, tape.watch)
@@ -183,10 +193,11 @@ def _gradients(
         drawn = [rng.choice(len(row), p=row / row.sum()) for row in probs.numpy().astype("float64")]
         log_probs = tf.math.log(tf.gather(probs, drawn, batch_dims=1) + 1e-12)
         total = tf.reduce_sum(log_probs)
-    gradients = tape.gradient(total, list(tensors.values()))
-    for (name, tensor), gradient in zip(tensors.items(), gradients, strict=True):
-        if gradient is not None:
-            yield name, tensor, gradient
+    tensors = {name: tensors[name] for name in tensors if only is None or name in only}
+    found = tape.gradient(total, tensors)
+    for name, tensor in tensors.items():
+        if found[name] is not None:
+            yield name, tensor.numpy(), found[name].numpy()
 
 
 def _seen(

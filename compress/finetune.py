@@ -1,0 +1,106 @@
+"""What a method trains with: the views, soft labels and loss that the student had."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from compress.tfmot import FinetuneData
+from configs.progress import Advance
+from configs.run_dir import RunDir
+from configs.schema import Experiment
+from distill.classifier import EVALUATION_BATCH
+from distill.data import load_examples
+from distill.epochs import Schedule
+from distill.inputs import ViewSource, evaluation_images, steps_per_epoch, training_batches
+from distill.run_views import taught_views
+from distill.soft_labels import load_soft_labels
+from distill.student import student_objective
+from distill.training import fit
+from distill.transfer import Plan, apply_plan
+
+
+def finetune(
+    run: RunDir,
+    experiment: Experiment,
+    name: str,
+    checkpoint: Path,
+    model: keras.Model,
+    *,
+    epochs: int,
+    learning_rate: float,
+    freeze_batchnorm: bool = False,
+) -> None:
+    """Train all of a Keras 3 model in place.
+
+    Args:
+        name: what is trained, for the progress bar.
+        checkpoint: named by all that the training depends on; kept until the caller removes it.
+        freeze_batchnorm: its statistics and scales stay.
+    """
+    config, source = experiment.student, taught_views(run, experiment)
+    validation = load_examples(run, "validation")
+    size = (config.image_size, config.image_size)
+    apply_plan(model, Plan(False, "all", freeze_batchnorm, learning_rate))
+    fit(
+        model,
+        train=partial(_batches, run, experiment, source, epochs),
+        validation=lambda: evaluation_images(validation, size, EVALUATION_BATCH),
+        objective=student_objective(run, experiment),
+        schedule=Schedule(
+            epochs=epochs,
+            steps_per_epoch=steps_per_epoch(len(source.examples), config.batch_size),
+            learning_rate=learning_rate,
+            weight_decay=config.weight_decay,
+            ema_momentum=config.ema_momentum,
+        ),
+        checkpoint=checkpoint,
+        key=checkpoint.stem,
+        name=name,
+    )
+
+
+def finetune_data(
+    run: RunDir, experiment: Experiment, checkpoint: Path, *, epochs: int, advance: Advance
+) -> FinetuneData:
+    """The same for what trains elsewhere (`compress/tfmot.py`).
+
+    Args:
+        advance: is told how many steps are done.
+    """
+
+    def progress(
+        epoch: int, epochs: int, step: int, steps_per_epoch: int, logs: dict[str, Any]
+    ) -> None:
+        advance(epoch * steps_per_epoch + step, f"loss {logs.get('loss', 0):.3f}")
+
+    source = taught_views(run, experiment)
+    return FinetuneData(
+        train=partial(_batches, run, experiment, source, epochs),
+        steps_per_epoch=steps_per_epoch(len(source.examples), experiment.student.batch_size),
+        loss=student_objective(run, experiment),
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+
+
+def _batches(
+    run: RunDir,
+    experiment: Experiment,
+    source: ViewSource,
+    epochs: int,
+    initial_epoch: int,
+    initial_step: int = 0,
+) -> tf.data.Dataset:
+    return training_batches(
+        source,
+        image_size=experiment.student.image_size,
+        batch_size=experiment.student.batch_size,
+        seed=experiment.seed,
+        initial_epoch=initial_epoch,
+        initial_step=initial_step,
+        epochs=epochs,
+        soft_labels=load_soft_labels(run, experiment),
+    )

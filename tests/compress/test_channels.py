@@ -1,0 +1,160 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from compress.channel_groups import ChannelGroups, total, with_channels
+from compress.graph import Graph, copy_of
+from compress.methods import METHODS
+from compress.methods.channels import _importances, without_channels
+from configs.errors import UserError
+from distill.backbones import num_macs
+from small_models import build, logits_of, random_images, settle
+
+
+def sizes_of(groups):
+    return [group.size for group in groups.groups]
+
+
+def calibration(images):
+    return lambda: iter(images)
+
+
+def test_channels_registers_itself():
+    options = METHODS.options("channels")
+    assert options["keep"] == 0.5
+    with pytest.raises(UserError, match="keep"):
+        METHODS.check("channels", {"keep": 1.5})
+
+
+def test_a_group_has_all_that_makes_and_reads_its_channels(tiny_model):
+    groups = ChannelGroups(Graph.of(tiny_model))
+    stem, hidden = groups.groups  # what `project` gives meets others in a sum
+    assert (stem.size, hidden.size) == (8, 16)
+    assert hidden.exits == ["hidden"]
+    assert [use.layer.name for use, _, index in groups.readers() if index == 0] == [
+        "gate", "project",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_lite0"])
+def test_expanded_channels_of_every_block_can_leave_and_sums_stay_whole(name):
+    model = build(name, weights=None)
+    groups = ChannelGroups(Graph.of(model))
+    expanded = {144: 2, 240: 2, 480: 3, 672: 3, 1152: 4}
+    assert {size: sizes_of(groups).count(size) for size in expanded} == expanded
+    assert sizes_of(groups)[-1] == 1280
+    assert not {24, 40, 80, 112, 192} & set(sizes_of(groups))  # these are what blocks add to
+
+
+def test_multiply_accumulates_are_those_of_the_model(tiny_model):
+    groups = ChannelGroups(Graph.of(tiny_model))
+    assert total(groups.macs, sizes_of(groups)) == num_macs(tiny_model)
+    smaller = with_channels(tiny_model, groups, [np.arange(3), np.arange(16)])
+    assert total(groups.macs, [3, 16]) == num_macs(smaller)
+
+
+def test_numbers_written_are_counted_by_hand(tiny_model):
+    groups = ChannelGroups(Graph.of(tiny_model))
+    # 8 channels at 8 x 8: stem, swish, depthwise, ReLU and gated; its mean and the gate; projected
+    # and added; its mean, the hidden layer and the answers.
+    written = 5 * 8 * 64 + 8 + 8 + 2 * 8 * 64 + 8 + 16 + 4
+    assert total(groups.writes, sizes_of(groups)) == written
+
+
+def test_removing_channels_is_to_not_read_them(tiny_model, images):
+    groups = ChannelGroups(Graph.of(tiny_model))
+    kept = [np.array([0, 2, 3, 7]), np.arange(5, 16)]
+    blind = copy_of(tiny_model)
+    for use, _, index in groups.readers():
+        kernel = blind.get_layer(use.layer.name).kernel
+        seen = np.isin(np.arange(kernel.shape[-2]), kept[index])
+        kernel.assign(kernel * seen[:, None].astype("float32"))
+    smaller = with_channels(tiny_model, groups, kept)
+    assert smaller.get_layer("depthwise").kernel.shape == (3, 3, 4, 1)
+    assert smaller.get_layer("gate").kernel.shape == (1, 1, 4, 4)
+    np.testing.assert_allclose(logits_of(smaller, images), logits_of(blind, images), atol=1e-5)
+
+
+def test_a_channel_that_never_changes_leaves_without_a_trace(images):
+    keras.utils.set_random_seed(1)
+    pixels = keras.Input((16, 16, 3))
+    x = layers.Conv2D(8, 3, use_bias=False, name="first")(layers.Rescaling(1 / 255)(pixels))
+    x = layers.ReLU()(layers.BatchNormalization(name="norm")(x))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 1, use_bias=False)(x))
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    settle(model, images)
+    norm = model.get_layer("norm")
+    constant = np.array([0, 1, 1, 0, 1, 0, 1, 1], "float32")
+    norm.gamma.assign(norm.gamma * (1 - constant))
+    norm.beta.assign(norm.beta + 0.7 * constant)
+    smaller = without_channels(model, images, keep=0.5, multiple_of=1)
+    assert smaller.get_layer("first").filters == 3
+    np.testing.assert_allclose(logits_of(smaller, images), logits_of(model, images), atol=1e-5)
+
+
+def test_importance_is_the_fisher_information_of_a_gate_around_the_mean(images):
+    keras.utils.set_random_seed(1)
+    pixels = keras.Input((16, 16, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Rescaling(1 / 64)(pixels))
+    x = layers.Dense(5, activation="relu", name="hidden")(x)
+    model = keras.Model(pixels, layers.Dense(3, name="answers")(x))
+    _, (found,) = _importances(model, ChannelGroups(Graph.of(model)), images)
+
+    hidden = np.asarray(keras.Model(pixels, x)(images), "float64")
+    weights = np.asarray(model.get_layer("answers").kernel, "float64")
+    logits = logits_of(model, images).astype("float32")
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    rng = np.random.default_rng(0)
+    drawn = [rng.choice(3, p=row / row.sum()) for row in probs.astype("float64")]
+    slopes = (np.eye(3)[drawn] - probs) @ weights.T  # of log p(drawn) = logit - log-sum-exp
+    expected = 0.5 * np.mean((slopes * (hidden - hidden.mean(axis=0))) ** 2, axis=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-9)
+
+
+def test_the_smaller_model_has_the_share_asked_for_and_learns(efficientnet):
+    asked = []
+
+    def finetune(model, *, epochs, learning_rate):
+        asked.append((num_macs(model), epochs, learning_rate))
+
+    smaller = METHODS["channels"](
+        efficientnet,
+        calibration=calibration(random_images(4, 32)),
+        finetune=finetune,
+        keep=0.6,
+        epochs=3,
+    )
+    assert 0.57 < num_macs(smaller) / num_macs(efficientnet) <= 0.6
+    assert asked == [(num_macs(smaller), 3, 1e-3)]
+    changed = [
+        (old.filters, new.filters)
+        for old, new in zip(efficientnet.layers, smaller.layers, strict=True)
+        if isinstance(old, layers.Conv2D) and old.filters != new.filters
+    ]
+    assert changed
+    assert all(new % 8 == 0 for _, new in changed)
+    assert {type(layer).__module__.split(".")[0] for layer in smaller.layers} == {"keras"}
+
+
+def test_what_cannot_be_reached_is_refused_with_what_can(tiny_model, images):
+    with pytest.raises(UserError, match=r"channels cannot come down to 1%.* are left"):
+        without_channels(tiny_model, images, keep=0.01, multiple_of=8)
+
+
+def test_a_model_without_such_channels_is_refused(images):
+    pixels = keras.Input((16, 16, 3))
+    x = layers.Conv2D(4, 3, padding="same")(pixels)
+    x = layers.Concatenate()([x, pixels])
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    with pytest.raises(UserError, match="no channels that can be removed"):
+        without_channels(model, images, keep=0.5, multiple_of=1)
+
+
+def test_channels_of_a_layer_that_serves_twice_stay(images):
+    pixels = keras.Input((16, 16, 3))
+    twice = layers.Conv2D(4, 3, padding="same", name="twice")
+    x = twice(layers.Conv2D(4, 1)(pixels))
+    x = layers.Conv2D(6, 1, name="free")(twice(x))
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    assert sizes_of(ChannelGroups(Graph.of(model))) == [6]
