@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from compress.structure import keep_structure
 from compress.tfmot import FinetuneData
 from configs.progress import Advance
 from configs.run_dir import RunDir
@@ -31,19 +32,18 @@ def finetune(
     *,
     epochs: int,
     learning_rate: float,
-    freeze_batchnorm: bool = False,
 ) -> None:
-    """Train all of a Keras 3 model in place.
+    """Train all of a Keras 3 model in place, but for zeros and equal weights of its kernels.
 
     Args:
         name: what is trained, for the progress bar.
         checkpoint: named by all that the training depends on; kept until the caller removes it.
-        freeze_batchnorm: its statistics and scales stay.
     """
     config, source = experiment.student, taught_views(run, experiment)
     validation = load_examples(run, "validation")
     size = (config.image_size, config.image_size)
-    apply_plan(model, Plan(False, "all", freeze_batchnorm, learning_rate))
+    apply_plan(model, Plan(False, "all", False, learning_rate))
+    keep_structure(model)
     fit(
         model,
         train=partial(_batches, run, experiment, source, epochs),

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from compress.graph import Graph, Use, batches, copy_of, rebuilt, replay
+from compress.graph import Graph, Use, batches, copy_of, named_layers, rebuilt, replay
 
 HAS_KERNEL = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
 ACTIVATION = ".activation"
@@ -51,10 +51,7 @@ def simplified(model: keras.Model) -> keras.Model:
     if graph.shared_name():
         return copy_of(model)
     scaling, kernel = _input_scaling(graph)
-    scale, offset = np.ones(3), np.zeros(3)
-    for layer in scaling:
-        factor, term = _factor_and_offset(layer)
-        scale, offset = scale * factor, offset * factor + term
+    scale, offset = _scale_and_offset(scaling)
     twins: dict[int, Any] = {}
 
     def stand_in(layer: Any) -> Callable:
@@ -76,6 +73,20 @@ def simplified(model: keras.Model) -> keras.Model:
         reader = simpler.get_layer(kernel.name)
         reader.kernel.assign(reader.kernel * scale[:, None].astype("float32"))
     return simpler
+
+
+def restored(simpler: keras.Model, model: keras.Model) -> keras.Model:
+    """A copy of `model` with the weights of what `simplified` made of it, trained since."""
+    scaling, kernel = _input_scaling(Graph.of(model))
+    copy = copy_of(model)
+    for _, layer in named_layers(copy):
+        if layer.weights and not isinstance(layer, layers.Normalization):
+            layer.set_weights(simpler.get_layer(layer.name).get_weights())
+    if scaling:
+        reader = next(layer for _, layer in named_layers(copy) if layer.name == kernel.name)
+        scale, _ = _scale_and_offset(scaling)
+        reader.kernel.assign(reader.kernel / scale[:, None].astype("float32"))
+    return copy
 
 
 def _without(layer: Any, **changes: Any) -> Any:
@@ -112,6 +123,15 @@ def _reads_pixels(layer: Any) -> bool:
         and layer.data_format == "channels_last"
         and getattr(layer, "groups", 1) == 1
     )
+
+
+def _scale_and_offset(scaling: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """What all of the layers together do to a pixel: times (3,), plus (3,)."""
+    scale, offset = np.ones(3), np.zeros(3)
+    for layer in scaling:
+        factor, term = _factor_and_offset(layer)
+        scale, offset = scale * factor, offset * factor + term
+    return scale, offset
 
 
 def _factor_and_offset(layer: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -160,13 +180,18 @@ def correct_biases(model: keras.Model, images: np.ndarray) -> None:
 def _rounding_error(layer: Any) -> Any:
     """The layer with the difference between its rounded kernel and its kernel, no bias."""
     error = _without(layer, use_bias=False, activation="linear")
-    kernel = np.asarray(layer.kernel)
-    # One scale for each output channel, as all runtimes round.
-    outputs = (2, 3) if isinstance(layer, layers.DepthwiseConv2D) else (kernel.ndim - 1,)
-    axes = tuple(axis for axis in range(kernel.ndim) if axis not in outputs)
-    step = np.maximum(np.abs(kernel).max(axis=axes, keepdims=True), 1e-12) / 127
-    error.kernel.assign(np.round(kernel / step) * step - kernel)
+    error.kernel.assign(rounded_kernel(layer, layer.kernel) - layer.kernel)
     return error
+
+
+def rounded_kernel(layer: Any, kernel: Any) -> Any:
+    """A kernel of `layer` as an int8 file holds it: 255 steps for each output channel."""
+    ndim = len(kernel.shape)
+    outputs = (2, 3) if isinstance(layer, layers.DepthwiseConv2D) else (ndim - 1,)
+    axes = tuple(axis for axis in range(ndim) if axis not in outputs)
+    largest = keras.ops.max(keras.ops.abs(kernel), axis=axes, keepdims=True)
+    step = keras.ops.maximum(largest, 1e-12) / 127
+    return keras.ops.round(kernel / step) * step
 
 
 def add_to_bias(graph: Graph, use: Use, mean: np.ndarray) -> None:

@@ -16,7 +16,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from pydantic import Field
 
-from compress.calibration import Images, calibrated
+from compress.calibration import Calibrated, Images, calibrated
 from compress.flatbuffer import (
     edge_types,
     operations,
@@ -26,7 +26,7 @@ from compress.flatbuffer import (
 )
 from compress.graph import frozen_function, quiet_converters
 from compress.precision import KeepFloat, float_operations, report
-from compress.ranges import Ranges, file_ranges
+from compress.ranges import FileRanges, Ranges, file_ranges
 from configs.errors import UserError
 from configs.registry import Registry
 
@@ -133,14 +133,23 @@ def int8(
             f"input_type {input_type} is for models that take pixels from 0 to 255 as they are. "
             "Put the scaling of the pixels into the model, or leave input_type at float32."
         )
-    content = _converted(_integer_converter(ready.model, output))
-    found = file_ranges(_all_tensors(content), ready, ranges=ranges)
+    content, found = float_file(ready, output=output, ranges=ranges)
     parts = operations(content)
     kept = float_operations(parts, found, ready, keep_float)
     quantized = _quantized(with_ranges(content, found.ranges), kept)
     edged = _with_edges(quantized, input_type, output_type)
     path.write_bytes(with_names(edged, output))
     return report(parts, found, ready, kept) if ranges == "loss" or kept else {}
+
+
+def float_file(ready: Calibrated, *, output: str, ranges: Ranges) -> tuple[bytes, FileRanges]:
+    """The float file that becomes the int8 one, and the ranges of its tensors.
+
+    Raises:
+        UserError: the model has no int8 counterpart.
+    """
+    content = _converted(_integer_converter(ready.model, output))
+    return content, file_ranges(_all_tensors(content), ready, ranges=ranges)
 
 
 def _converter(model: keras.Model, output: str) -> Any:

@@ -1,0 +1,154 @@
+"""Quantization-aware training: the network learns with the rounding of an int8 file in it."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import keras
+import tensorflow as tf
+from keras import layers, ops
+from pydantic import Field
+
+from compress.calibration import Calibrated, Images, calibration_images
+from compress.graph import Graph, rebuilt
+from compress.methods import METHODS
+from compress.rewrites import HAS_KERNEL, restored, rounded_kernel
+from compress.tflite import float_file
+from configs.errors import UserError
+
+OF_SIGMOIDS = 0.0, 255 / 256
+"""The range that TFLite gives the result of every sigmoid."""
+
+
+@METHODS.add
+def qat(
+    model: keras.Model,
+    *,
+    calibration: Images,
+    finetune: Callable[..., None],
+    num_images: Annotated[int, Field(gt=0)] = 64,
+    epochs: Annotated[int, Field(gt=0)] = 2,
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4,
+) -> keras.Model:
+    """A copy of the model that has learned to be rounded, its kernels in the steps of int8.
+
+    Every kernel and every tensor that the int8 file rounds is rounded in training too, and the
+    gradient passes as if it were not (Jacob et al. 2018, section 3, arXiv:1712.05877). Tensors have
+    the ranges that the recipes would give them, kernels a scale for each output channel, and
+    BatchNormalization uses its statistics without changing them, as it will when it is folded.
+    In the end kernels are left as they were rounded: an int8 recipe finds nothing to round in them
+    and chooses the ranges of the tensors as for any model. It is that recipe that writes the file.
+
+    Args:
+        calibration: images of the training split, through the evaluation view.
+        finetune: trains a model in place, (model, epochs, learning_rate).
+        num_images: how many images the ranges of tensors are taken from.
+        epochs: how long the model learns.
+        learning_rate: the peak of its schedule.
+
+    Raises:
+        UserError: the model has no int8 counterpart.
+    """
+    if name := Graph.of(model).shared_name():
+        raise UserError(
+            f"model {model.name!r} cannot be trained for int8: several of its layers are called "
+            f"{name!r} (in nested models). Give them names of their own, or leave qat out."
+        )
+    ready = Calibrated(model, calibration_images(calibration, num_images))
+    simulated = rounding(ready)
+    finetune(simulated, epochs=epochs, learning_rate=learning_rate)
+    for layer in simulated.layers:
+        if isinstance(layer, _RoundedKernel):
+            layer.settle()
+    return restored(simulated, model)
+
+
+def rounding(ready: Calibrated) -> keras.Model:
+    """A model that answers as the int8 file of it does, and learns."""
+    _, found = float_file(ready, output="probabilities", ranges="loss")
+    ranges = {twin: found.ranges[name] for name, twin in found.twins.items()}
+    twins: dict[int, Any] = {}
+    num_uses: Counter[str] = Counter()
+
+    def stand_in(layer: Any) -> Callable:
+        if id(layer) not in twins:
+            twins[id(layer)] = _learning(layer)
+        num_uses[layer.name] += 1
+        again = num_uses[layer.name]
+        low, high = ranges.get(layer.name if again == 1 else f"{layer.name}:{again}", (0.0, 0.0))
+        if _activates(layer, keras.activations.sigmoid):
+            low, high = OF_SIGMOIDS
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            twin = twins[id(layer)]
+            # Calls of a BatchNormalization are recorded with a mask, which no wrapper takes.
+            output = twin(*args) if isinstance(twin, layers.Wrapper) else twin(*args, **kwargs)
+            return _Rounded(low, high)(output) if low < high else output
+
+        return call
+
+    return rebuilt(ready.model, stand_in)
+
+
+def _learning(layer: Any) -> Any:
+    """A layer as it is trained: called the same, with the same weights."""
+    if isinstance(layer, HAS_KERNEL):
+        return _RoundedKernel(layer, name=layer.name)
+    if isinstance(layer, layers.BatchNormalization):
+        return _FixedStatistics(layer, name=layer.name)
+    if _activates(layer, keras.activations.silu):
+        return _RoundedSwish(name=layer.name)
+    return layer
+
+
+def _activates(layer: Any, activation: Callable) -> bool:
+    return isinstance(layer, layers.Activation) and layer.activation is activation
+
+
+class _RoundedKernel(layers.Wrapper):
+    """A layer whose kernel is rounded; what it learns goes to the kernel as it was."""
+
+    def call(self, x: Any) -> Any:
+        weights = [
+            self._rounded() if variable is self.layer.kernel else variable
+            for variable in self.layer.trainable_variables
+        ]
+        output, _ = self.layer.stateless_call(weights, self.layer.non_trainable_variables, x)
+        return output
+
+    def _rounded(self) -> Any:
+        kernel = ops.convert_to_tensor(self.layer.kernel)
+        return kernel + ops.stop_gradient(rounded_kernel(self.layer, kernel) - kernel)
+
+    def settle(self) -> None:
+        """Leave the kernel as it is rounded."""
+        self.layer.kernel.assign(rounded_kernel(self.layer, self.layer.kernel))
+
+
+class _FixedStatistics(layers.Wrapper):
+    """A BatchNormalization that learns gamma and beta, and no new statistics."""
+
+    def call(self, x: Any) -> Any:
+        return self.layer(x, training=False)
+
+
+class _RoundedSwish(keras.Layer):
+    """x * sigmoid(x), the gate of which files round, too."""
+
+    def call(self, x: Any) -> Any:
+        gate = tf.quantization.fake_quant_with_min_max_args(ops.sigmoid(x), *OF_SIGMOIDS)
+        return x * gate
+
+
+class _Rounded(keras.Layer):
+    """Values in 255 steps of a range, as an int8 tensor has them."""
+
+    def __init__(self, low: float, high: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.low, self.high = low, high
+
+    def call(self, x: Any) -> Any:
+        return tf.quantization.fake_quant_with_min_max_args(x, self.low, self.high)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "low": self.low, "high": self.high}

@@ -1,0 +1,120 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from compress.calibration import Calibrated
+from compress.graph import copy_of
+from compress.methods import METHODS
+from compress.methods.qat import rounding
+from compress.rewrites import rounded_kernel
+from compress.structure import keep_structure
+from compress.tflite import RECIPES
+from eval.probe import open_model
+from small_models import logits_of, settle
+
+HAS_KERNEL = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
+
+
+def train(model, images, *, epochs, learning_rate):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(learning_rate), loss)
+    for _ in range(3 * epochs):
+        model.train_on_batch(images, np.arange(len(images)) % 4)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model, images):
+    """The tiny model with answers that differ: rounding shows in them."""
+    trained = copy_of(tiny_model)
+    train(trained, images, epochs=7, learning_rate=1e-2)
+    return settle(trained, images)
+
+
+@pytest.fixture
+def finetune(images):
+    return lambda model, **options: train(model, images, **options)
+
+
+@pytest.fixture
+def calibration(images):
+    return lambda: iter(images)
+
+
+def int8_logits(model, images, path):
+    RECIPES["tflite.int8"](model, path, calibration=lambda: iter(images), output="logits")
+    return open_model(path).predict(images)
+
+
+def test_training_sees_what_the_int8_file_answers(model, images, tmp_path):
+    simulated = logits_of(rounding(Calibrated(model, images)), images)
+    answered = int8_logits(model, images, tmp_path / "tiny.tflite")
+    exact = logits_of(model, images)
+    assert np.abs(answered - simulated).mean() < 0.1 * np.abs(answered - exact).mean()
+
+
+def test_kernels_learn_and_end_in_the_steps_of_int8(model, calibration, finetune):
+    before = model.get_weights()
+    trained = METHODS["qat"](
+        model, calibration=calibration, finetune=finetune, epochs=1, learning_rate=1e-3
+    )
+    for array, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(array, old)
+    for layer in trained.layers:
+        if isinstance(layer, HAS_KERNEL) and layer.name != "stem":  # scaled for each color
+            kernel = np.asarray(layer.kernel)
+            np.testing.assert_allclose(rounded_kernel(layer, kernel), kernel, atol=1e-6)
+            assert not np.array_equal(kernel, model.get_layer(layer.name).kernel)
+    assert {type(layer).__module__.split(".")[0] for layer in trained.layers} == {"keras"}
+
+
+def test_statistics_stay_and_the_offsets_behind_them_learn(model, calibration, finetune):
+    trained = METHODS["qat"](
+        model, calibration=calibration, finetune=finetune, epochs=1, learning_rate=1e-3
+    )
+    norms = [layer for layer in trained.layers if isinstance(layer, layers.BatchNormalization)]
+    for norm in norms:
+        old = model.get_layer(norm.name)
+        np.testing.assert_array_equal(norm.moving_mean, old.moving_mean)
+        np.testing.assert_array_equal(norm.moving_variance, old.moving_variance)
+        assert not np.array_equal(norm.beta, old.beta)
+    assert norms
+
+
+def test_the_int8_file_answers_as_the_network_that_learned(
+    model, images, calibration, finetune, tmp_path
+):
+    learned = []
+
+    def remembering(model, **options):
+        finetune(model, **options)
+        learned.append(model)
+
+    trained = METHODS["qat"](
+        model, calibration=calibration, finetune=remembering, epochs=2, learning_rate=1e-5
+    )
+    simulated = logits_of(learned[0], images)
+    answered = int8_logits(trained, images, tmp_path / "qat.tflite")
+    assert np.abs(answered - simulated).mean() < 0.05 * np.abs(simulated).mean()
+    assert (answered.argmax(axis=1) == simulated.argmax(axis=1)).all()
+
+
+def test_zeros_and_clusters_of_a_kernel_are_those_of_the_file(model, images, calibration, finetune):
+    few = METHODS["cluster"](model, finetune=lambda model, **options: None, num_clusters=4)
+    project = few.get_layer("project").kernel
+    project.assign(np.where(np.abs(project) < np.median(np.abs(project)), 0, project))
+
+    def keeping(model, **options):
+        keep_structure(model)
+        finetune(model, **options)
+
+    trained = METHODS["qat"](
+        few, calibration=calibration, finetune=keeping, epochs=1, learning_rate=1e-4
+    )
+    for name in ("gate", "project", "hidden"):
+        old = np.asarray(few.get_layer(name).kernel).reshape(-1, 8 if name != "hidden" else 16)
+        new = np.asarray(trained.get_layer(name).kernel).reshape(old.shape)
+        np.testing.assert_array_equal(new[old == 0], 0)
+        for before, after in zip(old.T, new.T, strict=True):
+            assert len(np.unique(after)) <= len(np.unique(before))
+    assert not np.array_equal(new, old)
