@@ -1,8 +1,9 @@
 """Magnitude pruning: the smallest weights become zero while the network keeps learning."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import keras
+import numpy as np
 from pydantic import Field
 
 from compress.graph import copy_of
@@ -22,29 +23,53 @@ def magnitude(
     *,
     finetune_data: FinetuneData,
     sparsity: Annotated[float, Field(gt=0, lt=1)] = 0.5,
+    schedule: Literal["polynomial", "constant"] = "polynomial",
+    scope: Literal["layer", "global"] = "layer",
+    pattern: Literal["2:4"] | None = None,
     epochs: Annotated[int, Field(gt=0)] = 5,
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4,
 ) -> keras.Model:
     """A copy of the model in which the smallest weights of most kernels are zero.
 
-    Sparsity grows on a cubic from 0 (Zhu and Gupta 2017, arXiv:1710.01878, section 3). As
-    there for MobileNet, the first convolution and the depthwise ones stay dense: they hold
-    about 1 % of the weights and every feature passes through them. So does the last kernel,
-    which makes the logits. What sparsity buys is a smaller file once that is zipped: the
-    runtimes still multiply by the zeros.
+    As for MobileNet in Zhu and Gupta 2017 (arXiv:1710.01878, section 4.2), the first convolution
+    and the depthwise ones stay dense: they hold about 1 % of the weights and every feature passes
+    through them. So does the last kernel, which makes the logits. What sparsity buys is a smaller
+    file once that is zipped: the runtimes still multiply by the zeros.
 
     Args:
-        sparsity: share of zeros in every pruned kernel.
+        sparsity: share of zeros in the pruned kernels.
+        schedule: polynomial grows on a cubic from 0 (Zhu and Gupta, section 3); constant prunes at
+            the first step.
+        scope: layer makes every kernel as sparse; global spares those that lose more by it: the
+            smallest weights go of all in proportion to what is left of their kernel (Lee et al.
+            2021, section 2, arXiv:2010.07611).
+        pattern: 2:4 leaves two of every four neighbouring weights, for hardware that skips the
+            others; sparsity is then 0.5.
         epochs: how long the model learns while it is pruned and afterwards.
         learning_rate: at the start; it falls to zero on a cosine.
 
     Raises:
-        UserError: the model has no kernel to prune.
+        UserError: the model has no kernel to prune, or sparsity and pattern do not go together.
     """
+    if pattern is not None and (sparsity != 0.5 or scope != "layer" or schedule != "polynomial"):
+        raise UserError(
+            f"magnitude has the pattern {pattern}, which makes every kernel half zeros from the "
+            f"first step, and beside it sparsity {sparsity}, scope {scope}, schedule {schedule}. "
+            "Leave these out."
+        )
     tfmot = import_tfmot()
     tf_model = to_tf_keras(model)
-    schedule = _schedule(sparsity, epochs * finetune_data.steps_per_epoch)
-    pruned = _wrapped(tf_model, schedule)
+    num_steps = epochs * finetune_data.steps_per_epoch
+    kernels = {layer.name: np.asarray(layer.kernel) for layer in prunable(tf_model)}
+    shares = dict.fromkeys(kernels, sparsity)
+    if scope == "global":
+        shares = global_sparsities(kernels, sparsity)
+    constant = schedule == "constant" or pattern is not None
+    schedules = {
+        name: _constant(share) if constant else _polynomial(share, num_steps)
+        for name, share in shares.items()
+    }
+    pruned = _wrapped(tf_model, schedules, (2, 4) if pattern == "2:4" else None)
     finetune(
         pruned,
         train=finetune_data.train,
@@ -59,15 +84,32 @@ def magnitude(
     return copy_back(tfmot.sparsity.keras.strip_pruning(pruned), into=copy_of(model))
 
 
-def _wrapped(tf_model: Any, schedule: Any) -> Any:
+def _wrapped(tf_model: Any, schedules: dict[str, Any], m_by_n: tuple[int, int] | None) -> Any:
     import tf_keras
 
     prune = import_tfmot().sparsity.keras.prune_low_magnitude
-    chosen = {layer.name for layer in prunable(tf_model)}
-    return tf_keras.models.clone_model(
-        tf_model,
-        clone_function=lambda layer: prune(layer, schedule) if layer.name in chosen else layer,
-    )
+
+    def wrapper(layer: Any) -> Any:
+        if layer.name not in schedules:
+            return layer
+        return prune(layer, schedules[layer.name], sparsity_m_by_n=m_by_n)
+
+    return tf_keras.models.clone_model(tf_model, clone_function=wrapper)
+
+
+def global_sparsities(kernels: dict[str, np.ndarray], sparsity: float) -> dict[str, float]:
+    """How sparse each kernel becomes when the weights with the lowest scores go of all.
+
+    The score of a weight is its square, divided by the sum of the squares that are not smaller in
+    its kernel (Lee et al. 2021, section 2.2): the last weight of a kernel never goes.
+    """
+    scores = {}
+    for name, kernel in kernels.items():
+        squares = np.sort(np.square(kernel.astype("float64")), axis=None)
+        left = np.cumsum(squares[::-1])[::-1]
+        scores[name] = squares / np.maximum(left, np.finfo("float64").tiny)
+    threshold = np.quantile(np.concatenate(list(scores.values())), sparsity)
+    return {name: float((some < threshold).mean()) for name, some in scores.items()}
 
 
 def prunable(tf_model: Any) -> list[Any]:
@@ -90,7 +132,12 @@ def prunable(tf_model: Any) -> list[Any]:
     return chosen
 
 
-def _schedule(sparsity: float, num_steps: int) -> Any:
+def _constant(sparsity: float) -> Any:
+    schedules = import_tfmot().sparsity.keras
+    return schedules.ConstantSparsity(sparsity, begin_step=0, frequency=1)
+
+
+def _polynomial(sparsity: float, num_steps: int) -> Any:
     """Cubic growth that ends on a step at which tfmot prunes.
 
     tfmot prunes at every `frequency`-th step only: an end in between would leave the last
@@ -99,7 +146,7 @@ def _schedule(sparsity: float, num_steps: int) -> Any:
     schedules = import_tfmot().sparsity.keras
     last = int(SHARE_OF_STEPS * (num_steps - 1))
     if last < 1:
-        return schedules.ConstantSparsity(sparsity, begin_step=0, frequency=1)
+        return _constant(sparsity)
     frequency = max(last // NUM_PRUNINGS, 1)
     return schedules.PolynomialDecay(
         initial_sparsity=0.0,

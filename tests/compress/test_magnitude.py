@@ -5,7 +5,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from compress.methods import METHODS
-from compress.methods.magnitude import _schedule, prunable
+from compress.methods.magnitude import _polynomial, global_sparsities, prunable
 from compress.tfmot import FinetuneData, to_tf_keras
 from configs.errors import UserError
 
@@ -32,7 +32,7 @@ def zeros(model):
 
 def test_magnitude_registers_itself():
     assert "magnitude" in METHODS.names()
-    assert METHODS.options("magnitude") == {"sparsity": 0.5, "epochs": 5, "learning_rate": 1e-4}
+    assert METHODS.options("magnitude")["sparsity"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_killed_run_continues_with_its_masks(tiny_model, finetune_data, tmp_pa
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 10, 1234])
 def test_the_asked_sparsity_is_reached_on_a_step_that_prunes(num_steps):
-    schedule = _schedule(0.8, num_steps)
+    schedule = _polynomial(0.8, num_steps)
     pruning = [step for step in range(num_steps) if schedule(tf.constant(step))[0]]
     sparsity = float(schedule(tf.constant(pruning[-1]))[1])
     assert sparsity == pytest.approx(0.8)
@@ -112,3 +112,43 @@ def test_a_model_with_nothing_between_first_and_last_kernel_is_refused():
     )
     with pytest.raises(UserError, match="nothing to prune"):
         prunable(to_tf_keras(model))
+
+
+def test_a_constant_schedule_prunes_at_once(tiny_model, finetune_data):
+    data = FinetuneData(**{**vars(finetune_data), "steps_per_epoch": 1})
+    pruned = METHODS["magnitude"](
+        tiny_model, finetune_data=data, sparsity=0.75, schedule="constant", epochs=1
+    )
+    assert zeros(pruned)["project"] == 0.75
+
+
+def test_two_of_four_neighbouring_weights_are_left(tiny_model, finetune_data):
+    pruned = METHODS["magnitude"](tiny_model, finetune_data=finetune_data, pattern="2:4", epochs=1)
+    hidden = np.asarray(pruned.get_layer("hidden").kernel)  # (inputs, outputs)
+    num_zeros = (hidden.reshape(2, 4, 16) == 0).sum(axis=1)
+    np.testing.assert_array_equal(num_zeros, 2)
+    with pytest.raises(UserError, match="pattern 2:4"):
+        METHODS["magnitude"](tiny_model, finetune_data=finetune_data, pattern="2:4", sparsity=0.7)
+
+
+def test_global_scores_compare_a_weight_with_what_is_left_of_its_kernel():
+    # Scores: 1/6, 1/5, 4/4 and, whatever its scale, 100/10200, 1e4/1e4 of the smaller kernel and
+    # 1/3, 1/2, 1 of the even one.
+    kernels = {
+        "wide": np.array([1.0, -1.0, 2.0]),
+        "steep": np.array([[10.0], [-100.0]]),
+        "even": np.array([3.0, 3.0, -3.0]),
+    }
+    found = global_sparsities(kernels, 0.5)
+    assert found == {"wide": 2 / 3, "steep": 1 / 2, "even": 1 / 3}
+
+
+def test_global_pruning_is_as_sparse_as_asked_in_sum(tiny_model, finetune_data):
+    pruned = METHODS["magnitude"](
+        tiny_model, finetune_data=finetune_data, sparsity=0.75, scope="global", epochs=1
+    )
+    found = zeros(pruned)
+    assert (64 * found["gate"] + 64 * found["project"] + 128 * found["hidden"]) / 256 == (
+        pytest.approx(0.75, abs=0.02)
+    )
+    assert len({found["gate"], found["project"], found["hidden"]}) > 1
