@@ -5,13 +5,12 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers
+from tflite_files import flatbuffer, float_tensors
 
 from compress.graph import check_parity
 from compress.tflite import RECIPES
 from configs.errors import UserError
 from eval.probe import open_model
-
-FLOATS = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16)
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +28,6 @@ def files(tiny_model, images, tmp_path_factory):
 def answers(path, images):
     runner = Interpreter(str(path)).get_signature_runner()
     return np.concatenate([runner(image=image[None])["probabilities"] for image in images])
-
-
-def flatbuffer(path):
-    return schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
 
 
 def test_there_are_six_recipes():
@@ -77,17 +72,6 @@ def test_weights_lie_where_runtimes_expect_them(files, recipe):
     assert len(with_data) > 5
     starts = {buffer._tab.Vector(buffer._tab.Offset(4)) % 16 for buffer in with_data}
     assert starts == {0}
-
-
-def float_tensors(path):
-    """Indices of the floats that any operation of a file reads or writes, its weights included."""
-    graph = flatbuffer(path).subgraphs[0]
-    return {
-        int(index)
-        for operator in graph.operators
-        for index in (*operator.inputs, *operator.outputs)
-        if index >= 0 and graph.tensors[index].type in FLOATS
-    }
 
 
 @pytest.mark.parametrize("recipe", ["int8", "int16"])

@@ -1,0 +1,65 @@
+"""Every backbone of the registry, through the recipes and methods that look into a network."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from tflite_files import flatbuffer, float_tensors
+
+from compress.calibration import Calibrated
+from compress.export import RECIPES
+from compress.methods.channels import without_channels
+from compress.methods.qat import rounding
+from compress.tfmot import to_tf_keras
+from distill.backbones import BACKBONES, num_macs
+from eval.probe import open_model
+from small_models import SIZE, build, logits_of, random_images, settle
+
+NAMES = BACKBONES.names()
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def backbone(request):
+    model = settle(build(request.param, weights=None), random_images(16, SIZE))
+    return model, random_images(8, SIZE)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_backbone_becomes_an_int8_file_without_floats(backbone, tmp_path):
+    model, images = backbone
+    path = tmp_path / "int8.tflite"
+    RECIPES["tflite.int8"](model, path, calibration=lambda: iter(images), output="probabilities")
+    graph = flatbuffer(path).subgraphs[0]
+    assert float_tensors(path) == {int(graph.inputs[0]), int(graph.outputs[0])}
+    np.testing.assert_allclose(open_model(path).predict(images).sum(axis=1), 1, atol=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_backbone_becomes_an_int8_onnx_file(backbone, tmp_path):
+    model, images = backbone
+    path = tmp_path / "int8.onnx"
+    RECIPES["onnx.int8"](model, path, calibration=lambda: iter(images), output="probabilities")
+    kinds = Counter(node.op_type for node in onnx.load(path).graph.node)
+    assert kinds["DequantizeLinear"] > kinds["Conv"] > 40
+    np.testing.assert_allclose(open_model(path).predict(images).sum(axis=1), 1, atol=0.02)
+
+
+@pytest.mark.slow
+def test_every_backbone_learns_with_rounding_and_with_zeros(backbone):
+    model, images = backbone
+    simulated = rounding(Calibrated(model, images))
+    simulated.compile("sgd", "mse")
+    losses = [simulated.train_on_batch(images, np.zeros((8, 3))) for _ in range(2)]
+    assert np.isfinite(losses).all()
+    tf_logits = to_tf_keras(model)(images, training=False).numpy()
+    np.testing.assert_allclose(tf_logits, logits_of(model, images), atol=1e-3)
+
+
+@pytest.mark.slow
+def test_every_backbone_can_lose_channels(backbone):
+    model, images = backbone
+    smaller = without_channels(model, images, keep=0.5, multiple_of=8)
+    assert 0.45 < num_macs(smaller) / num_macs(model) <= 0.5
