@@ -18,6 +18,8 @@ KEEPS_CHANNELS = {
 """Layers without weights, each of whose channels comes of the same channel before."""
 
 
+ACROSS_CHANNELS = {"glu", "log_softmax", "softmax", "sparsemax"}
+"""Activations by name that make a channel of others."""
 CONVERTED_AWAY = (
     layers.BatchNormalization, layers.Dropout, layers.Flatten, layers.Normalization,
     layers.Rescaling, layers.Reshape, layers.ZeroPadding2D,
@@ -145,9 +147,12 @@ def _fixed(graph: Graph) -> Iterator[Any]:
     yield graph.output
     for use in graph.uses:
         tensors = _tensors(use)
-        serves_once = graph.num_uses(use.layer) == 1
-        if not serves_once or not (_mixes_channels(use.layer) or _keeps_channels(use, tensors)):
+        known = _mixes_channels(use.layer) or _keeps_channels(use, tensors)
+        activation = getattr(getattr(use.layer, "activation", None), "__name__", "")
+        if not known or graph.num_uses(use.layer) > 1:
             yield from (*tensors, use.output)
+        elif activation in ACROSS_CHANNELS:
+            yield use.output
 
 
 def _tensors(use: Use) -> list[Any]:

@@ -158,3 +158,12 @@ def test_channels_of_a_layer_that_serves_twice_stay(images):
     x = layers.Conv2D(6, 1, name="free")(twice(x))
     model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
     assert sizes_of(ChannelGroups(Graph.of(model))) == [6]
+
+
+def test_channels_that_a_softmax_compares_stay():
+    pixels = keras.Input((16, 16, 3))
+    x = layers.Conv2D(6, 1, name="free")(pixels)
+    weights = layers.Dense(4, activation="softmax")(layers.GlobalAveragePooling2D()(x))
+    x = layers.Multiply()([layers.Conv2D(4, 1)(x), layers.Reshape((1, 1, 4))(weights)])
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    assert sizes_of(ChannelGroups(Graph.of(model))) == [6]
