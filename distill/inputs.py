@@ -12,7 +12,7 @@ from configs.schema import ViewsConfig
 from distill.data import Examples
 from distill.label_file import Reader
 from distill.mixing import draw_mix, mix_images
-from distill.photo_store import PhotoStore
+from distill.photo_store import PhotoStore, shared_store
 from distill.views import training_view
 from eval.images import evaluation_batches
 
@@ -96,7 +96,7 @@ def view_source(
         overflow_to: a folder on the disk that takes decoded photos when memory has no more room.
     """
     # Twice the input: a crop of a quarter of the area still has a pixel for every one asked.
-    store = PhotoStore(examples, 2 * largest_image, overflow_to)
+    store = shared_store(examples, 2 * largest_image, overflow_to)
     return ViewSource(examples, store, views, num_views, seed)
 
 

@@ -52,6 +52,24 @@ class PhotoStore:
             self._overflow.put(number, photo)
 
 
+_kept: dict[tuple[object, ...], PhotoStore] = {}
+
+
+def shared_store(
+    examples: Examples, max_short_side: int, overflow_to: Path | None = None
+) -> PhotoStore:
+    """The store of these photos.
+
+    The last one is kept: teacher, student and control of a run decode a photo once, and do not
+    take a share of the memory each.
+    """
+    key = tuple(examples.ids), tuple(examples.paths), max_short_side, overflow_to
+    if key not in _kept:
+        _kept.clear()
+        _kept[key] = PhotoStore(examples, max_short_side, overflow_to)
+    return _kept[key]
+
+
 class _DiskStore:
     """Arrays in a nameless file, which the system removes with the process, however that ends."""
 

@@ -8,7 +8,7 @@ import pytest
 
 from distill import photo_store
 from distill.data import Examples, scan_folder
-from distill.photo_store import PhotoStore
+from distill.photo_store import PhotoStore, shared_store
 from eval.images import decode_photo
 
 
@@ -71,3 +71,11 @@ def test_nothing_stays_on_the_disk(examples: Examples, tmp_path: Path) -> None:
     folder.mkdir()
     read_all(without_memory(PhotoStore(examples, 32, folder)), len(examples))
     assert not list(folder.iterdir())
+
+
+def test_those_who_see_the_same_photos_share_a_store(examples: Examples, tmp_path: Path) -> None:
+    store = shared_store(examples, 32, tmp_path)
+    assert shared_store(examples, 32, tmp_path) is store
+    assert shared_store(examples, 64, tmp_path) is not store
+    fewer = Examples(examples.ids[1:], examples.paths[1:], examples.labels[1:], examples.classes)
+    assert shared_store(fewer, 64, tmp_path) is not shared_store(examples, 64, tmp_path)
