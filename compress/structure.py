@@ -7,8 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-MOST_CLUSTERS = 256
-FEWEST_SHARING = 4
+FEWEST_SHARING = 1.25
 """Weights for each value, on average: kernels that nobody clustered have hardly any two alike."""
 
 
@@ -16,7 +15,8 @@ def keep_structure(model: keras.Model) -> None:
     """Have training leave zeros of the kernels at zero, and weights that are equal equal.
 
     Equal weights move together, by the mean of what each would (as the gradients of shared weights
-    add up in Han et al. 2016, section 3.3, arXiv:1510.00149).
+    add up in Han et al. 2016, section 3.3, arXiv:1510.00149). In a kernel that a
+    BatchNormalization was folded into, weights are equal within each output channel.
     """
     for variable in model.trainable_variables:
         if variable.name == "kernel":
@@ -25,16 +25,30 @@ def keep_structure(model: keras.Model) -> None:
 
 def _kept(kernel: np.ndarray) -> Callable[[Any], Any] | None:
     """What restores the structure of a kernel after a step; None if it has none."""
-    values, clusters, counts = np.unique(kernel, return_inverse=True, return_counts=True)
-    if len(values) <= MOST_CLUSTERS and len(values) * FEWEST_SHARING <= kernel.size:
-        # A cluster at zero has no share in what the others add up.
-        shares = ((values != 0) / counts).astype(kernel.dtype)
-        of_weights = clusters.reshape(-1).astype("int32")
-
-        def averaged(weights: Any) -> Any:
-            sums = ops.segment_sum(ops.reshape(weights, (-1,)), of_weights, len(values))
-            return ops.reshape(ops.take(sums * shares, of_weights), kernel.shape)
-
-        return averaged
     mask = (kernel != 0).astype(kernel.dtype)
+    for columns in (kernel.reshape(-1, 1), kernel.reshape(-1, kernel.shape[-1])):
+        clusters, counts = _equal(columns)
+        if len(counts) * FEWEST_SHARING <= mask.sum():
+            return _averaging(clusters, counts, mask)
     return None if mask.all() else lambda weights: weights * mask
+
+
+def _equal(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The cluster of every weight, equal ones of a column having one, and the sizes of all."""
+    clusters, sizes, num = np.empty(columns.shape, "int32"), [], 0
+    for i, column in enumerate(columns.T):
+        values, inverse, counts = np.unique(column, return_inverse=True, return_counts=True)
+        clusters[:, i] = num + inverse
+        num += len(values)
+        sizes.append(counts)
+    return clusters.ravel(), np.concatenate(sizes)
+
+
+def _averaging(clusters: np.ndarray, counts: np.ndarray, mask: np.ndarray) -> Callable[[Any], Any]:
+    shares = (1 / counts).astype(mask.dtype)
+
+    def averaged(weights: Any) -> Any:
+        sums = ops.segment_sum(ops.reshape(weights, (-1,)), clusters, len(counts))
+        return ops.reshape(ops.take(sums * shares, clusters), mask.shape) * mask
+
+    return averaged

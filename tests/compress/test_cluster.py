@@ -95,3 +95,19 @@ def test_a_sparse_kernel_learns_but_for_its_zeros():
     assert (np.asarray(layer.kernel)[::2] == 0).all()
     assert (np.asarray(layer.kernel)[1::2] != kernel[1::2]).all()
     assert (np.asarray(layer.bias) != 0).all()
+
+
+def test_weights_that_are_equal_within_an_output_channel_stay_so():
+    columns = np.random.default_rng(1).integers(1, 3, (12, 3)).astype("float32")
+    kernel = columns * [1.0, 1.7, -0.3]  # as if a BatchNormalization were folded into it
+    layer = layers.Dense(3)
+    model = keras.Sequential([keras.Input((12,)), layer])
+    layer.kernel.assign(kernel)
+    keep_structure(model)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    inputs = np.random.default_rng(2).normal(size=(8, 12)).astype("float32")
+    model.train_on_batch(inputs, np.ones((8, 3), "float32"))
+    learned = np.asarray(layer.kernel)
+    for column, old in zip(learned.T, columns.T, strict=True):
+        assert {len(set(column[old == value].tolist())) for value in (1, 2)} == {1}
+    assert len(np.unique(learned)) == 6
