@@ -10,13 +10,11 @@ import numpy as np
 
 from compress.graph import weights_sha256
 from compress.rewrites import INT8_STEPS, prepared
-from compress.sensitivity import Sensitivity, sensitivities
+from compress.sensitivity import NUM_GRADIENT_IMAGES, Sensitivity, sensitivities
 from configs.errors import UserError
 
 Images = Callable[[], Iterator[np.ndarray]]
 """Starts an iterator of calibration images, float32 (height, width, 3)."""
-NUM_GRADIENT_IMAGES = 32
-"""Twice as many take twice as long and give files that agree with float as often (docs/LOG.md)."""
 
 
 class Calibrated:

@@ -73,9 +73,9 @@ def int8(
             {percentile: 99.99} leave some out by how large and how many they are.
         keep_float: names of layers that stay in float; or a share: as few operations as save
             this share of what rounding is predicted to cost the answers.
-        cpu: what the file is made for. It gives the same answers on all but "x86" without VNNI
-            (before Intel's Ice Lake and AMD's Zen 4), where only files for "x86" are safe from sums
-            that overflow; their weights have 7 bits.
+        cpu: what the file is made for; all run it. On x86 without VNNI (before Intel's Cascade
+            Lake and Ice Lake, AMD's Zen 4) sums overflow but in files for "x86", whose weights have
+            7 bits. onnxruntime advises int8 activations on ARM.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process

@@ -132,7 +132,7 @@ def test_gradients_are_those_of_a_tape_that_keeps_all(tiny_model, images):
     drawn = np.random.default_rng(0).choice(len(probs), p=probs / probs.sum())
     tensor = tiny_model.get_layer("depthwise").output
     rest = keras.Model(tensor, tiny_model.output)
-    values = keras.Model(tiny_model.inputs, tensor)(images[:1])
+    values = keras.Model(tiny_model.input, tensor)(images[:1])
     with tf.GradientTape() as tape:
         tape.watch(values)
         log_prob = tf.nn.log_softmax(rest(values))[0, drawn]
