@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from compress.graph import weights_sha256
-from compress.rewrites import prepared
-from compress.sensitivity import Sensitivity, sensitivities
+from compress.rewrites import INT8_STEPS, prepared
+from compress.sensitivity import NUM_GRADIENT_IMAGES, Sensitivity, sensitivities
 from configs.errors import UserError
 
 Images = Callable[[], Iterator[np.ndarray]]
@@ -25,15 +25,17 @@ class Calibrated:
         images: float32, (images, height, width, 3), from the training split.
     """
 
-    def __init__(self, model: keras.Model, images: np.ndarray) -> None:
+    def __init__(
+        self, model: keras.Model, images: np.ndarray, kernel_steps: int = INT8_STEPS
+    ) -> None:
         self.images = images
-        self.model = prepared(model, images)
+        self.model = prepared(model, images, kernel_steps)
         self._source = model  # kept alive, so that no other model gets its id
 
     @cached_property
     def sensitivities(self) -> dict[str, Sensitivity]:
         """By the names of `tensors_of` the model."""
-        return sensitivities(self.model, self.images)
+        return sensitivities(self.model, self.images[:NUM_GRADIENT_IMAGES])
 
     @property
     def of_bytes(self) -> bool:
@@ -42,22 +44,28 @@ class Calibrated:
         return bool(some.min() >= 0 and some.max() <= 255 and (some == np.round(some)).all())
 
 
-_kept: dict[tuple[int, str, str], Calibrated] = {}
+_kept: dict[tuple[int, str, str, int], Calibrated] = {}
 
 
-def calibrated(model: keras.Model, calibration: Images, num_images: int) -> Calibrated:
+def calibrated(
+    model: keras.Model, calibration: Images, num_images: int, kernel_steps: int = INT8_STEPS
+) -> Calibrated:
     """A model with the first `num_images` of its calibration images.
 
     The last one is kept: the recipes for one model share what takes most of their time.
+
+    Args:
+        kernel_steps: that the largest weight of a kernel will have.
 
     Raises:
         UserError: there are no images.
     """
     images = calibration_images(calibration, num_images)
-    key = id(model), weights_sha256(model), hashlib.sha256(images.tobytes()).hexdigest()
+    photos = hashlib.sha256(images.tobytes()).hexdigest()
+    key = id(model), weights_sha256(model), photos, kernel_steps
     if key not in _kept:
         _kept.clear()
-        _kept[key] = Calibrated(model, images)
+        _kept[key] = Calibrated(model, images, kernel_steps)
     return _kept[key]
 
 

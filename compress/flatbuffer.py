@@ -8,8 +8,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from compress.graph import INPUT
+from compress.histogram import Range
 from compress.precision import Operation
-from compress.ranges import Range
 
 SIGNATURE = "serving_default"
 BUFFER_ALIGNMENT = 16

@@ -1,9 +1,9 @@
 """ONNX recipes: a Keras model -> an .onnx file with static batch 1 and names of our own."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -11,8 +11,10 @@ import onnx
 
 from compress.calibration import Images, calibrated
 from compress.graph import INPUT, frozen_function, quiet_converters
+from compress.histogram import Range
 from compress.precision import KeepFloat, Operation, float_operations, report
-from compress.ranges import Range, Ranges, file_ranges
+from compress.ranges import Ranges, Run, file_ranges
+from compress.rewrites import INT8_STEPS
 from compress.tflite import NumImages
 from configs.errors import UserError
 from configs.registry import Registry
@@ -20,6 +22,25 @@ from configs.registry import Registry
 RECIPES = Registry("recipe", prefix="onnx.")
 OPSET = 17
 """Older runtimes on devices read it, and it has all that image classifiers need."""
+Cpu = Literal["x86_vnni", "x86", "arm"]
+
+
+class Types(NamedTuple):
+    """What an int8 file computes with."""
+
+    activations: str
+    kernel_steps: int
+    """Kernels are int8, from minus this to this."""
+
+
+# As onnxruntime's `quantize` advises for each CPU.
+TYPES: dict[Cpu, Types] = {
+    "x86_vnni": Types("uint8", INT8_STEPS),
+    # Without VNNI x86 adds two products of uint8 and int8 in 16 bits (VPMADDUBSW) and keeps what is
+    # too large for them at 32,767. 2 * 255 * 64 is not, so nothing saturates.
+    "x86": Types("uint8", 64),
+    "arm": Types("int8", INT8_STEPS),
+}
 
 
 @RECIPES.add
@@ -39,23 +60,28 @@ def int8(
     num_images: NumImages = 64,
     ranges: Ranges = "loss",
     keep_float: KeepFloat = 0.0,
+    cpu: Cpu = "x86_vnni",
 ) -> dict[str, Any]:
-    """int8 weights by channel and uint8 activations (QDQ), float32 at the model's edges.
+    """int8 weights by channel and int8 or uint8 activations (QDQ), float32 at the model's edges.
 
-    The combination of types that was the fastest in ONNX Runtime on x86; still measure it
-    against the float file, which may be faster.
+    Measure it against the float file, which may be faster.
 
     Args:
         calibration: images of the training split, seen through the evaluation view.
         num_images: how many of them set the activation ranges.
-        ranges: "loss" keeps the values that the answers depend on, "minmax" keeps all.
+        ranges: "loss" keeps the values that the answers depend on, "minmax" keeps all; "mse" and
+            {percentile: 99.99} leave some out by how large and how many they are.
         keep_float: names of layers that stay in float; or a share: as few operations as save
             this share of what rounding is predicted to cost the answers.
+        cpu: what the file is made for; all run it. On x86 without VNNI (before Intel's Cascade
+            Lake and Ice Lake, AMD's Zen 4) sums overflow but in files for "x86", whose weights have
+            7 bits. onnxruntime advises int8 activations on ARM.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    ready = calibrated(model, calibration, num_images)
+    types = TYPES[cpu]
+    ready = calibrated(model, calibration, num_images, types.kernel_steps)
     with quiet_converters(), tempfile.TemporaryDirectory() as folder:
         converted, prepared_file = Path(folder) / "converted.onnx", Path(folder) / "prepared.onnx"
         onnx.save(_converted(ready.model, output), converted)
@@ -68,13 +94,15 @@ def int8(
             path,
             _CalibrationReader(iter(ready.images[:1])),  # it asks for one; the ranges are given
             quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QUInt8,
+            activation_type={"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}[types.activations],
             weight_type=QuantType.QInt8,
             per_channel=True,
+            reduce_range=types.kernel_steps < INT8_STEPS,
             nodes_to_exclude=sorted(kept),
             extra_options={"TensorQuantOverrides": _overrides(found.ranges)},
         )
-    return report(parts, found, ready, kept) if ranges == "loss" or kept else {}
+    facts = report(parts, found, ready, kept) if ranges == "loss" or kept else {}
+    return {"cpu": cpu, **types._asdict(), **facts}
 
 
 def _operations(path: Path) -> list[Operation]:
@@ -87,8 +115,8 @@ def _operations(path: Path) -> list[Operation]:
     ]
 
 
-def _all_tensors(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """A function from an image to everything that a float file computes of it, by tensor name."""
+def _all_tensors(path: Path) -> Run:
+    """A function from an image to what a float file computes of it, by tensor name."""
     import onnxruntime
 
     model = onnx.shape_inference.infer_shapes(onnx.load(path))
@@ -108,13 +136,16 @@ def _all_tensors(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    names = [each.name for each in session.get_outputs()]
+    computed_names = [each.name for each in session.get_outputs()]
 
-    def run(image: np.ndarray) -> dict[str, np.ndarray]:
-        values = session.run(names, {INPUT: image[None]})
+    def run(image: np.ndarray, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+        wanted = [each for each in computed_names if names is None or each in names]
+        # Asked for nothing, onnxruntime gives all.
+        values = session.run(wanted, {INPUT: image[None]}) if wanted else []
         # ONNX has channels first, Keras last.
         last = [np.moveaxis(each, 1, -1) if each.ndim == 4 else each for each in values]
-        return {INPUT: image, **dict(zip(names, last, strict=True))}
+        found = dict(zip(wanted, last, strict=True))
+        return found if names is not None and INPUT not in names else {INPUT: image, **found}
 
     return run
 

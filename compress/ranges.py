@@ -1,19 +1,25 @@
 """The range of every tensor of a file that is about to be rounded to int8."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import keras
 import numpy as np
+from pydantic import Field
 
 from compress.calibration import Calibrated
 from compress.graph import INPUT
+from compress.histogram import Histogram, Range, codes, counted
 from compress.sensitivity import tensors_of
 
-Range = tuple[float, float]
 Tensors = Mapping[str, np.ndarray]
-Ranges = Literal["loss", "minmax"]
+Percentile = Annotated[float, Field(ge=50, le=100)]
+Ranges = (
+    Literal["loss", "minmax", "mse"]
+    | Annotated[dict[Literal["percentile"], Percentile], Field(min_length=1)]
+)
+"""How the range of a tensor is chosen; a percentile as `{percentile: 99.99}`."""
 NUM_MATCH_IMAGES = 2
 MAX_DIFFERENCE = 1e-3
 """Of its largest value, between a tensor of the file and the tensor of the model that it holds."""
@@ -48,35 +54,55 @@ class FileRanges:
         return costs | dict.fromkeys(pixels, 0.0)
 
 
-def file_ranges(
-    run: Callable[[np.ndarray], Tensors], ready: Calibrated, *, ranges: Ranges
-) -> FileRanges:
+class Run(Protocol):
+    """Gives tensors of a float file by name, all or some of them, for one image."""
+
+    def __call__(self, image: np.ndarray, names: Collection[str] | None = None) -> Tensors: ...
+
+
+def file_ranges(run: Run, ready: Calibrated, *, ranges: Ranges) -> FileRanges:
     """(low, high) of every tensor that a file computes.
 
-    `minmax` covers every value that the images bring about. `loss` is the range in which rounding
-    costs the answers least: it leaves out what hardly matters to them, be it large (x < -8 ahead of
-    a swish), and keeps what does. Tensors that the model does not have keep their extremes.
+    `loss` is the range in which rounding costs the answers least: it leaves out what hardly matters
+    to them, be it large (x < -8 ahead of a swish), and keeps what does; tensors that the model does
+    not have keep their extremes. The others look at values alone: `minmax` covers all that the
+    images bring about, `mse` has the least squared error of rounding and clipping, a percentile
+    leaves out what is beyond it.
 
     Args:
-        run: gives all tensors of the float file for one image, (height, width, 3).
+        run: runs the float file; images are (height, width, 3).
         ready: what the file was written from.
     """
-    found: dict[str, Range] = {}
-    first: list[Tensors] = []
-    for image in ready.images:
-        tensors = run(image)
-        if len(first) < NUM_MATCH_IMAGES:
-            first.append(tensors)
-        for name, values in tensors.items():
-            low, high = found.get(name, (0.0, 0.0))
-            found[name] = min(low, float(values.min())), max(high, float(values.max()))
+    first = [run(image) for image in ready.images[:NUM_MATCH_IMAGES]]
     twins = _twins(first, ready.model, ready.images[: len(first)])
-    if ranges == "loss":
-        known = ready.sensitivities
-        found |= {name: known[twin].best[:2] for name, twin in twins.items() if twin in known}
+    known = ready.sensitivities if ranges == "loss" else {}
+    found = {name: known[twin].best[:2] for name, twin in twins.items() if twin in known}
+    others = first[0].keys() - found.keys()
+    del first  # all tensors of a file, twice
+    images = ready.images if others else ()
+    found |= _by_values((run(image, others) for image in images), ranges)
     if ready.of_bytes:
         found |= {name: BYTES for name, twin in twins.items() if twin == INPUT}
     return FileRanges(found, twins)
+
+
+def _by_values(runs: Iterable[Tensors], ranges: Ranges) -> dict[str, Range]:
+    """Ranges of the tensors of some runs; with `loss` their extremes."""
+    counts: dict[str, Any] = {}
+    extremes: dict[str, Range] = {}
+    by_extremes = ranges in ("loss", "minmax")
+    for tensors in runs:
+        for name, values in tensors.items():
+            low, high = extremes.get(name, (0.0, 0.0))
+            extremes[name] = min(low, float(values.min())), max(high, float(values.max()))
+            if not by_extremes:
+                counts[name] = counts.get(name, 0) + counted(codes(values))
+    if by_extremes:
+        return extremes
+    seen = {name: Histogram(counts[name], *extremes[name]) for name in extremes}
+    if isinstance(ranges, dict):
+        return {name: each.percentile(ranges["percentile"]) for name, each in seen.items()}
+    return {name: each.least_squares() for name, each in seen.items()}
 
 
 def _twins(of_file: Iterable[Tensors], model: keras.Model, images: np.ndarray) -> dict[str, str]:

@@ -8,14 +8,16 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from compress.graph import Graph, Use, batches, copy_of, named_layers, rebuilt, replay
+from compress.graph import Graph, Use, batches, copy_of, rebuilt, replay
 
 HAS_KERNEL = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
+INT8_STEPS = 127
+"""Of a kernel's largest weight: kernels are rounded symmetrically around 0."""
 ACTIVATION = ".activation"
 """Ends the name of an activation that was part of a layer."""
 
 
-class _Offset(keras.Layer):
+class Offset(keras.Layer):
     """x + offset. Rescaling with a scale of 1 leaves converters a multiplication to round."""
 
     def __init__(self, offset: list[float], **kwargs: Any) -> None:
@@ -29,19 +31,20 @@ class _Offset(keras.Layer):
         return {**super().get_config(), "offset": self.offset}
 
 
-def prepared(model: keras.Model, images: np.ndarray) -> keras.Model:
+def prepared(model: keras.Model, images: np.ndarray, kernel_steps: int = INT8_STEPS) -> keras.Model:
     """The model as it is best converted to int8: the same answers in fewer tensors to round.
 
     Args:
         images: float32, (images, height, width, 3), from the training split.
+        kernel_steps: that the largest weight of a kernel will have.
     """
     simpler = simplified(model)
-    correct_biases(simpler, images)
+    correct_biases(simpler, images, kernel_steps)
     return simpler
 
 
 def simplified(model: keras.Model) -> keras.Model:
-    """The same model with preprocessing in its first kernel, and activations as layers.
+    """The same model with preprocessing and normalizations in kernels, and activations as layers.
 
     Preprocessing (scale, subtract the mean, divide by the deviation) is rounded three times where
     one subtraction in pixels is exact in int8. The offset stays ahead of the zero padding. And a
@@ -52,13 +55,17 @@ def simplified(model: keras.Model) -> keras.Model:
         return copy_of(model)
     scaling, kernel = _input_scaling(graph)
     scale, offset = _scale_and_offset(scaling)
+    norms = _norms_of_kernels(graph)
+    folded = [norm for _, norm in norms.values()]
     twins: dict[int, Any] = {}
 
     def stand_in(layer: Any) -> Callable:
         if scaling and layer is scaling[0] and offset.any():
-            return _Offset((offset / scale).tolist(), name="input_offset")
-        if any(layer is other for other in scaling):
-            return lambda x: x
+            return Offset((offset / scale).tolist(), name="input_offset")
+        if any(layer is other for other in (*scaling, *folded)):
+            return lambda x, **_: x
+        if id(layer) in norms:
+            return _with_norm(*norms[id(layer)])
         activation = getattr(layer, "activation", None)
         if not isinstance(layer, HAS_KERNEL) or activation in (None, keras.activations.linear):
             return layer
@@ -75,26 +82,53 @@ def simplified(model: keras.Model) -> keras.Model:
     return simpler
 
 
-def restored(simpler: keras.Model, model: keras.Model) -> keras.Model:
-    """A copy of `model` with the weights of what `simplified` made of it, trained since."""
-    scaling, kernel = _input_scaling(Graph.of(model))
-    copy = copy_of(model)
-    for _, layer in named_layers(copy):
-        if layer.weights and not isinstance(layer, layers.Normalization):
-            layer.set_weights(simpler.get_layer(layer.name).get_weights())
-    if scaling:
-        reader = next(layer for _, layer in named_layers(copy) if layer.name == kernel.name)
-        scale, _ = _scale_and_offset(scaling)
-        reader.kernel.assign(reader.kernel / scale[:, None].astype("float32"))
-    return copy
-
-
 def _without(layer: Any, **changes: Any) -> Any:
     """A copy of a layer, weights included, with some of its settings changed."""
     twin = type(layer).from_config({**layer.get_config(), **changes})
     twin.build(layer.get_build_config()["input_shape"])
     twin.set_weights(layer.get_weights()[: len(twin.weights)])
     return twin
+
+
+def _norms_of_kernels(graph: Graph) -> dict[int, tuple[Any, Any]]:
+    """(layer, BatchNormalization) where nothing else reads what the layer gives, by its id.
+
+    Converters fold one into the other, so that no file rounds what lies between them.
+    """
+    found = {}
+    for use in graph.uses:
+        readers = graph.readers(use.output)
+        pair = [use.layer, *(reader.layer for reader in readers)]
+        if (
+            len(readers) == 1
+            and isinstance(use.layer, HAS_KERNEL)
+            and isinstance(pair[1], layers.BatchNormalization)
+            and use.layer.activation is keras.activations.linear
+            and getattr(use.layer, "data_format", "channels_last") == "channels_last"
+            and pair[1].axis in (-1, len(use.output.shape) - 1)
+            and all(graph.num_uses(layer) == 1 for layer in pair)
+        ):
+            found[id(use.layer)] = pair[0], pair[1]
+    return found
+
+
+def _with_norm(layer: Any, norm: Any) -> Any:
+    """A layer with a kernel that does what a BatchNormalization does to its output, too."""
+    twin = type(layer).from_config({**layer.get_config(), "use_bias": True})
+    twin.build(layer.get_build_config()["input_shape"])
+    factor = 1 / np.sqrt(np.asarray(norm.moving_variance, "float64") + norm.epsilon)
+    factor *= np.asarray(norm.gamma) if norm.scale else 1.0
+    offset = -np.asarray(norm.moving_mean) * factor + (np.asarray(norm.beta) if norm.center else 0)
+    kernel = np.asarray(layer.kernel)
+    # A depthwise kernel has its output channels in two axes.
+    by_channel = factor.reshape(kernel.shape[2:]) if _is_depthwise(layer) else factor
+    twin.kernel.assign((kernel * by_channel).astype("float32"))
+    twin.bias.assign((np.asarray(layer.bias) if layer.use_bias else 0) * factor + offset)
+    return twin
+
+
+def _is_depthwise(layer: Any) -> bool:
+    return isinstance(layer, layers.DepthwiseConv2D)
 
 
 def _input_scaling(graph: Graph) -> tuple[list[Any], Any]:
@@ -145,7 +179,7 @@ def _factor_and_offset(layer: Any) -> tuple[np.ndarray, np.ndarray]:
     return factor, -mean * factor
 
 
-def correct_biases(model: keras.Model, images: np.ndarray) -> None:
+def correct_biases(model: keras.Model, images: np.ndarray, kernel_steps: int = INT8_STEPS) -> None:
     """Make the biases of a model make up for what rounding its kernels to int8 adds on average.
 
     The error of a rounded kernel has a mean, as its inputs have one (after a swish nearly all are
@@ -154,19 +188,18 @@ def correct_biases(model: keras.Model, images: np.ndarray) -> None:
 
     Args:
         images: float32, (images, height, width, 3), from the training split.
+        kernel_steps: that the largest weight of a kernel will have.
     """
     graph = Graph.of(model)
     kernels = [use for use in graph.uses if isinstance(use.layer, HAS_KERNEL)]
     kernels = [use for use in kernels if graph.num_uses(use.layer) == 1]
-    errors = {id(use.layer): _rounding_error(use.layer) for use in kernels}
-    means: dict[int, Any] = {}
+    # Kernels are linear: the mean of what the error gives is what it gives for the mean input.
+    means: dict[int, Any] = {id(use.layer): 0.0 for use in kernels}
 
     def measured(layer: Any) -> Callable:
         def call(*args: Any, **kwargs: Any) -> Any:
-            if id(layer) in errors:
-                added = np.asarray(errors[id(layer)](args[0]), "float64")
-                total = added.mean(axis=tuple(range(1, added.ndim - 1))).sum(axis=0)
-                means[id(layer)] = means.get(id(layer), 0) + total / len(images)
+            if id(layer) in means:
+                means[id(layer)] += tf.reduce_sum(args[0], axis=0, keepdims=True) / len(images)
             return layer(*args, **kwargs)
 
         return call
@@ -174,23 +207,42 @@ def correct_biases(model: keras.Model, images: np.ndarray) -> None:
     for batch in batches(images):
         replay(model, tf.convert_to_tensor(batch), measured)
     for use in kernels:
-        add_to_bias(graph, use, -means[id(use.layer)].astype("float32"))
+        error = _rounding_error(use.layer, kernel_steps)
+        added = np.asarray(_applied(use.layer, error, means[id(use.layer)]))
+        add_to_bias(graph, use, -added.mean(axis=tuple(range(added.ndim - 1))))
 
 
-def _rounding_error(layer: Any) -> Any:
-    """The layer with the difference between its rounded kernel and its kernel, no bias."""
-    error = _without(layer, use_bias=False, activation="linear")
-    error.kernel.assign(rounded_kernel(layer, layer.kernel) - layer.kernel)
-    return error
+def _rounding_error(layer: Any, kernel_steps: int) -> np.ndarray:
+    """What rounding adds to a layer's kernel."""
+    return np.asarray(rounded_kernel(layer, layer.kernel, kernel_steps) - layer.kernel)
 
 
-def rounded_kernel(layer: Any, kernel: Any) -> Any:
-    """A kernel of `layer` as an int8 file holds it: 255 steps for each output channel."""
+def _applied(layer: Any, kernel: np.ndarray, x: Any) -> Any:
+    """What a layer would give with another kernel and no bias."""
+    if isinstance(layer, layers.Dense):
+        return keras.ops.matmul(x, kernel)
+    convolve = keras.ops.depthwise_conv if _is_depthwise(layer) else keras.ops.conv
+    return convolve(
+        x,
+        kernel,
+        strides=layer.strides,
+        padding=layer.padding,
+        dilation_rate=layer.dilation_rate,
+        data_format=layer.data_format,
+    )
+
+
+def rounded_kernel(layer: Any, kernel: Any, kernel_steps: int = INT8_STEPS) -> Any:
+    """A kernel of a layer as integer files hold it: one scale for each output channel.
+
+    Args:
+        kernel_steps: that the largest weight of a channel has.
+    """
     ndim = len(kernel.shape)
-    outputs = (2, 3) if isinstance(layer, layers.DepthwiseConv2D) else (ndim - 1,)
+    outputs = (2, 3) if _is_depthwise(layer) else (ndim - 1,)
     axes = tuple(axis for axis in range(ndim) if axis not in outputs)
     largest = keras.ops.max(keras.ops.abs(kernel), axis=axes, keepdims=True)
-    step = keras.ops.maximum(largest, 1e-12) / 127
+    step = keras.ops.maximum(largest, 1e-12) / kernel_steps
     return keras.ops.round(kernel / step) * step
 
 

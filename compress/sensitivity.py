@@ -1,6 +1,6 @@
 """What rounding each tensor of a model costs its answers, from gradients."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,21 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from compress.graph import batches, output_function, replay
+from compress.histogram import CENTERS, EDGES, LEVELS, cheapest, codes, counted
 from configs.errors import UserError
 
-LEVELS = 255
-"""Steps of an int8 or uint8 tensor."""
+NUM_GRADIENT_IMAGES = 32
+"""Twice as many take twice as long and give files that agree with float as often (docs/LOG.md)."""
 SIDE = 64
 """Positions looked at along height and width: neighbours in a larger tensor tell the same."""
-# A bin holds the float32 values that share sign, exponent and the first three bits of the mantissa:
-# 6 to 12 % wide at every magnitude, and found by a shift. Magnitudes beyond 2^-20 and 2^20 count
-# as these.
-SHIFT = 20
-_FIRST = (127 - 20) << 3
-_MAGNITUDES = (np.arange(_FIRST, (127 + 20 << 3) + 1, dtype="uint32") << SHIFT).view("float32")
-_EDGES = np.append(0.0, _MAGNITUDES[1:].astype("float64"))
-EDGES = np.concatenate([-_EDGES[:0:-1], _EDGES])
-CENTERS = (EDGES[1:] + EDGES[:-1]) / 2
 
 
 @dataclass(frozen=True)
@@ -83,12 +75,7 @@ class Sensitivity:
         """(low, high) where rounding and clipping cost least together, and their cost in nats."""
         if not self.squares.any():
             return self.low, self.high, 0.0
-        shares = np.geomspace(0.05, 1, 50)
-        lows, highs = np.unique(self.low * shares), self.high * shares
-        below, above = self.clipping(lows, highs)
-        cost = self.rounding(lows[:, None], highs) + below[:, None] + above
-        i, j = np.unravel_index(cost.argmin(), cost.shape)
-        return float(lows[i]), float(highs[j]), float(cost[i, j])
+        return cheapest(self.low, self.high, rounding=self.rounding, clipping=self.clipping)
 
     def cost_within(self, low: float, high: float) -> float:
         """Nats that rounding the tensor to int8 costs in this range."""
@@ -123,67 +110,88 @@ def sensitivities(
     """
     rng = np.random.default_rng(seed)
     found: dict[str, Sensitivity] = {}
+
+    def look(name: str, values: Any, gradient: Any) -> None:
+        seen = _seen(values.numpy(), gradient.numpy(), len(images), rng)
+        found[name] = _added(found[name], seen) if name in found else seen
+
     for batch in batches(images):
-        for name, tensor, gradient in gradients(model, batch, rng, only=only):
-            seen = _seen(tensor, gradient, len(images), rng)
-            found[name] = _added(found[name], seen) if name in found else seen
+        look_at_gradients(model, batch, rng, look, only)
     return found
 
 
 def tensors_of(
-    model: keras.Model, images: Any, watch: Callable[[Any], None] = lambda tensor: None
+    model: keras.Model,
+    images: Any,
+    tap: Callable[[str, Any], Any] = lambda name, tensor: tensor,
 ) -> dict[str, Any]:
     """The output of every layer, in order; a layer that is called again gets a name with a number.
 
     Args:
         images: (batch, height, width, 3); they come first, as `image`.
-        watch: gets every tensor before the next layer reads it.
+        tap: gets every tensor with its name, and gives the one that the next layers read.
     """
     tensors: dict[str, Any] = {}
 
-    def note(name: str, tensor: Any) -> None:
-        watch(tensor)
+    def note(name: str, tensor: Any) -> Any:
         key, again = name, 1
         while key in tensors:
             again += 1
             key = f"{name}:{again}"
-        tensors[key] = tensor
+        tensors[key] = tap(key, tensor)
+        return tensors[key]
 
     def noted(layer: Any) -> Callable:
         def call(*args: Any, **kwargs: Any) -> Any:
             output = layer(*args, **kwargs)
-            if tf.is_tensor(output) and output.dtype.is_floating:
-                note(layer.name, output)
-            return output
+            is_float = tf.is_tensor(output) and output.dtype.is_floating
+            return note(layer.name, output) if is_float else output
 
         return call
 
-    images = tf.convert_to_tensor(images)
-    note("image", images)
-    replay(model, images, noted)
+    replay(model, note("image", tf.convert_to_tensor(images)), noted)
     return tensors
 
 
-def gradients(
+def look_at_gradients(
     model: keras.Model,
     images: np.ndarray,
     rng: np.random.Generator,
-    *,
+    look: Callable[[str, Any, Any], None],
     only: Collection[str] | None = None,
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Every tensor with the gradient of log p(class), a class drawn by its probability p.
+) -> None:
+    """Shows tensors with the gradient of log p(class), a class drawn by its probability p.
+
+    One after the other while gradients flow back, so that they need not all be kept.
 
     Args:
         images: (batch, height, width, 3).
-        only: the tensors to look at, by the names of `tensors_of`; None: all.
+        look: gets the name of a tensor (as of `tensors_of`), its values and its gradient.
+        only: the tensors to look at; None: all.
 
     Raises:
         UserError: the model answers with nan or inf.
     """
     probabilities_of = output_function(model, "probabilities")
+
+    def tap(name: str, tensor: Any) -> Any:
+        if only is not None and name not in only:
+            return tensor
+
+        @tf.custom_gradient
+        def passed_on(values: Any) -> Any:
+            def backward(gradient: Any) -> Any:
+                look(name, values, gradient)
+                return gradient
+
+            return tf.identity(values), backward
+
+        return passed_on(tensor)
+
+    images = tf.convert_to_tensor(images)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tensors = tensors_of(model, images, tape.watch)
-        last = list(tensors.values())[-1]
+        tape.watch(images)
+        *_, last = tensors_of(model, images, tap).values()
         probs = probabilities_of(tf.cast(last, tf.float32))
         if not np.isfinite(probs.numpy()).all():
             raise UserError(
@@ -193,11 +201,7 @@ def gradients(
         drawn = [rng.choice(len(row), p=row / row.sum()) for row in probs.numpy().astype("float64")]
         log_probs = tf.math.log(tf.gather(probs, drawn, batch_dims=1) + 1e-12)
         total = tf.reduce_sum(log_probs)
-    tensors = {name: tensors[name] for name in tensors if only is None or name in only}
-    found = tape.gradient(total, tensors)
-    for name, tensor in tensors.items():
-        if found[name] is not None:
-            yield name, tensor.numpy(), found[name].numpy()
+    tape.gradient(total, images)
 
 
 def _seen(
@@ -211,33 +215,15 @@ def _seen(
         num_all = values.size
         values, gradients = values[:, *at], gradients[:, *at]
         share = values.size / num_all
-    codes = (np.ascontiguousarray(values, "float32").view("uint32") >> SHIFT).astype("intp")
-    gradients = gradients.astype("float64")
-
-    def histogram(codes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        weights = None if weights is None else weights.ravel()
-        by_code = np.bincount(codes.ravel(), weights, minlength=len(_BIN_OF_CODE))
-        return np.bincount(_BIN_OF_CODE, by_code, minlength=len(CENTERS)) / share
-
+    gradients = gradients.reshape(len(values), -1).astype("float64")
+    coded = codes(values).reshape(gradients.shape)
     return Sensitivity(
-        counts=histogram(codes) / num_images,
-        squares=histogram(codes, np.square(gradients)) / num_images,
-        sums=np.stack([histogram(*each) for each in zip(codes, gradients, strict=True)]),
+        counts=counted(coded.ravel()) / share / num_images,
+        squares=counted(coded.ravel(), np.square(gradients).ravel()) / share / num_images,
+        sums=np.stack([counted(*each) for each in zip(coded, gradients, strict=True)]) / share,
         low=low,
         high=high,
     )
-
-
-def _bins(values: np.ndarray) -> np.ndarray:
-    """The index into `CENTERS` of every value."""
-    half = len(CENTERS) // 2
-    bits = np.ascontiguousarray(values, "float32").view("int32")
-    magnitudes = np.clip(((bits & 0x7FFFFFFF) >> SHIFT) - _FIRST, 0, half - 1)
-    return np.where(bits < 0, half - 1 - magnitudes, half + magnitudes)
-
-
-# What is left of a value when the shift has taken the rest of its bits: the bin can be looked up.
-_BIN_OF_CODE = _bins((np.arange(1 << (32 - SHIFT), dtype="uint32") << SHIFT).view("float32"))
 
 
 def _added(one: Sensitivity, other: Sensitivity) -> Sensitivity:

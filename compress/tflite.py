@@ -5,7 +5,7 @@ A recipe returns what the manifest of its file shall say of it beyond the usual,
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,7 +26,7 @@ from compress.flatbuffer import (
 )
 from compress.graph import frozen_function, quiet_converters
 from compress.precision import KeepFloat, float_operations, report
-from compress.ranges import FileRanges, Ranges, file_ranges
+from compress.ranges import FileRanges, Ranges, Run, file_ranges
 from configs.errors import UserError
 from configs.registry import Registry
 
@@ -121,7 +121,8 @@ def int8(
     Args:
         calibration: images of the training split, seen through the evaluation view.
         num_images: how many of them set the activation ranges.
-        ranges: "loss" keeps the values that the answers depend on, "minmax" keeps all.
+        ranges: "loss" keeps the values that the answers depend on, "minmax" keeps all; "mse" and
+            {percentile: 99.99} leave some out by how large and how many they are.
         keep_float: names of layers that stay in float; or a share: as few operations as save
             this share of what rounding is predicted to cost the answers.
         input_type: of the image in the file. uint8 is the photo's own bytes, int8 is 128 less.
@@ -196,8 +197,8 @@ def _converted(converter: Any) -> bytes:
         ) from error
 
 
-def _all_tensors(content: bytes) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """A function from an image to everything that a float file computes of it, by tensor name."""
+def _all_tensors(content: bytes) -> Run:
+    """A function from an image to what a float file computes of it, by tensor name."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that tensors are kept is the point
         interpreter = Interpreter(
@@ -206,17 +207,18 @@ def _all_tensors(content: bytes) -> Callable[[np.ndarray], dict[str, np.ndarray]
     interpreter.allocate_tensors()
     graph = schema.ModelT.InitFromPackedBuf(content, 0).subgraphs[0]
     (image_index,) = graph.inputs
-    indices = {int(index) for operator in graph.operators for index in operator.outputs}
-    names = {
-        index: graph.tensors[index].name.decode()
-        for index in (int(image_index), *sorted(indices))
+    computed = {int(index) for operator in graph.operators for index in operator.outputs}
+    indices = {
+        graph.tensors[index].name.decode(): index
+        for index in (int(image_index), *sorted(computed))
         if graph.tensors[index].type == schema.TensorType.FLOAT32
     }
 
-    def run(image: np.ndarray) -> dict[str, np.ndarray]:
+    def run(image: np.ndarray, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
         interpreter.set_tensor(image_index, image[None])
         interpreter.invoke()
-        return {name: interpreter.get_tensor(index) for index, name in names.items()}
+        wanted = indices if names is None else names
+        return {name: interpreter.get_tensor(indices[name]) for name in wanted}
 
     return run
 

@@ -86,7 +86,8 @@ class Registry:
         try:
             return TypeAdapter(annotation, config=ConfigDict(strict=False)).validate_python(value)
         except ValidationError as error:
-            problem = error.errors()[0]["msg"]
+            # Of an annotation with several forms the one that the value came nearest to.
+            problem = max(error.errors(), key=lambda each: len(each["loc"]))["msg"]
             raise UserError(
                 f"option {key} of {self.kind} {name!r} is {value!r}: {problem}."
             ) from None

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ from compress.channel_groups import ChannelGroups, total, with_channels
 from compress.graph import Graph, batches, copy_of
 from compress.methods import METHODS
 from compress.rewrites import add_to_bias
-from compress.sensitivity import gradients
+from compress.sensitivity import look_at_gradients
 from configs.errors import UserError
 
 log = logging.getLogger("potstill")
@@ -103,12 +103,15 @@ def _importances(
     rng = np.random.default_rng(0)
     wanted = {name for group in groups.groups for name in group.exits}
     seen: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
+
+    def look(name: str, values: Any, gradient: Any) -> None:
+        tensor, slopes = np.asarray(values), np.asarray(gradient)
+        places = tuple(range(1, tensor.ndim - 1))
+        sums = [each.sum(axis=places) for each in (tensor * slopes, slopes)]
+        seen[name].append(np.stack([tensor.mean(axis=places), *sums]).astype("float64"))
+
     for batch in batches(images):
-        for name, tensor, gradient in gradients(model, batch, rng, only=wanted):
-            places = tuple(range(1, tensor.ndim - 1))
-            means = tensor.mean(axis=places)
-            moved, slopes = (tensor * gradient).sum(axis=places), gradient.sum(axis=places)
-            seen[name].append(np.stack([means, moved, slopes]).astype("float64"))
+        look_at_gradients(model, batch, rng, look, wanted)
     by_image = {name: np.concatenate(some, axis=1) for name, some in seen.items()}
     means = {name: some[0].mean(axis=0) for name, some in by_image.items()}
     told = {name: some[1] - some[2] * means[name] for name, some in by_image.items()}

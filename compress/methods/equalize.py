@@ -17,7 +17,7 @@ from pydantic import Field
 
 from compress.graph import Graph, Use, batches, rebuilt
 from compress.methods import METHODS
-from compress.sensitivity import sensitivities
+from compress.sensitivity import NUM_GRADIENT_IMAGES, sensitivities
 from configs.errors import UserError
 
 log = logging.getLogger("potstill")
@@ -56,7 +56,7 @@ def equalize(
     Args:
         calibration: images of the training split, through the evaluation view.
         gain: rewrite the fewest swishes that bring this share of what all of them would.
-        num_images: how many images ranges and sensitivities are taken from.
+        num_images: how many images ranges are taken from, and sensitivities at most.
 
     Raises:
         UserError: the model has no swish that can be rewritten.
@@ -207,7 +207,8 @@ def _gains(
 
 def _costs(model: keras.Model, images: np.ndarray, tensors: list[list[str]]) -> list[float]:
     """Nats that rounding some tensors together costs, for each list of them."""
-    known = sensitivities(model, images, only={name for names in tensors for name in names})
+    some = images[:NUM_GRADIENT_IMAGES]
+    known = sensitivities(model, some, only={name for names in tensors for name in names})
     return [sum(known[name].cost for name in names if name in known) for names in tensors]
 
 

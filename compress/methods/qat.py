@@ -12,7 +12,7 @@ from pydantic import Field
 from compress.calibration import Calibrated, Images, calibration_images
 from compress.graph import Graph, rebuilt
 from compress.methods import METHODS
-from compress.rewrites import HAS_KERNEL, restored, rounded_kernel
+from compress.rewrites import HAS_KERNEL, Offset, rounded_kernel
 from compress.tflite import float_file
 from configs.errors import UserError
 
@@ -30,12 +30,12 @@ def qat(
     epochs: Annotated[int, Field(gt=0)] = 2,
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4,
 ) -> keras.Model:
-    """A copy of the model that has learned to be rounded, its kernels in the steps of int8.
+    """A model that has learned to be rounded, and whose kernels are in the steps of int8.
 
     Every kernel and every tensor that the int8 file rounds is rounded in training too, and the
     gradient passes as if it were not (Jacob et al. 2018, section 3, arXiv:1712.05877). Tensors have
     the ranges that the recipes would give them, kernels a scale for each output channel, and
-    BatchNormalization uses its statistics without changing them, as it will when it is folded.
+    BatchNormalizations are folded into the kernels before, with the statistics that they have.
     In the end kernels are left as they were rounded: an int8 recipe finds nothing to round in them
     and chooses the ranges of the tensors as for any model. It is that recipe that writes the file.
 
@@ -57,10 +57,7 @@ def qat(
     ready = Calibrated(model, calibration_images(calibration, num_images))
     simulated = rounding(ready)
     finetune(simulated, epochs=epochs, learning_rate=learning_rate)
-    for layer in simulated.layers:
-        if isinstance(layer, _RoundedKernel):
-            layer.settle()
-    return restored(simulated, model)
+    return _settled(simulated)
 
 
 def rounding(ready: Calibrated) -> keras.Model:
@@ -103,6 +100,25 @@ def _learning(layer: Any) -> Any:
 
 def _activates(layer: Any, activation: Callable) -> bool:
     return isinstance(layer, layers.Activation) and layer.activation is activation
+
+
+def _settled(simulated: keras.Model) -> keras.Model:
+    """The network alone, its kernels as they were rounded."""
+
+    def stand_in(layer: Any) -> Callable:
+        if isinstance(layer, _RoundedKernel):
+            layer.settle()
+        if isinstance(layer, layers.Wrapper):
+            return layer.layer
+        if isinstance(layer, _Rounded):
+            return lambda x: x
+        if isinstance(layer, _RoundedSwish):
+            return layers.Activation("silu", name=layer.name)
+        if isinstance(layer, Offset):
+            return layers.Rescaling(1.0, layer.offset, name=layer.name)
+        return layer
+
+    return rebuilt(simulated, stand_in)
 
 
 class _RoundedKernel(layers.Wrapper):

@@ -15,11 +15,11 @@ def test_recipes_of_one_model_share_its_calibration(tiny_model, images) -> None:
     assert first.sensitivities is first.sensitivities
 
 
-@pytest.mark.parametrize("change", ["weights", "images", "number", "model"])
+@pytest.mark.parametrize("change", ["weights", "images", "number", "model", "steps"])
 def test_another_model_or_other_images_are_a_miss(tiny_model, images, change) -> None:
     model = copy_of(tiny_model)
     first = calibrated(model, lambda: iter(images), 4)
-    some, number = images, 4
+    some, number, steps = images, 4, 127
     if change == "weights":
         kernel = model.get_layer("logits").kernel
         kernel.assign(kernel * 2)
@@ -27,9 +27,11 @@ def test_another_model_or_other_images_are_a_miss(tiny_model, images, change) ->
         some = images[::-1]
     elif change == "number":
         number = 5
+    elif change == "steps":
+        steps = 64
     else:
         model = copy_of(model)
-    second = calibrated(model, lambda: iter(some), number)
+    second = calibrated(model, lambda: iter(some), number, steps)
     assert second is not first
     expected = keras.ops.convert_to_numpy(model(images))
     found = keras.ops.convert_to_numpy(second.model(images))

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from compress.graph import check_parity
-from compress.onnx import RECIPES
+from compress.onnx import RECIPES, TYPES
 from configs.errors import UserError
 
 
@@ -69,6 +69,46 @@ def test_int8_has_weights_by_channel_in_int8_and_activations_in_uint8(files):
         assert constants[activation.input[2]].data_type == onnx.TensorProto.UINT8
         assert constants[weight.input[0]].data_type == onnx.TensorProto.INT8
         assert list(constants[weight.input[1]].dims) == [8]
+
+
+@pytest.mark.parametrize(
+    ("cpu", "activations", "largest"),
+    [("x86_vnni", "uint8", 127), ("x86", "uint8", 64), ("arm", "int8", 127)],
+)
+def test_types_are_those_of_the_cpu(cpu, activations, largest, tiny_model, images, tmp_path):
+    path = tmp_path / f"{cpu}.onnx"
+    facts = RECIPES["onnx.int8"](
+        tiny_model, path, calibration=lambda: iter(images), output="probabilities", cpu=cpu
+    )
+    assert (facts["cpu"], facts["activations"], facts["kernel_steps"]) == (
+        cpu,
+        activations,
+        largest,
+    )
+    graph = onnx.load(path).graph
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    producers = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear":
+            assert constants[node.input[2]].dtype == activations
+        if node.op_type in ("Conv", "Gemm"):
+            kernel = constants[producers[node.input[1]].input[0]]
+            assert kernel.dtype == "int8"
+            assert np.abs(kernel.astype("int")).max() == largest
+    expected = tf.nn.softmax(tiny_model(images)).numpy()
+    # 8 bits, or 7 in the weights.
+    np.testing.assert_allclose(answers(path, images), expected, atol=0.1)
+
+
+def test_no_pair_of_products_of_a_file_for_plain_x86_overflows_16_bits():
+    largest = np.iinfo("uint8").max
+    assert 2 * largest * TYPES["x86"].kernel_steps <= np.iinfo("int16").max
+    assert 2 * largest * TYPES["x86_vnni"].kernel_steps > np.iinfo("int16").max
+
+
+def test_an_unknown_cpu_is_refused():
+    with pytest.raises(UserError, match=r"option cpu .* is 'riscv'"):
+        RECIPES.check("onnx.int8", {"cpu": "riscv"})
 
 
 def test_int8_calibrates_on_the_first_num_images(tiny_model, images, tmp_path):

@@ -66,10 +66,10 @@ def test_operations_are_of_the_layers_that_they_compute(ready, parts_and_ranges)
     parts, found = parts_and_ranges
     computed = _layers_of(parts, found, ready.model)
     layers = [computed[each.name] for each in parts]
-    # A convolution with its padding and normalization, both halves of a swish for the one layer.
+    # A convolution with its padding, both halves of a swish for the one layer.
     assert layers[0] == {"input_offset"}
     assert layers[1] & NAMED == {"stem"}
-    assert len(layers[1]) == 3
+    assert len(layers[1]) == 2
     assert layers[2] == layers[3]
     assert len(layers[2]) == 1
     assert "hidden" in layers[-4] & layers[-3] & layers[-2]

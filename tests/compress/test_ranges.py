@@ -6,8 +6,10 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from compress import onnx, tflite
 from compress.calibration import Calibrated
+from compress.export import RECIPES
 from compress.ranges import BYTES, _twins, file_ranges
 from compress.sensitivity import tensors_of
+from configs.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,59 @@ def test_ranges_for_the_loss_are_those_of_the_twins(ready, images, tflite_tensor
         assert nats == pytest.approx(known[twins[name]].cost)
 
 
-@pytest.mark.parametrize("ranges", ["loss", "minmax"])
+def test_other_ranges_are_those_of_all_values_of_the_file(ready, images, tflite_tensors):
+    runs = [tflite_tensors(image) for image in images]
+    percentile = file_ranges(tflite_tensors, ready, ranges={"percentile": 90.0}).ranges
+    least = file_ranges(tflite_tensors, ready, ranges="mse").ranges
+    assert percentile.keys() == least.keys() == runs[0].keys()
+    for name in runs[0]:
+        values = np.concatenate([np.ravel(run[name]) for run in runs])
+        low, high = np.percentile(values, [5, 95])
+        if len(values) > 1000:
+            # Within a bin of 6 to 12 %, or near 0.
+            near = {"rel": 0.12, "abs": 0.02 * float(np.abs(values).max())}
+            assert percentile[name] == pytest.approx((min(low, 0), max(high, 0)), **near)
+        assert min(values.min(), 0) <= least[name][0] <= 0
+        assert 0 <= least[name][1] <= max(values.max(), 0)
+
+
+@pytest.mark.parametrize("ranges", ["minmax", "mse", {"percentile": 99.9}])
+def test_ranges_of_values_need_no_gradients(
+    tiny_model, images, tflite_tensors, ranges, monkeypatch
+):
+    monkeypatch.setattr("compress.calibration.sensitivities", lambda *args: pytest.fail("asked"))
+    file_ranges(tflite_tensors, Calibrated(tiny_model, images), ranges=ranges)
+
+
+@pytest.mark.parametrize("format_", ["tflite", "onnx"])
+def test_a_file_gives_the_tensors_that_it_is_asked_for(
+    format_, images, tflite_tensors, onnx_tensors
+):
+    run = tflite_tensors if format_ == "tflite" else onnx_tensors
+    everything = run(images[0])
+    for wanted in ([], ["image"], list(everything)[1:3]):
+        found = run(images[0], wanted)
+        assert list(found) == wanted
+        for name in wanted:
+            np.testing.assert_array_equal(found[name], everything[name])
+
+
+@pytest.mark.parametrize("recipe", ["tflite.int8", "onnx.int8"])
+@pytest.mark.parametrize(
+    ("ranges", "problem"),
+    [
+        ("max", "'loss', 'minmax' or 'mse'"),
+        ({"percentile": 101}, "less than or equal to 100"),
+        ({"quantile": 99}, "'percentile'"),
+        ({}, "'loss', 'minmax' or 'mse'"),
+    ],
+)
+def test_other_ranges_are_refused_before_anything_runs(recipe, ranges, problem):
+    with pytest.raises(UserError, match=problem):
+        RECIPES.check(recipe, {"ranges": ranges})
+
+
+@pytest.mark.parametrize("ranges", ["loss", "minmax", "mse", {"percentile": 99.99}])
 def test_pixels_in_whole_numbers_are_not_rounded(tiny_model, images, tflite_tensors, ranges):
     ready = Calibrated(tiny_model, np.round(images * 0.8))  # no photo need have a 255
     found = file_ranges(tflite_tensors, ready, ranges=ranges)

@@ -104,16 +104,55 @@ def test_activations_become_layers_and_a_shared_kernel_stays_one() -> None:
     ]
 
 
-def rounded(layer) -> None:
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        layers.Conv2D(4, 3, strides=2, name="kernel"),
+        layers.Conv2D(6, 3, groups=3, name="kernel"),
+        layers.DepthwiseConv2D(3, depth_multiplier=2, name="kernel"),
+        layers.Dense(4, name="kernel"),
+    ],
+    ids=["convolution", "groups", "depthwise", "dense"],
+)
+def test_normalizations_move_into_the_kernels_ahead_of_them(kernel, bias) -> None:
+    keras.utils.set_random_seed(1)
+    kernel = type(kernel).from_config({**kernel.get_config(), "use_bias": bias})
+    pixels = keras.Input((8, 8, 3), name="image")
+    x = layers.BatchNormalization(scale=bias, name="norm")(kernel(pixels))
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    images = random_images(4, 8)
+    settle(model, images)
+    norm = model.get_layer("norm")
+    norm.beta.assign(keras.random.normal(norm.beta.shape))
+    found = simplified(model)
+    assert "BatchNormalization" not in names(found)
+    np.testing.assert_allclose(answers(found, images), answers(model, images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_normalization_stays_whose_input_something_else_reads() -> None:
+    keras.utils.set_random_seed(1)
+    pixels = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(3, 1)(pixels)
+    x = layers.Add()([x, layers.BatchNormalization()(x)])
+    x = layers.BatchNormalization()(layers.Conv2D(3, 1, activation="relu")(x))
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    images = random_images(4, 8)
+    found = simplified(model)
+    assert names(found).count("BatchNormalization") == 2
+    np.testing.assert_allclose(answers(found, images), answers(model, images), rtol=1e-4)
+
+
+def rounded(layer, steps) -> None:
     """Round a kernel as runtimes do, one scale for each output channel."""
     kernel = np.asarray(layer.kernel)
     axes = (0, 1) if isinstance(layer, layers.DepthwiseConv2D) else tuple(range(kernel.ndim - 1))
-    step = np.abs(kernel).max(axis=axes, keepdims=True) / 127
+    step = np.abs(kernel).max(axis=axes, keepdims=True) / steps
     layer.kernel.assign(np.round(kernel / step) * step)
 
 
-@pytest.mark.parametrize("norm", [True, False])
-def test_rounded_kernels_shift_nothing_on_average_once_biases_make_up_for_it(norm) -> None:
+@pytest.mark.parametrize(("norm", "steps"), [(True, 127), (False, 127), (True, 64)])
+def test_rounded_kernels_shift_nothing_on_average_once_biases_make_up_for_it(norm, steps) -> None:
     keras.utils.set_random_seed(1)
     pixels = keras.Input((8, 8, 3), name="image")
     x = layers.DepthwiseConv2D(3, padding="same", use_bias=not norm, name="depthwise")(pixels)
@@ -134,9 +173,9 @@ def test_rounded_kernels_shift_nothing_on_average_once_biases_make_up_for_it(nor
         return float(np.abs((found - expected).mean(axis=(0, 1, 2))).max())
 
     corrected, plain = copy_of(model), copy_of(model)
-    correct_biases(corrected, images)
+    correct_biases(corrected, images, steps)
     for each in (corrected, plain):
-        rounded(each.get_layer("depthwise"))
+        rounded(each.get_layer("depthwise"), steps)
     assert mean_shift(plain) > 1e-4
     assert mean_shift(corrected) < 0.02 * mean_shift(plain)
 

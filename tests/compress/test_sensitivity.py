@@ -6,14 +6,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from compress.sensitivity import (
-    CENTERS,
-    EDGES,
-    Sensitivity,
-    _bins,
-    sensitivities,
-    tensors_of,
-)
+from compress.histogram import CENTERS, EDGES, bins
+from compress.sensitivity import Sensitivity, sensitivities, tensors_of
 from configs.errors import UserError
 from small_models import random_images
 
@@ -23,7 +17,7 @@ def of_values(values, gradients, *, images: int = 1) -> Sensitivity:
     values, gradients = np.array(values, "float32"), np.array(gradients, "float64")
 
     def histogram(weights=None):
-        return np.bincount(_bins(values), weights, minlength=len(CENTERS))
+        return np.bincount(bins(values), weights, minlength=len(CENTERS))
 
     signs = np.random.default_rng(0).choice([-1, 1], (images, len(values)))
     return Sensitivity(
@@ -33,16 +27,6 @@ def of_values(values, gradients, *, images: int = 1) -> Sensitivity:
         low=min(0.0, float(values.min())),
         high=max(0.0, float(values.max())),
     )
-
-
-def test_every_value_is_in_the_bin_around_it():
-    values = np.array([-3e4, -1.0, -1e-3, 1e-5, 0.1, 1.0, 1.1249, 7.99, 1e5], "float32")
-    at = _bins(values)
-    assert (EDGES[at] <= values).all()
-    assert (values <= EDGES[at + 1]).all()
-    assert list(_bins(np.array([0.0, 1e-9, 1e30], "float32"))) == [320, 320, 639]
-    normal = np.abs(CENTERS) > 1e-5
-    assert (np.diff(EDGES)[normal] / np.abs(CENTERS[normal])).max() < 0.125
 
 
 def test_rounding_costs_half_the_squared_gradients_times_the_variance_of_a_step():
@@ -139,6 +123,22 @@ def test_a_layer_that_is_called_twice_has_two_tensors():
     model = keras.Model(pixels, layers.Flatten(name="flat")(shared(shared(pixels))))
     found = tensors_of(model, random_images(2, 4))
     assert list(found) == ["image", "shared", "shared:2", "flat"]
+
+
+def test_gradients_are_those_of_a_tape_that_keeps_all(tiny_model, images):
+    some = sensitivities(tiny_model, images[:1], only=["depthwise", "image"])
+    assert some.keys() == {"depthwise", "image"}
+    probs = tf.nn.softmax(tiny_model(images[:1])).numpy().astype("float64")[0]
+    drawn = np.random.default_rng(0).choice(len(probs), p=probs / probs.sum())
+    tensor = tiny_model.get_layer("depthwise").output
+    rest = keras.Model(tensor, tiny_model.output)
+    values = keras.Model(tiny_model.input, tensor)(images[:1])
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        log_prob = tf.nn.log_softmax(rest(values))[0, drawn]
+    gradients = tape.gradient(log_prob, values).numpy()
+    assert some["depthwise"].squares.sum() == pytest.approx(np.square(gradients).sum(), rel=1e-3)
+    assert some["depthwise"].sums.sum() == pytest.approx(gradients.sum(), rel=1e-2, abs=1e-5)
 
 
 def test_a_model_that_answers_nan_is_refused():
