@@ -9,9 +9,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from compress.calibration import Images
+from compress.equalization import spans_of
 from compress.export import RECIPES, calibration_of
 from compress.graph import Graph, image_size_of
-from compress.methods.equalize import equalize, rewritable
+from compress.methods.equalize import equalize
 from configs.errors import UserError
 from configs.schema import BudgetConfig, Choice
 from distill.data import Examples
@@ -36,9 +38,9 @@ class Candidate:
 
     Attributes:
         name: what its file is called by, behind the name of the model.
-        equalized: made of the equalized model, where the model has swishes to equalize.
+        equalized: made of the equalized model, where equalizing saves something.
         baseline: what the others have to beat. That one of these holds the budget ends nothing;
-            each of the others is slower than those before it wherever int8 is fast.
+            none of the others is faster than those before it wherever int8 is fast.
     """
 
     name: str
@@ -119,19 +121,21 @@ def search(
         UserError: not even a float32 file can be made.
     """
     calibration = calibration_of(train, image_size_of(model), pixels)
-    has_swishes = bool(rewritable(Graph.of(model)))
     equalized: keras.Model | None = None
     tried = [Tried(candidate) for candidate in LADDER]
     for each in tried:
         candidate, source = each.candidate, model
-        each.turned_down = _needless(each, tried, has_swishes)
+        each.turned_down = _needless(each, tried)
         if each.turned_down:
             continue
         log.info("budget: making %s", candidate.name)
         try:
-            if candidate.equalized and has_swishes:
-                equalized = equalized or equalize(model, calibration=calibration)
+            if candidate.equalized:
+                equalized = equalized or _equalized(model, calibration)
                 source = equalized
+            if candidate.name == "equalize-int8" and source is model:
+                each.turned_down = "not made: equalizing the model saves nothing"
+                continue
             each.file, each.facts = write(source, candidate)
             probs = file_probabilities(each.file, validation, num_threads=1, pixels=pixels)
         except (UserError, ModelFileError) as error:
@@ -145,13 +149,16 @@ def search(
     return tried, *_fastest(tried, budget)
 
 
-def _needless(each: Tried, tried: list[Tried], has_swishes: bool) -> str | None:
+def _equalized(model: keras.Model, calibration: Images) -> keras.Model:
+    """The equalized model; `model` itself where that saves nothing or cannot be done."""
+    return equalize(model, calibration=calibration) if spans_of(Graph.of(model)) else model
+
+
+def _needless(each: Tried, tried: list[Tried]) -> str | None:
     """Why a candidate need not be made."""
-    if each.candidate.name == "equalize-int8" and not has_swishes:
-        return "not made: no swish of the model can be equalized"
     held = [t for t in tried if t.file and not t.turned_down and not t.candidate.baseline]
     if held and not each.candidate.baseline:
-        return f"not made: {held[0].candidate.name} holds the budget, and this one is slower"
+        return f"not made: {held[0].candidate.name} holds the budget, and this one is no faster"
     return None
 
 

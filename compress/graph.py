@@ -281,6 +281,9 @@ class Graph:
         inputs = keras.Input((*image_size_of(model), 3))
         return cls(inputs, replay(model, inputs, noted), uses)
 
+    def maker(self, tensor: Any) -> Use | None:
+        return next((use for use in self.uses if use.output is tensor), None)
+
     def readers(self, tensor: Any) -> list[Use]:
         return [use for use in self.uses if any(given is tensor for given in use.inputs)]
 

@@ -8,14 +8,14 @@ average that error away.
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import keras
 import numpy as np
-from keras import layers
 from pydantic import Field
 
-from compress.graph import Graph, Use, batches, rebuilt
+from compress.equalization import Rule, Span, divide, multiply, spans_of
+from compress.graph import Graph, batches, rebuilt
 from compress.methods import METHODS
 from compress.sensitivity import NUM_GRADIENT_IMAGES, sensitivities
 from configs.errors import UserError
@@ -24,15 +24,10 @@ log = logging.getLogger("potstill")
 
 SMALLEST_RANGE = 1 / 64
 """Of the largest channel's: a channel that is hardly used must not blow up what it is used for."""
-SWISH_IS_ZERO_BELOW = -8.0
-# One value in, the same value out, or a mean of values of one channel.
-KEEPS_CHANNELS = (
-    layers.Dropout,
-    layers.SpatialDropout2D,
-    layers.ZeroPadding2D,
-    layers.GlobalAveragePooling2D,
-    layers.AveragePooling2D,
-)
+WORTH = 1e-4
+"""Nats that an additional operation must save: ReLU6s that promised less each made a file worse."""
+NOTICED = 1e-6
+"""Nats that a rewrite without one must save. Less is chance."""
 
 
 @METHODS.add
@@ -43,143 +38,71 @@ def equalize(
     gain: Annotated[float, Field(gt=0, le=1)] = 0.9,
     num_images: Annotated[int, Field(gt=0)] = 64,
 ) -> keras.Model:
-    """A model that computes the same, with channels of like range around the swishes that need it.
+    """A model that computes the same, with channels of like range where rounding them costs most.
 
-    For a swish y = x * sigmoid(x) behind a BatchNormalization: divide the gamma and beta of every
-    channel by its s, compute x' * sigmoid(s * x'), which is y / s, and multiply the kernels that
-    read y by s. s is the largest |x| of the channel over the calibration images (below -8 a swish
-    is 0), divided by the geometric mean of all channels. As cross-layer equalization (Nagel et al.
-    2019, section 4.1, arXiv:1906.04721), whose rule for ReLU does not hold for a swish: its gate
-    has to see the x of before. That costs one multiplication of a tensor by a constant, so only
-    the swishes are rewritten whose rounding costs the answers most (`compress/sensitivity.py`).
+    Every channel is divided by its s in the weights of the layer that gives it, and the kernels
+    that read it are multiplied by s (cross-layer equalization, Nagel et al. 2019, section 4.1,
+    arXiv:1906.04721), through padding, pooling, squeeze-and-excitation and residual sums. s is the
+    largest value of the channel over the calibration images, divided by the geometric mean of all
+    channels. What lies between decides what that costs, with x' = x / s:
+
+    - nothing, a ReLU or a leaky one lets positive factors through, so it costs nothing.
+    - a swish becomes x' * sigmoid(s * x'), for its gate has to see the x of before, and a
+      hard-swish x' * relu6(s * x' + 3) / 6: one and two operations more. s looks at x above -8 and
+      above -3 only, for they are 0 below.
+    - a ReLU6 becomes min(relu(x'), 6 / s), one operation more. A channel that no calibration image
+      takes to 6 is cut off, too, for another image may. As no channel passes 6 anyhow, it is
+      hardly ever worth it.
+
+    All of it is exact for every image, not only for those of the calibration. What a rewrite is
+    worth is measured, in nats that rounding costs the answers (`compress/sensitivity.py`): those
+    that cost nothing are done where they save `NOTICED`, and of those that save `WORTH` the fewest.
 
     Args:
         calibration: images of the training split, through the evaluation view.
-        gain: rewrite the fewest swishes that bring this share of what all of them would.
+        gain: of the rewrites that cost operations the fewest that bring this share of what all
+            would.
         num_images: how many images ranges are taken from, and sensitivities at most.
 
+    Returns:
+        A new model; `model` itself where no rewrite is worth it.
+
     Raises:
-        UserError: the model has no swish that can be rewritten.
+        UserError: the model has nothing that can be rewritten.
     """
     images = list(islice(calibration(), num_images))
     if not images:
         raise UserError("equalize needs calibration photos and got none.")
     graph = Graph.of(model)
-    swishes = rewritable(graph)
+    spans = spans_of(graph)
     if name := graph.shared_name():
         raise UserError(
             f"model {model.name!r} cannot be equalized: several of its layers are called {name!r} "
             "(in nested models). Give them names of their own, or leave the method out."
         )
-    if not swishes:
+    if not spans:
         raise UserError(
-            f"model {model.name!r} has nothing to equalize: no swish that follows a "
-            "BatchNormalization and feeds convolutions. Leave the method out."
+            f"model {model.name!r} has nothing to equalize: no BatchNormalization or convolution "
+            "whose channels reach other convolutions through nothing but activations (ReLU, "
+            "ReLU6, swish, hard-swish), pooling and sums. Leave the method out."
         )
     some = np.stack(images).astype("float32")
-    scales = [_scale(each) for each in _ranges(graph, swishes, some)]
-    gains = _gains(model, swishes, scales, some)
-    chosen = _fewest(np.array(gains), gain)
-    log.info(
-        "equalized %d of %d swishes: %s", len(chosen), len(swishes),
-        ", ".join(f"{swishes[i].activation.name} ({gains[i]:.2g} nats)" for i in chosen),
-    )  # fmt: skip
-    return _rewritten(model, [(swishes[i], scales[i]) for i in chosen])
+    scales = [_scale(each) for each in _ranges(graph, spans, some)]
+    gains = np.array(_gains(model, spans, scales, some))
+    chosen = _chosen(spans, gains, gain)
+    _report(spans, gains, chosen)
+    return _rewritten(model, [(spans[i], scales[i]) for i in chosen]) if chosen else model
 
 
-class Swish(NamedTuple):
-    """A swish, the layer that feeds it and the layers whose kernels read it."""
-
-    activation: Any
-    norm: Any
-    kernels: list[Any]
-    carriers: list[Any]
-    """Layers between it and the kernels."""
-    tensor: Any
-    """The swish's input."""
-
-
-def rewritable(graph: Graph) -> list[Swish]:
-    """The swishes whose scale can be moved, in the order of the graph."""
-    if graph.shared_name():
-        return []
-    return [swish for use in graph.uses if (swish := _rewritable(graph, use))]
-
-
-def _rewritable(graph: Graph, use: Use) -> Swish | None:
-    if not _is_swish(use.layer) or graph.num_uses(use.layer) != 1:
-        return None
-    (tensor,) = use.inputs
-    before = next((u for u in graph.uses if u.output is tensor), None)
-    if before is None or not _is_scaled_norm(before.layer) or len(graph.readers(tensor)) != 1:
-        return None
-    carriers: list[Any] = []
-    kernels = _kernels_after(graph, use.output, carriers)
-    layers_moved = [before.layer, *(kernels or [])]
-    if not kernels or any(graph.num_uses(layer) != 1 for layer in layers_moved):
-        return None
-    return Swish(use.layer, before.layer, kernels, carriers, tensor)
-
-
-def _kernels_after(graph: Graph, tensor: Any, carriers: list[Any]) -> list[Any] | None:
-    """Layers whose kernels read a tensor channel by channel; None if anything else does."""
-    readers = graph.readers(tensor)
-    if tensor is graph.output or not readers:
-        return None
-    found = []
-    for use in readers:
-        if _has_kernel_by_channel(use.layer):
-            found.append(use.layer)
-            continue
-        if isinstance(use.layer, layers.Multiply):
-            # Both factors with a scale: it would have to be undone twice.
-            if any(use.layer is other for other in carriers) or len(use.inputs) != 2:
-                return None
-        elif not (isinstance(use.layer, KEEPS_CHANNELS) or _is_reshape_of_channels(use)):
-            return None
-        carriers.append(use.layer)
-        further = _kernels_after(graph, use.output, carriers)
-        if further is None:
-            return None
-        found += further
-    return found
-
-
-def _is_swish(layer: Any) -> bool:
-    activation = getattr(layer, "activation", None)
-    return isinstance(layer, layers.Activation) and activation is keras.activations.silu
-
-
-def _is_scaled_norm(layer: Any) -> bool:
-    return isinstance(layer, layers.BatchNormalization) and layer.scale and layer.center
-
-
-def _has_kernel_by_channel(layer: Any) -> bool:
-    if isinstance(layer, layers.DepthwiseConv2D):
-        return layer.data_format == "channels_last"
-    if isinstance(layer, layers.Conv2D):
-        return layer.groups == 1 and layer.data_format == "channels_last"
-    return isinstance(layer, layers.Dense)
-
-
-def _is_reshape_of_channels(use: Use) -> bool:
-    """(batch, channels) to (batch, 1, 1, channels), or back."""
-    if not isinstance(use.layer, layers.Reshape | layers.Flatten):
-        return False
-    channels = use.output.shape[-1]
-    return use.inputs[0].shape[-1] == channels and all(
-        set(tensor.shape[1:-1]) <= {1} for tensor in (use.inputs[0], use.output)
-    )
-
-
-def _ranges(graph: Graph, swishes: list[Swish], images: np.ndarray) -> list[np.ndarray]:
-    """The largest |x| of every channel, (channels,), for each swish."""
-    seen = keras.Model(graph.inputs, [swish.tensor for swish in swishes])
-    largest = [np.zeros(swish.tensor.shape[-1]) for swish in swishes]
+def _ranges(graph: Graph, spans: list[Span], images: np.ndarray) -> list[np.ndarray]:
+    """The largest magnitude of every channel, (channels,), in each span."""
+    seen = keras.Model(graph.inputs, [each.tensor for span in spans for each in span.rounded])
+    largest = [np.zeros(span.rounded[0].tensor.shape[-1]) for span in spans]
+    owners = [(i, each.zero_below) for i, span in enumerate(spans) for each in span.rounded]
     for batch in batches(images):
         outputs = keras.tree.flatten(seen.predict_on_batch(batch))
-        for i, values in enumerate(outputs):
-            kept = np.abs(np.maximum(values, SWISH_IS_ZERO_BELOW))
+        for (i, zero_below), values in zip(owners, outputs, strict=True):
+            kept = np.abs(np.maximum(values, zero_below))
             largest[i] = np.maximum(largest[i], kept.max(axis=tuple(range(np.ndim(values) - 1))))
     return largest
 
@@ -191,17 +114,13 @@ def _scale(largest: np.ndarray) -> np.ndarray:
 
 
 def _gains(
-    model: keras.Model, swishes: list[Swish], scales: list[np.ndarray], images: np.ndarray
+    model: keras.Model, spans: list[Span], scales: list[np.ndarray], images: np.ndarray
 ) -> list[float]:
     """Nats that each rewrite saves the answers."""
-    old, new = [], []
-    for swish in swishes:
-        passed = [swish.norm.name, *(layer.name for layer in swish.carriers)]
-        name = swish.activation.name
-        old.append([*passed, name])
-        new.append([*passed, f"{name}_product", f"{name}_scale"])
+    old = [[each.name for each in span.rounded] for span in spans]
+    new = [[name for each in span.rounded for name in each.afterwards] for span in spans]
     before = _costs(model, images, old)
-    after = _costs(_rewritten(model, zip(swishes, scales, strict=True)), images, new)
+    after = _costs(_rewritten(model, zip(spans, scales, strict=True)), images, new)
     return [one - other for one, other in zip(before, after, strict=True)]
 
 
@@ -212,44 +131,55 @@ def _costs(model: keras.Model, images: np.ndarray, tensors: list[list[str]]) -> 
     return [sum(known[name].cost for name in names if name in known) for names in tensors]
 
 
+def _chosen(spans: list[Span], gains: np.ndarray, share: float) -> list[int]:
+    """Indices of the spans to rewrite: those that cost nothing, and the fewest of the others."""
+    costly = np.array([bool(span.activations) for span in spans])
+    free = np.flatnonzero(~costly & (gains >= NOTICED))
+    return sorted([*free.tolist(), *_fewest(np.where(costly, gains, 0.0), share)])
+
+
 def _fewest(gains: np.ndarray, share: float) -> list[int]:
-    """The fewest indices that have `share` of all positive gains, the largest first."""
-    order = [int(i) for i in np.argsort(-gains, kind="stable") if gains[i] > 0]
-    if not order:
-        return []
-    reached = np.cumsum(gains[order])
-    return order[: int(np.searchsorted(reached, share * reached[-1])) + 1]
+    """The fewest indices worth an operation that have `share` of all gains, the largest first."""
+    order = [int(i) for i in np.argsort(-gains, kind="stable") if gains[i] >= WORTH]
+    wanted = share * gains[gains > 0].sum()
+    return order[: int(np.searchsorted(np.cumsum(gains[order]), wanted)) + 1]
 
 
-def _rewritten(model: keras.Model, chosen: Iterable[tuple[Swish, np.ndarray]]) -> keras.Model:
-    """The model with x * sigmoid(s * x) for some of its swishes, each with its s."""
+def _report(spans: list[Span], gains: np.ndarray, chosen: list[int]) -> None:
+    """Say what is rewritten and what is not, with the nats that it saves or would save."""
+
+    def told(i: int) -> str:
+        rules = sorted({rule.name for rule in spans[i].activations.values()}) or ["for free"]
+        return f"{spans[i].name} ({', '.join(rules)}, {gains[i]:.2g} nats)"
+
+    left = [i for i in range(len(spans)) if i not in chosen]
+    log.info(
+        "equalized %d of %d places: %s; the others would save %.2g nats more",
+        len(chosen), len(spans), ", ".join(map(told, chosen)) or "none is worth it",
+        sum(max(gains[i], 0.0) for i in left),
+    )  # fmt: skip
+
+
+def _rewritten(model: keras.Model, chosen: Iterable[tuple[Span, np.ndarray]]) -> keras.Model:
+    """The model with the channels of some of its spans divided, each by its s."""
     moved = list(chosen)
-    scales = {id(swish.activation): scale for swish, scale in moved}
+    rules: dict[str, tuple[Rule, np.ndarray]] = {
+        name: (rule, rule.factor * scale)
+        for span, scale in moved
+        for name, rule in span.activations.items()
+    }
 
     def stand_in(layer: Any) -> Callable:
-        scale = scales.get(id(layer))
-        if scale is None:
+        if layer.name not in rules:
             return layer
-
-        def gated(x: Any) -> Any:
-            scaled = layers.Rescaling(scale.tolist(), name=f"{layer.name}_scale")(x)
-            gate = layers.Activation("sigmoid", name=f"{layer.name}_gate")(scaled)
-            return layers.Multiply(name=f"{layer.name}_product")([x, gate])
-
-        return gated
+        rule, scale = rules[layer.name]
+        return lambda x: rule.scaled(x, scale, layer.name)
 
     found = rebuilt(model, stand_in)
-    for swish, scale in moved:
-        _move_scale(found, swish, scale)
+    for span, scale in moved:
+        for source in span.sources:
+            factor = source.rule.factor if source.rule else 1.0
+            divide(found.get_layer(source.layer.name), factor * scale)
+        for kernel in span.kernels:
+            multiply(found.get_layer(kernel.name), scale)
     return found
-
-
-def _move_scale(model: keras.Model, swish: Swish, scale: np.ndarray) -> None:
-    """Divide what the normalization gives by s, and multiply the kernels that read it."""
-    norm = model.get_layer(swish.norm.name)
-    norm.gamma.assign(norm.gamma / scale)
-    norm.beta.assign(norm.beta / scale)
-    for name in [layer.name for layer in swish.kernels]:
-        layer = model.get_layer(name)
-        # (height, width, in, out), depthwise (height, width, in, multiplier), or (in, out).
-        layer.kernel.assign(layer.kernel * scale[:, None].astype("float32"))

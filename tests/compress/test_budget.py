@@ -143,15 +143,14 @@ def test_why_a_file_is_turned_down(found, says) -> None:
 
 def test_what_need_not_be_made() -> None:
     tried = [Tried(candidate) for candidate in LADDER]
-    assert [_needless(each, tried, has_swishes=True) for each in tried] == [None] * len(tried)
+    assert [_needless(each, tried) for each in tried] == [None] * len(tried)
     by_name = {each.candidate.name: each for each in tried}
-    assert "no swish" in _needless(by_name["equalize-int8"], tried, has_swishes=False)
     by_name["dynamic"].file = Path("mine-dynamic.tflite")
-    assert _needless(by_name["int16"], tried, has_swishes=True) is None  # int8 may be faster yet
+    assert _needless(by_name["int16"], tried) is None  # int8 may be faster yet
     by_name["int8"].file = Path("mine-int8.tflite")
-    assert "int8 holds" in _needless(by_name["int16"], tried, has_swishes=True)
+    assert "int8 holds" in _needless(by_name["int16"], tried)
     by_name["int8"].turned_down = "loses"
-    assert _needless(by_name["int16"], tried, has_swishes=True) is None
+    assert _needless(by_name["int16"], tried) is None
 
 
 def test_where_no_candidate_holds_none_is_chosen(tmp_path) -> None:
@@ -178,11 +177,14 @@ def hard_swish(tmp_path: Path) -> dict:
 
 
 def test_a_candidate_that_cannot_be_made_ends_no_search(hard_swish, monkeypatch) -> None:
-    monkeypatch.setattr(budget, "LADDER", [LADDER[0], LADDER[-1]])
+    by_name = {each.name: each for each in LADDER}
+    some = [by_name[name] for name in ("float32", "equalize-int8", "int16")]
+    monkeypatch.setattr(budget, "LADDER", some)
     monkeypatch.setattr(budget, "NUM_RUNS", 10)
     _, verdict = quantize_model(**hard_swish, recipes=[], budget=BudgetConfig())
     assert verdict["chosen_file"] == "mine-float32.tflite"
-    (int16,) = [each for each in verdict["candidates"] if each["name"] == "int16"]
+    _, even, int16 = verdict["candidates"]
+    assert even["turned_down"] == "not made: equalizing the model saves nothing"
     assert int16["turned_down"].startswith("cannot be made: the TFLite converter refused")
     assert "HARD_SWISH" in int16["turned_down"]
 
