@@ -194,8 +194,9 @@ class SoftLabelsConfig(Strict):
 
 class StudentConfig(TrainingConfig):
     loss: Choice = Choice(name="kd")
-    soft_weight: Annotated[float, Field(ge=0, le=1)] = 0.9
-    """Share of the soft-label loss in the total; the label loss gets the rest."""
+    soft_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the soft-label loss in the total; the label loss gets the rest. docs/LOSSES.md tells
+    why it is a half."""
     control: bool = True
     """Also train the same student on labels alone, to know what the teacher was worth."""
     seeds: Annotated[int, Field(ge=1, le=20)] = 1
