@@ -180,6 +180,7 @@ def _converted(model: keras.Model, output: str) -> onnx.ModelProto:
         opset=OPSET,
     )
     _rename(converted.graph, {image: INPUT, result: output})
+    _part_second_biases(converted.graph)
     try:
         onnx.checker.check_model(converted)
     except onnx.checker.ValidationError as error:
@@ -188,6 +189,30 @@ def _converted(model: keras.Model, output: str) -> onnx.ModelProto:
             "A layer has no counterpart in ONNX. Replace it, or write TFLite (tflite.float32)."
         ) from error
     return converted
+
+
+def _part_second_biases(graph: onnx.GraphProto) -> None:
+    """Add what tf2onnx gives a Conv for a second bias behind it, as ONNX knows only one.
+
+    Where feature maps are one pixel small it takes the other summand of a residual connection for
+    another bias, (channels,).
+    """
+    axes = onnx.numpy_helper.from_array(np.array([1, 2]), "second_bias_axes")
+    for node in list(graph.node):
+        if node.op_type != "Conv" or len(node.input) <= 3:
+            continue
+        second, result = node.input.pop(), node.output[0]
+        node.output[0] = f"{result}_first_bias"
+        summand = f"{result}_second_bias"
+        behind = [
+            onnx.helper.make_node("Unsqueeze", [second, axes.name], [summand], name=summand),
+            onnx.helper.make_node("Add", [node.output[0], summand], [result], name=result),
+        ]
+        place = list(graph.node).index(node) + 1
+        for offset, each in enumerate(behind):
+            graph.node.insert(place + offset, each)
+        if axes.name not in {tensor.name for tensor in graph.initializer}:
+            graph.initializer.append(axes)
 
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:

@@ -9,6 +9,8 @@ from keras import layers
 from compress.graph import check_parity
 from compress.onnx import RECIPES, TYPES
 from configs.errors import UserError
+from eval.probe import open_model
+from small_models import logits_of, random_images, settle
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +180,19 @@ def test_int8_logits_have_a_range_from_all_images(tiny_model, images, tmp_path):
     expected = tiny_model(black).numpy()
     # A dozen tensors of 8 bits.
     assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_a_sum_of_maps_of_one_pixel_is_no_second_bias(tmp_path):
+    keras.utils.set_random_seed(1)
+    pixels = keras.Input((4, 4, 3))
+    x = layers.Conv2D(6, 4, use_bias=False)(pixels)  # one pixel is left
+    x = layers.BatchNormalization()(x)
+    y = layers.Conv2D(6, 1, use_bias=False)(layers.ReLU()(x))
+    x = layers.Add()([x, layers.BatchNormalization()(y)])
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    photos = random_images(8, 4)
+    settle(model, photos)
+    path = tmp_path / "sum.onnx"
+    RECIPES["onnx.int8"](model, path, calibration=lambda: iter(photos), output="logits")
+    exact = logits_of(model, photos)
+    assert np.abs(open_model(path).predict(photos) - exact).max() < 0.1 * np.abs(exact).max()
