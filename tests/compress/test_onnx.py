@@ -188,7 +188,7 @@ def test_a_sum_of_maps_of_one_pixel_is_no_second_bias(tmp_path):
     x = layers.Conv2D(6, 4, use_bias=False)(pixels)  # one pixel is left
     x = layers.BatchNormalization()(x)
     y = layers.Conv2D(6, 1, use_bias=False)(layers.ReLU()(x))
-    x = layers.Add()([x, layers.BatchNormalization()(y)])
+    x = layers.Add()([layers.BatchNormalization()(y), x])
     model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
     photos = random_images(8, 4)
     settle(model, photos)
