@@ -61,7 +61,7 @@ def qat(
 
 
 def rounding(ready: Calibrated) -> keras.Model:
-    """A model that answers as the int8 file of it does, and learns."""
+    """A model that learns, its kernels and tensors rounded about as the int8 file rounds them."""
     _, found = float_file(ready, output="probabilities", ranges="loss")
     ranges = {twin: found.ranges[name] for name, twin in found.twins.items()}
     twins: dict[int, Any] = {}

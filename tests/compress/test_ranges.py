@@ -96,7 +96,9 @@ def test_ranges_of_values_need_no_gradients(
     tiny_model, images, tflite_tensors, ranges, monkeypatch
 ):
     monkeypatch.setattr("compress.calibration.sensitivities", lambda *args: pytest.fail("asked"))
-    file_ranges(tflite_tensors, Calibrated(tiny_model, images), ranges=ranges)
+    found = file_ranges(tflite_tensors, Calibrated(tiny_model, images), ranges=ranges)
+    assert all(low <= 0 <= high for low, high in found.ranges.values())
+    assert len(found.ranges) > 10
 
 
 @pytest.mark.parametrize("format_", ["tflite", "onnx"])
