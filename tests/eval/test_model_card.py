@@ -86,7 +86,7 @@ def test_the_text_says_how_it_was_made_and_measured(report: dict[str, Any]) -> N
     for said in (
         "Teacher: efficientnet\\_b4 at 380 pixels, 3 epochs; top-1 80.0 %",
         "Student: efficientnet\\_b0 at 224 pixels, 5 epochs; top-1 80.0 %",
-        "0.9 × kd",
+        "0.5 × kd",
         "100 training, 20 validation and 50 test photos; 1 could not be used",
         "Output: logits",
         "79.0 % (70.0 % to 90.0 %) | 95.0 % | 1.25 | 2.50 |",
