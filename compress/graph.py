@@ -238,14 +238,19 @@ def batches(images: np.ndarray) -> Iterator[np.ndarray]:
         yield images[start : start + size]
 
 
-def rebuilt(model: keras.Model, stand_in: Callable[[keras.Layer], Callable]) -> keras.Model:
+def rebuilt(
+    model: keras.Model,
+    stand_in: Callable[[keras.Layer], Callable],
+    ahead: Callable[[Any], Any] = lambda image: image,
+) -> keras.Model:
     """A new model with other functions for some of its layers.
 
     Args:
         stand_in: as for `replay`; a layer that stays is its own stand-in.
+        ahead: what is done to the images ahead of all layers.
     """
     inputs = keras.Input((*image_size_of(model), 3), name=model.inputs[0].name)
-    outputs = replay(model, inputs, stand_in)
+    outputs = replay(model, ahead(inputs), stand_in)
     # A copy's layers know of one call each, and of no other model.
     return copy_of(keras.Model(inputs, outputs, name=model.name))
 

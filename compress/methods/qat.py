@@ -10,7 +10,7 @@ from keras import layers, ops
 from pydantic import Field
 
 from compress.calibration import Calibrated, Images, calibration_images
-from compress.graph import Graph, rebuilt
+from compress.graph import INPUT, Graph, rebuilt
 from compress.methods import METHODS
 from compress.rewrites import HAS_KERNEL, Offset, rounded_kernel
 from compress.tflite import float_file
@@ -30,14 +30,14 @@ def qat(
     epochs: Annotated[int, Field(gt=0)] = 2,
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4,
 ) -> keras.Model:
-    """A model that has learned to be rounded, and whose kernels are in the steps of int8.
+    """A model that has learned to be rounded, and whose constants are in the steps of int8.
 
     Every kernel and every tensor that the int8 file rounds is rounded in training too, and the
     gradient passes as if it were not (Jacob et al. 2018, section 3, arXiv:1712.05877). Tensors have
     the ranges that the recipes would give them, kernels a scale for each output channel, and
     BatchNormalizations are folded into the kernels before, with the statistics that they have.
-    In the end kernels are left as they were rounded: an int8 recipe finds nothing to round in them
-    and chooses the ranges of the tensors as for any model. It is that recipe that writes the file.
+    In the end constants are left as they were rounded: an int8 recipe finds nothing to round in
+    them and chooses the ranges of the tensors as for any model. That recipe writes the file.
 
     Args:
         calibration: images of the training split, through the evaluation view.
@@ -61,7 +61,7 @@ def qat(
 
 
 def rounding(ready: Calibrated) -> keras.Model:
-    """A model that learns, its kernels and tensors rounded about as the int8 file rounds them."""
+    """A model that learns, its constants and tensors rounded as the int8 file rounds them."""
     _, found = float_file(ready, output="probabilities", ranges="loss")
     ranges = {twin: found.ranges[name] for name, twin in found.twins.items()}
     twins: dict[int, Any] = {}
@@ -84,7 +84,7 @@ def rounding(ready: Calibrated) -> keras.Model:
 
         return call
 
-    return rebuilt(ready.model, stand_in)
+    return rebuilt(ready.model, stand_in, ahead=_Rounded(*ranges[INPUT]))
 
 
 def _learning(layer: Any) -> Any:
@@ -93,9 +93,17 @@ def _learning(layer: Any) -> Any:
         return _RoundedKernel(layer, name=layer.name)
     if isinstance(layer, layers.BatchNormalization):
         return _FixedStatistics(layer, name=layer.name)
+    if isinstance(layer, Offset):
+        return Offset(_rounded_constant(layer.offset), name=layer.name)
     if _activates(layer, keras.activations.silu):
         return _RoundedSwish(name=layer.name)
     return layer
+
+
+def _rounded_constant(values: list[float]) -> list[float]:
+    """Constants that are no kernel have 255 steps from the least to the largest of them and 0."""
+    step = (max(*values, 0.0) - min(*values, 0.0)) / 255
+    return [step * round(value / step) for value in values]
 
 
 def _activates(layer: Any, activation: Callable) -> bool:
@@ -103,7 +111,7 @@ def _activates(layer: Any, activation: Callable) -> bool:
 
 
 def _settled(simulated: keras.Model) -> keras.Model:
-    """The network alone, its kernels as they were rounded."""
+    """The network alone, its constants as they were rounded."""
 
     def stand_in(layer: Any) -> Callable:
         if isinstance(layer, _RoundedKernel):
