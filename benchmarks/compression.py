@@ -65,7 +65,7 @@ def narrow(
     """B0 with fewer channels in every layer, at most `macs`, from the first of its channels."""
     width = 1.0
     start = BACKBONES["efficientnet_b0"](
-        image_size=model.input.shape[1], num_classes=model.output.shape[-1], weights="lite"
+        image_size=model.inputs[0].shape[1], num_classes=model.outputs[0].shape[-1], weights="lite"
     )
     while num_macs(found := _of_width(start, width)) > macs:
         width -= 0.025
@@ -78,10 +78,10 @@ def _of_width(model: keras.Model, width: float) -> keras.Model:
 
     features = EfficientNet(
         width, 1.0, 224, include_top=False, weights=None, pooling="avg",
-        input_tensor=keras.Input(model.input.shape[1:], name="image"), name="narrow",
+        input_tensor=keras.Input(model.inputs[0].shape[1:], name="image"), name="narrow",
     )  # fmt: skip
     x = keras.layers.Dropout(0.2)(features.output)
-    logits = keras.layers.Dense(model.output.shape[-1], name="logits")(x)
+    logits = keras.layers.Dense(model.outputs[0].shape[-1], name="logits")(x)
     small = keras.Model(features.inputs[0], logits, name="narrow")
     wide = [layer for layer in model.layers if layer.weights]
     for layer, source in zip([each for each in small.layers if each.weights], wide, strict=True):

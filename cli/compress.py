@@ -29,6 +29,7 @@ app = typer.Typer(
 
 ONLY_BARE = "it is for a bare .keras model. For a run, set it in the config (--set)."
 ONLY_RUN = "it is for a run. Give a config, a folder of photos or a run directory."
+ONLY_SEARCHED = "it is for a search. Give a limit (--max-drop 0.005) and no --recipe."
 
 ModelTarget = Annotated[
     str,
@@ -58,6 +59,15 @@ MaxLatency = Annotated[
 ]
 MaxBytes = Annotated[
     int | None, typer.Option("--max-bytes", help="The same, and the file is no larger.")
+]
+QatEpochs = Annotated[
+    int | None,
+    typer.Option(
+        "--qat-epochs",
+        min=1,
+        help="For a search: where rounding alone does not hold the budget, have the model learn "
+        "to be rounded for so many epochs.",
+    ),
 ]
 PixelRange = Annotated[
     str | None,
@@ -119,6 +129,7 @@ def quantize(
     max_drop: MaxDrop = None,
     max_latency_ms: MaxLatency = None,
     max_bytes: MaxBytes = None,
+    qat_epochs: QatEpochs = None,
     pixels: PixelRange = None,
     mean: Mean = None,
     std: Std = None,
@@ -132,7 +143,7 @@ def quantize(
     limits = {"max_drop": max_drop, "max_latency_ms": max_latency_ms, "max_bytes": max_bytes}
     if not target.endswith((".keras", ".h5")):
         refuse(target, ONLY_BARE, data=data, recipe=recipe, out=out, **limits)
-        refuse(target, ONLY_BARE, pixels=pixels, mean=mean, std=std)
+        refuse(target, ONLY_BARE, qat_epochs=qat_epochs, pixels=pixels, mean=mean, std=std)
         _write_files("quantize", target, run, set_, force, quiet=quiet, json=json)
         return
     refuse(target, ONLY_RUN, run=run, set_=set_, force=force)
@@ -142,6 +153,8 @@ def quantize(
     from eval.accuracy import pixels_from_options
 
     budget = budget_of(limits)
+    if recipe or budget is None:
+        refuse(target, ONLY_SEARCHED, qat_epochs=qat_epochs)
     rows, verdict = quantize_model(
         Path(target),
         data=data,
@@ -149,6 +162,7 @@ def quantize(
         out=out,
         budget=budget,
         pixels=pixels_from_options(pixels, mean, std),
+        qat_epochs=qat_epochs,
     )
     text = files_table(rows, verdict["chosen_file"] if verdict else None)
     if verdict and "candidates" in verdict:

@@ -39,6 +39,7 @@ class Candidate:
     Attributes:
         name: what its file is called by, behind the name of the model.
         equalized: made of the equalized model, where equalizing saves something.
+        trained: learns to be rounded first, where the caller can have it trained.
         baseline: what the others have to beat. That one of these holds the budget ends nothing;
             none of the others is faster than those before it wherever int8 is fast.
     """
@@ -47,6 +48,7 @@ class Candidate:
     recipe: str
     options: dict[str, Any] = field(default_factory=dict)
     equalized: bool = False
+    trained: bool = False
     baseline: bool = False
 
     @property
@@ -61,6 +63,7 @@ LADDER = [
     Candidate("int8", "tflite.int8"),
     Candidate("equalize-int8", "tflite.int8", equalized=True),
     Candidate("mixed-int8", "tflite.int8", {"keep_float": MIXED_SHARE}, equalized=True),
+    Candidate("qat-int8", "tflite.int8", equalized=True, trained=True),
     Candidate("weights", "tflite.weights"),
     Candidate("int16", "tflite.int16"),
 ]
@@ -106,6 +109,7 @@ def search(
     validation: Photos,
     validation_probs: np.ndarray,
     pixels: Pixels,
+    learned: Callable[[keras.Model], keras.Model] | None = None,
 ) -> tuple[list[Tried], dict[Path, dict[str, Any]], dict[str, Any]]:
     """Make candidates from the cheapest up until one holds the budget; time those that do.
 
@@ -113,6 +117,7 @@ def search(
         write: makes the file of a candidate from a model; returns it with its manifest.
         train: the photos to calibrate on.
         validation_probs: of the model, on the validation photos.
+        learned: has a model learn to be rounded; None leaves out what has to.
 
     Returns:
         Every candidate of the ladder; latency rows of the files that were timed; the verdict.
@@ -122,7 +127,7 @@ def search(
     """
     calibration = calibration_of(train, image_size_of(model), pixels)
     equalized: keras.Model | None = None
-    tried = [Tried(candidate) for candidate in LADDER]
+    tried = [Tried(candidate) for candidate in LADDER if learned or not candidate.trained]
     for each in tried:
         candidate, source = each.candidate, model
         each.turned_down = _needless(each, tried)
@@ -136,6 +141,8 @@ def search(
             if candidate.name == "equalize-int8" and source is model:
                 each.turned_down = "not made: equalizing the model saves nothing"
                 continue
+            if candidate.trained and learned:
+                source = learned(source)
             each.file, each.facts = write(source, candidate)
             probs = file_probabilities(each.file, validation, num_threads=1, pixels=pixels)
         except (UserError, ModelFileError) as error:

@@ -71,7 +71,7 @@ def simplified(model: keras.Model) -> keras.Model:
             return layer
         if id(layer) not in twins:
             activated = layers.Activation(activation, name=layer.name + ACTIVATION)
-            twins[id(layer)] = _without(layer, activation="linear"), activated
+            twins[id(layer)] = with_settings(layer, activation="linear"), activated
         twin, activated = twins[id(layer)]
         return lambda x: activated(twin(x))
 
@@ -82,7 +82,7 @@ def simplified(model: keras.Model) -> keras.Model:
     return simpler
 
 
-def _without(layer: Any, **changes: Any) -> Any:
+def with_settings(layer: Any, **changes: Any) -> Any:
     """A copy of a layer, weights included, with some of its settings changed."""
     twin = type(layer).from_config({**layer.get_config(), **changes})
     twin.build(layer.get_build_config()["input_shape"])

@@ -1,5 +1,7 @@
 """The last mile alone: a bare `.keras` model and a folder of photos become measured files."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 from compress.budget import NUM_RUNS, NUM_WARMUP, Candidate, search
 from compress.export import RECIPES, file_name, write_file
 from compress.graph import image_size_of
+from compress.self_taught import self_taught_qat
 from configs.errors import UserError
 from configs.run_dir import digest, file_sha256, make_artifact
 from configs.schema import BudgetConfig, Choice
@@ -29,6 +32,7 @@ def quantize_model(
     out: Path | None,
     budget: BudgetConfig | None,
     pixels: Pixels | None = None,
+    qat_epochs: int | None = None,
 ) -> tuple[Rows, dict[str, Any] | None]:
     """Convert a model by some recipes, or search for the fastest file within a budget.
 
@@ -40,6 +44,7 @@ def quantize_model(
             leave it to the search (`compress/budget.py`).
         out: where the files go; beside the model where None.
         budget: the limits that the chosen file holds.
+        qat_epochs: how long the search may have the model learn to be rounded; None: not at all.
 
     Returns:
         Rows as in report.json, and the choice (None without a budget), after a search with all its
@@ -57,7 +62,8 @@ def quantize_model(
     work = _Work(path, model, scan_folder(data), pixels, out or path.parent)
     if not choices:
         assert budget is not None, "neither recipes nor a budget"
-        return _searched(work, budget)
+        learned = None if qat_epochs is None else partial(_learned, work, path, data, qat_epochs)
+        return _searched(work, budget, learned)
     facts = {}
     for choice in choices:
         file = work.folder / file_name(path.stem, choice.name)
@@ -152,10 +158,21 @@ def _measured(
     return rows, choose(rows, losses=losses, budget=budget, model="the float model")
 
 
-def _searched(work: _Work, budget: BudgetConfig) -> tuple[Rows, dict[str, Any]]:
+def _learned(work: _Work, path: Path, data: Path, epochs: int, model: Any) -> Any:
+    """A model of the search after it has learned to be rounded."""
+    folder = work.folder / f"{work.name}-qat"
+    return self_taught_qat(
+        model, teacher=path, data=data, epochs=epochs, folder=folder, pixels=work.pixels
+    )
+
+
+def _searched(
+    work: _Work, budget: BudgetConfig, learned: Callable[[Any], Any] | None
+) -> tuple[Rows, dict[str, Any]]:
     def write(model: Any, candidate: Candidate) -> tuple[Path, dict[str, Any]]:
         file = work.folder / f"{work.name}-{candidate.name}.tflite"
-        source = work.name if model is work.model else f"{work.name}-equalize"
+        made_by = "qat" if candidate.trained else "equalize"
+        source = work.name if model is work.model else f"{work.name}-{made_by}"
         return file, work.write(model, file, candidate.choice, source)
 
     tried, latency, verdict = search(
@@ -166,6 +183,7 @@ def _searched(work: _Work, budget: BudgetConfig) -> tuple[Rows, dict[str, Any]]:
         validation=work.photos["validation"],
         validation_probs=work.probs["validation"],
         pixels=work.pixels,
+        learned=learned,
     )
     facts = {each.file: each.facts for each in tried if each.file}
     rows = [work.row(file, facts[file], row) for file, row in latency.items()]

@@ -97,6 +97,8 @@ def test_a_search_that_finds_none_says_so(
         (["compress", "quantize", "smoke", "--recipe", "int8"], "--recipe has no effect on smoke"),
         (["compress", "quantize", "smoke", "--max-bytes", "9"], "--max-bytes has no effect on"),
         (["compress", "quantize", "m.keras", "--max-drop", "2"], "--max-drop is 2.0: Input should"),
+        (["compress", "quantize", "m.keras", "--qat-epochs", "2"], "--qat-epochs has no effect on"),
+        (["compress", "quantize", "smoke", "--qat-epochs", "2"], "--qat-epochs has no effect on"),
         (["compress", "quantize", "m.keras", "--run", "r"], "--run has no effect on m.keras"),
         (["evaluate", "latency", "smoke", "--num-runs", "3"], "--num-runs has no effect on smoke"),
         (["evaluate", "accuracy", "a.onnx", "smoke"], "or only .tflite and .onnx files"),

@@ -1,0 +1,133 @@
+"""Quantization-aware training of a model that comes without a run: it is its own teacher."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from compress.apply import method_step
+from compress.graph import (
+    PASSES_VALUES_ON,
+    Graph,
+    image_size_of,
+    last_activation,
+    rebuilt,
+    weights_sha256,
+)
+from compress.methods import METHODS
+from compress.rewrites import with_settings
+from configs.errors import UserError
+from configs.run_dir import RunDir, Step, take_step, write_text
+from configs.schema import (
+    Choice,
+    DataConfig,
+    Experiment,
+    GivenTeacherConfig,
+    SoftLabelsConfig,
+    StudentConfig,
+    TeacherFile,
+    to_yaml,
+)
+from distill.classifier import describe, load_model, save_model
+from distill.data import data_step
+from distill.soft_labels import soft_labels_step
+from distill.teacher import teacher_step
+from eval.accuracy import OWN_PIXELS, Pixels
+
+SMALLEST_SIDE = 32
+
+
+def self_taught_qat(
+    model: keras.Model, *, teacher: Path, data: Path, epochs: int, folder: Path, pixels: Pixels
+) -> keras.Model:
+    """What the method `qat` makes of a model that learns from labels and from what it is.
+
+    The training is a run in a directory of its own: killed, it goes on where it was, and what is
+    there already is not made again.
+
+    Args:
+        model: the classifier, as it is or equalized.
+        teacher: the file of the classifier as it is.
+        data: the folder of photos; only its training and validation parts are looked at.
+        folder: the directory of the run.
+        pixels: what the model expects of its input.
+
+    Returns:
+        A model that answers with logits.
+
+    Raises:
+        UserError: the model cannot be trained like this.
+    """
+    height, width = image_size_of(model)
+    if pixels != OWN_PIXELS:
+        raise UserError(
+            "training shows pixels from 0 to 255, and this model expects others. Put their scaling "
+            "into the model (a Rescaling layer in front) and leave the option out."
+        )
+    if height != width or height < SMALLEST_SIDE:
+        raise UserError(
+            f"training takes square images of at least {SMALLEST_SIDE} pixels, and this model's "
+            f"have {height} x {width}."
+        )
+    run, start = RunDir(folder), ending_in_logits(model)
+    experiment = _experiment(teacher.resolve(), data.resolve(), height, epochs)
+    write_text(run.experiment, to_yaml(experiment))
+    qat = Choice(name="qat", options=METHODS.check("qat", {"epochs": epochs}))
+    take_step(run, data_step(run, experiment.data))
+    take_step(run, teacher_step(run, experiment))
+    take_step(run, soft_labels_step(run, experiment))
+    take_step(run, _start_step(run, start, height))
+    take_step(run, method_step(run, experiment, source="student", name="qat", method=qat))
+    return load_model(run.model("qat"))
+
+
+def _experiment(teacher: Path, data: Path, image_size: int, epochs: int) -> Experiment:
+    return Experiment(
+        data=DataConfig(path=data),
+        teacher=GivenTeacherConfig(files=[TeacherFile(path=teacher, image_size=image_size)]),
+        soft_labels=SoftLabelsConfig(num_views=epochs),
+        student=StudentConfig(
+            backbone=Choice(name=teacher.stem), image_size=image_size, epochs=epochs, control=False
+        ),
+    )
+
+
+def _start_step(run: RunDir, model: keras.Model, image_size: int) -> Step:
+    """The model that learns, where a run has its student."""
+
+    def build() -> tuple[list[Path], dict[str, Any]]:
+        facts = describe(model, model.name, image_size)
+        return save_model(run, "student", model, []), facts
+
+    manifest = run.model_dir("student") / "manifest.json"
+    return Step("student", manifest, {"weights": weights_sha256(model)}, build)
+
+
+def ending_in_logits(model: keras.Model) -> keras.Model:
+    """The same classifier without the softmax it may end in.
+
+    Raises:
+        UserError: it ends in something else, or in a single score.
+    """
+    activation = last_activation(model)
+    if model.outputs[0].shape[-1] == 1 or activation not in ("linear", "softmax"):
+        raise UserError(
+            "training takes a model that ends in a score for each class, logits or softmax, and "
+            f"this one ends in {model.outputs[0].shape[-1]} of {activation}."
+        )
+    if activation == "linear":
+        return model
+    graph = Graph.of(model)
+    last = graph.maker(graph.output)
+    while last and isinstance(last.layer, PASSES_VALUES_ON):
+        last = graph.maker(last.inputs[0])
+    assert last, "the input is no softmax"
+
+    def stand_in(layer: Any) -> Any:
+        if layer is not last.layer:
+            return layer
+        if layer.weights:
+            return with_settings(layer, activation="linear")
+        return lambda x, *_, **__: x
+
+    return rebuilt(model, stand_in)
