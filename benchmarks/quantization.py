@@ -1,8 +1,10 @@
 """What int8 costs a classifier with each tool: accuracy, agreement, latency, time and memory.
 
-    python benchmarks/quantization.py student/model.keras --data ../shared/data/flowers
+    python benchmarks/quantization.py student/model.keras --data ../shared/data/flowers \\
+        --also ../shared/data/cats_and_dogs
 
-Same model, calibration photos (training split) and test photos for all; every tool writes its file
+Same model, calibration photos (training split) and test photos for all; agreement with float, which
+needs no labels, is that on all photos outside of the training split. Every tool writes its file
 in a process of its own, and the files are timed in interleaved rounds: .tflite files in LiteRT,
 .onnx files in ONNX Runtime, but NNCF's in OpenVINO, for which it is made. litert-quantizer, and
 NNCF with OpenVINO, take part where they are installed.
@@ -26,18 +28,33 @@ import numpy as np
 from distill.data import scan_folder
 from eval.accuracy import OWN_PIXELS
 from eval.results import Photos, file_probabilities, timed
+from eval.statistics import wilson_interval
 
 Calibration = Callable[[], Iterator[np.ndarray]]
 FLOAT = "float32"
 
 
-def tflite_converter(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
+def keras_converter(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
+    """As TensorFlow's guide has it."""
     import tensorflow as tf
 
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    write_int8(converter, path, calibration, num_images)
+
+
+def tflite_converter(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
+    """On a function of one image with constants for weights, which ours start from, too."""
     from compress import tflite
-    from compress.graph import quiet_converters
 
     converter = tflite._converter(model, "probabilities")
+    write_int8(converter, path, calibration, num_images)
+
+
+def write_int8(converter: Any, path: Path, calibration: Calibration, num_images: int) -> None:
+    import tensorflow as tf
+
+    from compress.graph import quiet_converters
+
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: (
         [image[None]] for image in islice(calibration(), num_images)
@@ -114,6 +131,7 @@ def ours(recipe: str, *, equalized: bool) -> Callable:
 
 TOOLS: dict[str, tuple[str, Callable]] = {
     FLOAT: ("tflite", ours("tflite.float32", equalized=False)),
+    "TFLiteConverter.from_keras_model": ("tflite", keras_converter),
     "TFLiteConverter": ("tflite", tflite_converter),
     "litert-quantizer": ("tflite", litert_quantizer),
     "tflite.int8": ("tflite", ours("tflite.int8", equalized=False)),
@@ -157,20 +175,28 @@ def compared(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     tools = [tool for tool in TOOLS if all(map(_is_here, PACKAGES.get(tool, [])))]
     paths = {tool: folder / f"{i}.{TOOLS[tool][0]}" for i, tool in enumerate(tools)}
     costs = {tool: in_a_process(options, tool, path) for tool, path in paths.items()}
-    test = scan_folder(options.data)["test"]
-    photos = Photos("test", test.paths, test.labels)
+    splits = scan_folder(options.data)
+    test = splits["test"]
+    unseen = [*test.paths, *splits["validation"].paths]
+    if options.also:
+        unseen += [path for some in scan_folder(options.also).values() for path in some.paths]
+    photos = Photos("unseen", unseen, np.zeros(len(unseen), int))
     answers = {
         tool: file_probabilities(path, photos, num_threads=1).argmax(axis=1)
         for tool, path in paths.items()
     }
+    changed = {tool: int((some != answers[FLOAT]).sum()) for tool, some in answers.items()}
     in_openvino = {"NNCF"} & paths.keys()
     latency = _timed([path for t, path in paths.items() if t not in in_openvino], options)
     latency |= _timed([paths[t] for t in in_openvino], options, openvino=True)
     return [
         {
             "tool": tool,
-            "top1": float((answers[tool] == test.labels).mean()),
-            "agreement": float((answers[tool] == answers[FLOAT]).mean()),
+            "top1": float((answers[tool][: len(test)] == test.labels).mean()),
+            "agreement": 1 - changed[tool] / len(unseen),
+            "agreement_interval": wilson_interval(len(unseen) - changed[tool], len(unseen)),
+            "changed": changed[tool],
+            "num_photos": len(unseen),
             "p50_ms": latency[path]["p50_ms"],
             "file_bytes": path.stat().st_size,
             **costs[tool],
@@ -193,6 +219,7 @@ def main() -> None:
     )
     parser.add_argument("model", type=Path, help="a .keras file")
     parser.add_argument("--data", type=Path, required=True, help="a folder of class folders")
+    parser.add_argument("--also", type=Path, help="more class folders, of any classes")
     parser.add_argument("--num-images", type=int, default=200, help="of the other tools")
     parser.add_argument("--num-runs", type=int, default=200)
     parser.add_argument("--json", action="store_true", help="one JSON line at the end")
@@ -204,11 +231,13 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         rows = compared(options, Path(folder))
-    print("| tool | top-1 | same answer as float | p50 | size | time | peak memory |")
+    print("| tool | top-1 | same answer as float (95 %) | p50 | size | time | peak memory |")
     print("|---|---|---|---|---|---|---|")
     for row in rows:
+        low, high = row["agreement_interval"]
         print(
-            f"| {row['tool']} | {row['top1']:.1%} | {row['agreement']:.1%} | "
+            f"| {row['tool']} | {row['top1']:.1%} | {row['agreement']:.1%} "
+            f"({low:.1%} to {high:.1%}) | "
             f"{row['p50_ms']:.2f} ms | {row['file_bytes'] / 1e6:.1f} MB | {row['seconds']:.0f} s | "
             f"{row['peak_rss_mib']} MiB |"
         )
