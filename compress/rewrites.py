@@ -247,7 +247,7 @@ def rounded_kernel(layer: Any, kernel: Any, kernel_steps: int = INT8_STEPS) -> A
 
 
 def add_to_bias(graph: Graph, use: Use, mean: np.ndarray) -> None:
-    """Add to every output of a kernel, where it or the BatchNormalization behind has a bias.
+    """Add to every output of a kernel, where it has a bias or a BatchNormalization behind.
 
     Args:
         mean: (channels,).
@@ -256,7 +256,10 @@ def add_to_bias(graph: Graph, use: Use, mean: np.ndarray) -> None:
     norm = readers[0].layer if len(readers) == 1 else None
     if use.layer.use_bias:
         use.layer.bias.assign(use.layer.bias + mean)
-    elif isinstance(norm, layers.BatchNormalization) and norm.center:
-        factor = norm.gamma if norm.scale else 1.0
-        deviation = np.sqrt(np.asarray(norm.moving_variance) + norm.epsilon)
-        norm.beta.assign(norm.beta + mean * np.asarray(factor) / deviation)
+    elif (
+        isinstance(norm, layers.BatchNormalization)
+        and graph.num_uses(norm) == 1
+        and use.layer.activation is keras.activations.linear
+    ):
+        # Not to beta: in training the mean of a batch has no part of what is added.
+        norm.moving_mean.assign(norm.moving_mean - mean)

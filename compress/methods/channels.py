@@ -47,7 +47,7 @@ def channels(
     mean square of what the log-probabilities change by, to first order, when it becomes its mean:
     the Fisher information of a gate on it (Theis et al. 2018, section 2.1, arXiv:1801.05787). Those
     that tell least for what they cost go first, all over the network. The mean that goes with a
-    channel moves into the biases behind it.
+    channel moves into the biases behind it, where there are any.
 
     Args:
         calibration: images of the training split, through the evaluation view.

@@ -91,6 +91,9 @@ def test_a_channel_that_never_changes_leaves_without_a_trace(images):
     smaller = without_channels(model, images, keep=0.5, multiple_of=1)
     assert smaller.get_layer("first").filters == 3
     np.testing.assert_allclose(logits_of(smaller, images), logits_of(model, images), atol=1e-5)
+    # Nor is there one in training, where normalizations have the statistics of the batch.
+    learning, before = smaller(images, training=True), model(images, training=True)
+    np.testing.assert_allclose(learning, before, atol=1e-4)
 
 
 def test_importance_is_the_fisher_information_of_a_gate_around_the_mean(images):
