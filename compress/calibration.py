@@ -78,7 +78,7 @@ def calibration_images(calibration: Images, num_images: int) -> np.ndarray:
     images = [np.asarray(image, "float32") for image in islice(calibration(), num_images)]
     if not images:
         raise UserError(
-            "int8 needs calibration photos and got none. Give a folder of photos with --data, "
-            "or choose a recipe without calibration (tflite.dynamic, tflite.float16)."
+            "this needs calibration photos and got none. Give a folder of photos with --data, or "
+            "choose a recipe without calibration (tflite.dynamic, tflite.float16)."
         )
     return np.stack(images)

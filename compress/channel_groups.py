@@ -85,9 +85,10 @@ class ChannelGroups:
             self.groups.append(Group(use.output.shape[-1], [made_by[each] for each in read]))
         self.macs = [self._macs(use) for use in graph.uses if _has_kernel(use.layer)]
         self.writes = [
-            self._term(math.prod(use.output.shape[1:]), [use.output])
+            self._term(math.prod(output.shape[1:]), [output])
             for use in graph.uses
             if not isinstance(use.layer, CONVERTED_AWAY)
+            for output in _outputs(use)
         ]
 
     def readers(self) -> Iterator[tuple[Use, str, int]]:
@@ -137,7 +138,8 @@ def _tied(graph: Graph) -> _Tied:
     for use in graph.uses:
         if not _mixes_channels(use.layer):
             for tensor in _tensors(use):
-                tied.tie(tensor, use.output)
+                for output in _outputs(use):
+                    tied.tie(tensor, output)
     return tied
 
 
@@ -150,13 +152,18 @@ def _fixed(graph: Graph) -> Iterator[Any]:
         known = _mixes_channels(use.layer) or _keeps_channels(use, tensors)
         activation = getattr(getattr(use.layer, "activation", None), "__name__", "")
         if not known or graph.num_uses(use.layer) > 1:
-            yield from (*tensors, use.output)
+            yield from (*tensors, *_outputs(use))
         elif activation in ACROSS_CHANNELS:
             yield use.output
 
 
 def _tensors(use: Use) -> list[Any]:
     return [each for each in use.inputs if isinstance(each, keras.KerasTensor)]
+
+
+def _outputs(use: Use) -> list[Any]:
+    """One, but for operations such as a split."""
+    return list(keras.tree.flatten(use.output))
 
 
 def _has_kernel(layer: Any) -> bool:
@@ -171,6 +178,8 @@ def _mixes_channels(layer: Any) -> bool:
 
 
 def _keeps_channels(use: Use, tensors: list[Any]) -> bool:
+    if len(_outputs(use)) > 1:
+        return False
     layer, channels = use.layer, use.output.shape[-1]
     if any(tensor.shape[-1] != channels for tensor in tensors):
         return False

@@ -298,5 +298,17 @@ class Graph:
         counts = Counter(layers.values())
         return next((name for name, count in counts.items() if count > 1), None)
 
+    def check_names(self, action: str) -> None:
+        """Raise UserError where several layers have one name and no new model can be made.
+
+        Args:
+            action: what the model then cannot: "lose channels".
+        """
+        if name := self.shared_name():
+            raise UserError(
+                f"the model cannot {action}: several of its layers are called {name!r} (in nested "
+                "models). Give them names of their own, or leave the method out."
+            )
+
     def num_uses(self, layer: Any) -> int:
         return sum(use.layer is layer for use in self.uses)

@@ -1,5 +1,6 @@
 """Quantization-aware training of a model that comes without a run: it is its own teacher."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from compress.graph import (
 from compress.methods import METHODS
 from compress.rewrites import with_settings
 from configs.errors import UserError
-from configs.run_dir import RunDir, Step, take_step, write_text
+from configs.run_dir import RunDir, Step, digest, take_step, write_text
 from configs.schema import (
     Choice,
     DataConfig,
@@ -100,7 +101,8 @@ def _start_step(run: RunDir, model: keras.Model, image_size: int) -> Step:
         return save_model(run, "student", model, []), facts
 
     manifest = run.model_dir("student") / "manifest.json"
-    return Step("student", manifest, {"weights": weights_sha256(model)}, build)
+    inputs = {"weights": weights_sha256(model), "layers": digest(json.loads(model.to_json()))}
+    return Step("student", manifest, inputs, build)
 
 
 def ending_in_logits(model: keras.Model) -> keras.Model:
@@ -118,6 +120,7 @@ def ending_in_logits(model: keras.Model) -> keras.Model:
     if activation == "linear":
         return model
     graph = Graph.of(model)
+    graph.check_names("be trained for int8")
     last = graph.maker(graph.output)
     while last and isinstance(last.layer, PASSES_VALUES_ON):
         last = graph.maker(last.inputs[0])
@@ -126,7 +129,7 @@ def ending_in_logits(model: keras.Model) -> keras.Model:
     def stand_in(layer: Any) -> Any:
         if layer is not last.layer:
             return layer
-        if layer.weights:
+        if getattr(layer, "weights", None):  # keras.ops' softmax has no such thing
             return with_settings(layer, activation="linear")
         return lambda x, *_, **__: x
 

@@ -196,7 +196,7 @@ def look_at_gradients(
         if not np.isfinite(probs.numpy()).all():
             raise UserError(
                 f"model {model.name!r} answers calibration photos with values that are no numbers "
-                "(nan or inf), so int8 cannot be calibrated. Check its training, or --pixels."
+                "(nan or inf), so nothing can be told of them. Check its training, or --pixels."
             )
         drawn = [rng.choice(len(row), p=row / row.sum()) for row in probs.numpy().astype("float64")]
         log_probs = tf.math.log(tf.gather(probs, drawn, batch_dims=1) + 1e-12)

@@ -7,8 +7,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from compress.rewrites import INT8_STEPS
+
 FEWEST_SHARING = 1.25
 """Weights for each value, on average: kernels that nobody clustered have hardly any two alike."""
+MOST_VALUES = 257
+"""Of a clustered kernel, zero included; kernels that were float16 once have many more."""
+FEWEST_STEPS = 64
+"""Of a kernel that is in the steps of int8 for no other reason than that it was rounded to them."""
 
 
 def keep_structure(model: keras.Model) -> None:
@@ -25,12 +31,24 @@ def keep_structure(model: keras.Model) -> None:
 
 def _kept(kernel: np.ndarray) -> Callable[[Any], Any] | None:
     """What restores the structure of a kernel after a step; None if it has none."""
+    if _is_rounded(kernel):
+        return None
     mask = (kernel != 0).astype(kernel.dtype)
     for columns in (kernel.reshape(-1, 1), kernel.reshape(-1, kernel.shape[-1])):
         clusters, counts = _equal(columns)
-        if len(counts) * FEWEST_SHARING <= mask.sum():
+        few = len(counts) <= MOST_VALUES * columns.shape[1]
+        if few and len(counts) * FEWEST_SHARING <= mask.sum():
             return _averaging(clusters, counts, mask)
     return None if mask.all() else lambda weights: weights * mask
+
+
+def _is_rounded(kernel: np.ndarray) -> bool:
+    """Whether a kernel is as `qat` leaves it, its weights alike and zero only by rounding."""
+    is_depthwise = kernel.ndim == 4 and kernel.shape[-1] == 1
+    columns = kernel.reshape(-1, kernel.shape[-2] if is_depthwise else kernel.shape[-1])
+    steps = columns * (INT8_STEPS / np.maximum(np.abs(columns).max(axis=0), 1e-12))
+    whole = np.round(steps)
+    return np.abs(steps - whole).max() < 0.01 and len(np.unique(whole)) >= FEWEST_STEPS
 
 
 def _equal(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

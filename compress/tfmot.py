@@ -131,8 +131,8 @@ def _tf_keras_layer(layer: keras.Layer, name: str, seed: int) -> Any:
     if not config or config.get("data_format") == "channels_first":
         raise UserError(
             f"layer {name!r} ({kind}) cannot be fine-tuned by tfmot: it has no counterpart in "
-            f"tf_keras. Known: {', '.join(OPTIONS)}. Replace the layer, or leave out the methods "
-            "and recipes that train in tf_keras (magnitude, cluster, qat)."
+            f"tf_keras. Known: {', '.join(OPTIONS)}. Replace the layer, or leave out what "
+            "trains in tf_keras (magnitude)."
         )
     options = {key: config[key] for key in OPTIONS[kind] if key in config}
     if "activation" in options:
@@ -188,7 +188,6 @@ def finetune(
     checkpoint: Path | None = None,
     callbacks: Sequence[Any] = (),
     progress: Progress | None = None,
-    frozen: bool = False,
 ) -> Any:
     """Train a tf_keras model in place: Adam, the learning rate falling on a cosine to zero.
 
@@ -198,7 +197,6 @@ def finetune(
     Args:
         train, loss, checkpoint: as in FinetuneData.
         callbacks: tf_keras callbacks, run before the checkpoint is written.
-        frozen: BatchNormalization keeps its statistics, gamma and beta.
 
     Returns:
         The model.
@@ -208,10 +206,6 @@ def finetune(
     """
     import tf_keras
 
-    if frozen:
-        for layer in tf_model._flatten_layers():
-            if isinstance(layer, tf_keras.layers.BatchNormalization):
-                layer.trainable = False
     schedule = tf_keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps_per_epoch)
     optimizer = tf_keras.optimizers.Adam(schedule)
     optimizer.build(tf_model.trainable_variables)

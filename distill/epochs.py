@@ -135,7 +135,16 @@ class EpochKeeper(keras.callbacks.Callback):
         if self.best:
             _assign(self.model.variables, self.best)
         elif self.schedule.ema_momentum is not None:
-            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+            self._average()
+
+    def _average(self) -> None:
+        """Give the model the average of its weights."""
+        variables = self.model.trainable_variables
+        self.model.optimizer.finalize_variable_values(variables)
+        # Keras averages weights before it puts them under their constraints.
+        for variable in variables:
+            if variable.constraint is not None:
+                variable.assign(variable.constraint(variable))
 
     def undo_averaging(self) -> None:
         """Take back the weights that are trained: Keras ends every fit with their average."""
@@ -170,7 +179,7 @@ class EpochKeeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.schedule.ema_momentum is not None:
             self.weights = _values(self.model.trainable_variables)
-            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+            self._average()
         scores = validate(self.model, self.validation)
         trained = self._means(self.schedule.steps_per_epoch, logs or {})
         if not math.isfinite(trained["loss"]) or not math.isfinite(scores["val_loss"]):

@@ -78,16 +78,13 @@ def without_channels(
     """
     copy = copy_of(model)
     graph = Graph.of(copy)
-    if name := graph.shared_name():
-        raise UserError(
-            f"model {model.name!r} cannot lose channels: several of its layers are called {name!r} "
-            "(in nested models). Give them names of their own, or leave the method out."
-        )
+    graph.check_names("lose channels")
     groups = ChannelGroups(graph)
     if not groups.groups:
         raise UserError(
             f"model {model.name!r} has no channels that can be removed: none between two "
-            "convolutions that no residual connection adds to others. Leave the method out."
+            "convolutions, of layers that are used once, that no residual connection adds to "
+            "others. Leave the method out."
         )
     means, importances = _importances(copy, groups, images)
     kept = _chosen(groups, importances, keep=keep, multiple_of=multiple_of)

@@ -7,13 +7,13 @@ average that error away.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from typing import Annotated, Any
 
 import keras
 import numpy as np
 from pydantic import Field
 
+from compress.calibration import calibration_images
 from compress.equalization import Rule, Span, divide, multiply, spans_of
 from compress.graph import Graph, batches, rebuilt
 from compress.methods import METHODS
@@ -70,25 +70,19 @@ def equalize(
     Raises:
         UserError: the model has nothing that can be rewritten.
     """
-    images = list(islice(calibration(), num_images))
-    if not images:
-        raise UserError("equalize needs calibration photos and got none.")
+    images = calibration_images(calibration, num_images)
     graph = Graph.of(model)
     spans = spans_of(graph)
-    if name := graph.shared_name():
-        raise UserError(
-            f"model {model.name!r} cannot be equalized: several of its layers are called {name!r} "
-            "(in nested models). Give them names of their own, or leave the method out."
-        )
+    graph.check_names("be equalized")
     if not spans:
         raise UserError(
             f"model {model.name!r} has nothing to equalize: no BatchNormalization or convolution "
             "whose channels reach other convolutions through nothing but activations (ReLU, "
-            "ReLU6, swish, hard-swish), pooling and sums. Leave the method out."
+            "ReLU6, swish, hard-swish), pooling and sums, each layer used once. Leave the method "
+            "out."
         )
-    some = np.stack(images).astype("float32")
-    scales = [_scale(each) for each in _ranges(graph, spans, some)]
-    gains = np.array(_gains(model, spans, scales, some))
+    scales = [_scale(each) for each in _ranges(graph, spans, images)]
+    gains = np.array(_gains(model, spans, scales, images))
     chosen = _chosen(spans, gains, gain)
     _report(spans, gains, chosen)
     return _rewritten(model, [(spans[i], scales[i]) for i in chosen]) if chosen else model

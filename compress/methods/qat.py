@@ -14,7 +14,6 @@ from compress.graph import INPUT, Graph, rebuilt
 from compress.methods import METHODS
 from compress.rewrites import HAS_KERNEL, Offset, rounded_kernel
 from compress.tflite import float_file
-from configs.errors import UserError
 
 OF_SIGMOIDS = 0.0, 255 / 256
 """The range that TFLite gives the result of every sigmoid."""
@@ -49,11 +48,7 @@ def qat(
     Raises:
         UserError: the model has no int8 counterpart.
     """
-    if name := Graph.of(model).shared_name():
-        raise UserError(
-            f"model {model.name!r} cannot be trained for int8: several of its layers are called "
-            f"{name!r} (in nested models). Give them names of their own, or leave qat out."
-        )
+    Graph.of(model).check_names("be trained for int8")
     ready = Calibrated(model, calibration_images(calibration, num_images))
     simulated = rounding(ready)
     finetune(simulated, epochs=epochs, learning_rate=learning_rate)
@@ -78,8 +73,8 @@ def rounding(ready: Calibrated) -> keras.Model:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             twin = twins[id(layer)]
-            # Calls of a BatchNormalization are recorded with a mask, which no wrapper takes.
-            output = twin(*args) if isinstance(twin, layers.Wrapper) else twin(*args, **kwargs)
+            # Calls of a BatchNormalization are recorded with a mask, which ours does not take.
+            output = twin(*args) if isinstance(twin, OURS) else twin(*args, **kwargs)
             return _Rounded(low, high)(output) if low < high else output
 
         return call
@@ -113,20 +108,27 @@ def _activates(layer: Any, activation: Callable) -> bool:
 def _settled(simulated: keras.Model) -> keras.Model:
     """The network alone, its constants as they were rounded."""
 
+    twins: dict[int, Any] = {}
+
     def stand_in(layer: Any) -> Callable:
-        if isinstance(layer, _RoundedKernel):
-            layer.settle()
-        if isinstance(layer, layers.Wrapper):
-            return layer.layer
-        if isinstance(layer, _Rounded):
-            return lambda x: x
-        if isinstance(layer, _RoundedSwish):
-            return layers.Activation("silu", name=layer.name)
-        if isinstance(layer, Offset):
-            return layers.Rescaling(1.0, layer.offset, name=layer.name)
-        return layer
+        return twins.setdefault(id(layer), _learned(layer))
 
     return rebuilt(simulated, stand_in)
+
+
+def _learned(layer: Any) -> Any:
+    """What `_learning` and `_Rounded` leave of a layer."""
+    if isinstance(layer, _RoundedKernel):
+        layer.settle()
+    if isinstance(layer, OURS):
+        return layer.layer
+    if isinstance(layer, _Rounded):
+        return lambda x: x
+    if isinstance(layer, _RoundedSwish):
+        return layers.Activation("silu", name=layer.name)
+    if isinstance(layer, Offset):
+        return layers.Rescaling(1.0, layer.offset, name=layer.name)
+    return layer
 
 
 class _RoundedKernel(layers.Wrapper):
@@ -154,6 +156,9 @@ class _FixedStatistics(layers.Wrapper):
 
     def call(self, x: Any) -> Any:
         return self.layer(x, training=False)
+
+
+OURS = _RoundedKernel, _FixedStatistics
 
 
 class _RoundedSwish(keras.Layer):

@@ -203,17 +203,6 @@ def test_a_loss_that_is_no_number_stops_before_it_is_saved(tiny_model, course, t
     assert not checkpoint.exists()
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_frozen_keeps_the_statistics_of_batch_normalization(tiny_model, course, frozen):
-    tf_model = to_tf_keras(tiny_model)
-    before = tf_model.get_layer("stem").get_weights()
-    norm = next(v for v in tf_model.non_trainable_variables if "moving_mean" in v.name)
-    mean = norm.numpy()
-    finetune(tf_model, **course, frozen=frozen)
-    assert np.array_equal(norm.numpy(), mean) == frozen
-    assert not np.array_equal(tf_model.get_layer("stem").get_weights(), before)
-
-
 def test_tfmot_leaves_keras_and_the_environment_as_they_were():
     assert import_tfmot().sparsity.keras.prune_low_magnitude
     assert "TF_USE_LEGACY_KERAS" not in os.environ
