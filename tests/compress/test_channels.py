@@ -96,6 +96,18 @@ def test_a_channel_that_never_changes_leaves_without_a_trace(images):
     np.testing.assert_allclose(learning, before, atol=1e-4)
 
 
+def test_what_is_split_stays_whole(images):
+    pixels = keras.Input((16, 16, 3))
+    x = layers.Conv2D(8, 3, name="whole")(layers.Rescaling(1 / 255)(pixels))
+    one, other = keras.ops.split(x, 2, axis=-1)
+    x = layers.Concatenate()([one, layers.Conv2D(4, 1)(other)])
+    x = layers.Conv2D(8, 1)(layers.ReLU()(layers.Conv2D(12, 1, name="free")(x)))
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    smaller = without_channels(model, images, keep=0.9, multiple_of=1)
+    assert smaller.get_layer("whole").filters == 8
+    assert smaller.get_layer("free").filters < 12
+
+
 def test_importance_is_the_fisher_information_of_a_gate_around_the_mean(images):
     keras.utils.set_random_seed(1)
     pixels = keras.Input((16, 16, 3))

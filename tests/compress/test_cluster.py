@@ -5,6 +5,7 @@ from keras import layers
 
 from compress.methods import METHODS
 from compress.methods.cluster import clustered
+from compress.rewrites import rounded_kernel
 from compress.structure import keep_structure
 from configs.errors import UserError
 
@@ -111,3 +112,25 @@ def test_weights_that_are_equal_within_an_output_channel_stay_so():
     for column, old in zip(learned.T, columns.T, strict=True):
         assert {len(set(column[old == value].tolist())) for value in (1, 2)} == {1}
     assert len(np.unique(learned)) == 6
+
+
+def test_kernels_that_were_only_rounded_have_no_structure():
+    layer = layers.Dense(8)
+    model = keras.Sequential([keras.Input((600,)), layer])
+    kernel = np.random.default_rng(1).normal(size=(600, 8)).astype("float32")
+    layer.kernel.assign(rounded_kernel(layer, kernel))
+    # Many weights share each of the few steps of a channel, and some are 0.
+    assert len(np.unique(layer.kernel[:, 0])) < 300
+    assert (np.asarray(layer.kernel) == 0).any()
+    keep_structure(model)
+    assert layer.kernel.constraint is None
+
+
+def test_kernels_of_half_precision_have_no_structure():
+    layer = layers.Dense(100)
+    model = keras.Sequential([keras.Input((1280,)), layer])
+    kernel = np.random.default_rng(1).normal(size=(1280, 100)).astype("float16")
+    layer.kernel.assign(kernel.astype("float32"))
+    assert len(np.unique(kernel)) < 0.5 * kernel.size
+    keep_structure(model)
+    assert layer.kernel.constraint is None

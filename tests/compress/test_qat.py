@@ -116,6 +116,18 @@ def test_the_int8_file_answers_as_the_network_that_learned(
     assert distance(answered, simulated) < 0.5 * distance(answered, logits_of(trained, images))
 
 
+def test_a_swish_may_serve_twice(images, calibration):
+    keras.utils.set_random_seed(1)
+    swish = layers.Activation("silu", name="swish")
+    pixels = keras.Input((16, 16, 3), name="image")
+    x = swish(layers.Conv2D(4, 3)(layers.Rescaling(1 / 64)(pixels)))
+    x = layers.GlobalAveragePooling2D()(swish(layers.Conv2D(4, 3)(x)))
+    model = keras.Model(pixels, layers.Dense(3)(x))
+    same = METHODS["qat"](model, calibration=calibration, finetune=lambda model, **options: None)
+    assert len([layer for layer in same.layers if layer.name == "swish"]) == 1
+    assert distance(logits_of(same, images), logits_of(model, images)) < 0.05
+
+
 def test_zeros_and_clusters_of_a_kernel_are_those_of_the_file(model, images, calibration, finetune):
     few = METHODS["cluster"](model, finetune=lambda model, **options: None, num_clusters=4)
     project = few.get_layer("project").kernel
