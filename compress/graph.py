@@ -50,6 +50,13 @@ def image_size_of(model: keras.Model) -> tuple[int, int]:
         raise _unfit(model, f"its batch is fixed at {shape[0]} images")
     if len(scores) != 2 or scores[1] is None:
         raise _unfit(model, f"its output has the shape {scores}")
+    halves = {layer.compute_dtype for _, layer in named_layers(model)} & {"float16", "bfloat16"}
+    if halves:
+        raise _unfit(
+            model,
+            f"its layers compute in {halves.pop()}; rebuild it after "
+            'keras.config.set_dtype_policy("float32") and give it the same weights',
+        )
     return shape[1], shape[2]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from compress.budget import NUM_RUNS, NUM_WARMUP, Candidate, search
 from compress.export import RECIPES, file_name, write_file
-from compress.graph import image_size_of
+from compress.graph import image_size_of, weights_sha256
 from compress.self_taught import self_taught_qat
 from configs.errors import UserError
 from configs.run_dir import digest, file_sha256, make_artifact
@@ -120,7 +120,12 @@ class _Work:
             )
             return [file], facts
 
-        inputs = {**self.inputs, "source": source, "recipe": choice.model_dump(mode="json")}
+        inputs = {
+            **self.inputs,
+            "source": source,
+            "weights": weights_sha256(model),
+            "recipe": choice.model_dump(mode="json"),
+        }
         return make_artifact(manifest, inputs, build)
 
     def answers(self, file: Path, split: str) -> np.ndarray:

@@ -108,7 +108,7 @@ def test_a_file_says_what_it_was_made_of(searched) -> None:
     assert {row["source"], manifest["source"], metadata.source} == {"mine-equalize"}
     model = path.parent.parent / "mine.keras"
     assert manifest["inputs"]["model"] == hashlib.sha256(model.read_bytes()).hexdigest()
-    assert set(manifest["inputs"]) == {"model", "photos", "pixels", "recipe", "source"}
+    assert set(manifest["inputs"]) == {"model", "photos", "pixels", "recipe", "source", "weights"}
 
 
 def test_a_file_says_what_rounding_its_layers_is_predicted_to_cost(searched) -> None:

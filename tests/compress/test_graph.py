@@ -46,6 +46,7 @@ def test_image_size_is_height_then_width():
         (lambda: classifier(layers.Dense(2), input_shape=(None, None, 3)), "height and width"),
         (lambda: classifier(layers.Dense(2), input_shape=(8, 8, 1)), r"\(None, 8, 8, 1\)"),
         (lambda: keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(2, 1)]), "its output"),
+        (lambda: classifier(layers.Dense(2, dtype="mixed_float16")), "compute in float16"),
         (lambda: keras.Sequential([layers.Dense(2)]), "0 inputs"),
         (lambda: keras.Model(), "0 inputs"),
     ],
