@@ -151,6 +151,8 @@ def search(
             each.turned_down = f"cannot be made: {str(error).splitlines()[0]}"
         else:
             each.validation = loss_by_rounding(probs, validation_probs, validation.labels)
+            if candidate.trained:  # another model, which answers otherwise and no worse for it
+                each.validation["loss"] = each.validation["drop"]
             each.turned_down = shortfall(each.validation, file_bytes(each.file), budget)
         log.info("budget: %s %s", candidate.name, each.turned_down or "holds")
     return tried, *_fastest(tried, budget)
@@ -176,7 +178,7 @@ def shortfall(validation: dict[str, Any], num_bytes: int, budget: BudgetConfig) 
     if validation["loss"] <= budget.max_drop:
         return None
     allowed = f"{100 * budget.max_drop:.2f} allowed"
-    if validation["expected_drop"] <= budget.max_drop:
+    if validation["loss"] != validation["expected_drop"]:
         return f"{Loss.by_rounding(validation)}, {allowed}"
     expected, low, high = (
         100 * validation[key] for key in ("expected_drop", "expected_low", "expected_high")

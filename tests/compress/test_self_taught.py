@@ -83,6 +83,9 @@ def test_a_search_trains_where_it_may_and_says_what_of(photos, tmp_path, monkeyp
     assert [each["name"] for each in verdict["candidates"]] == [
         "mine-float32.tflite", "mine-qat-int8.tflite",
     ]  # fmt: skip
+    # It is another model: what it loses is counted, be it a gain.
+    validation = verdict["candidates"][1]["validation"]
+    assert validation["loss"] == validation["drop"] != validation["expected_drop"]
     (row,) = [row for row in rows if row["name"] == "mine-qat-int8.tflite"]
     assert row["source"] == "mine-qat"
     assert row["accuracy"]["agreement_with_source"] > 0.5
