@@ -25,7 +25,9 @@ class Offset(keras.Layer):
         self.offset = offset
 
     def call(self, x: Any) -> Any:
-        return x + keras.ops.convert_to_tensor(self.offset, x.dtype)
+        # For a whole row: runtimes are slow at adding three numbers again and again.
+        row = np.tile(self.offset, (1, x.shape[-2], 1))
+        return x + keras.ops.convert_to_tensor(row, x.dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "offset": self.offset}
