@@ -15,6 +15,11 @@ from configs.errors import UserError
 
 NUM_GRADIENT_IMAGES = 32
 """Twice as many take twice as long and give files that agree with float as often (docs/LOG.md)."""
+TEMPERATURE = 4.0
+"""Of the answers. At 1 a photo that a model is sure of counts for nothing, and ranges cut off what
+matters on photos of which it is less sure (docs/LOG.md)."""
+FACTORS = np.geomspace(1, 8, 40)
+"""By which a range may be wider than the best one."""
 SIDE = 64
 """Positions looked at along height and width: neighbours in a larger tensor tell the same."""
 
@@ -42,7 +47,9 @@ class Sensitivity:
 
         The Kullback-Leibler divergence between the probabilities before and after, to second
         order: half the squared gradients times the squared errors, taken as independent (Li et al.
-        2021, section 3.2, arXiv:2102.05426).
+        2021, section 3.2, arXiv:2102.05426). Probabilities have a temperature, and as in
+        distillation the divergence is multiplied by its square (Hinton et al. 2015, section 2,
+        arXiv:1503.02531).
         """
         return 0.5 * self.squares.sum() * np.square((high - low) / LEVELS) / 12
 
@@ -77,6 +84,19 @@ class Sensitivity:
             return self.low, self.high, 0.0
         return cheapest(self.low, self.high, rounding=self.rounding, clipping=self.clipping)
 
+    def widest(self, allowed: float) -> tuple[float, float]:
+        """The best range, or the largest multiple of it that costs no more than `allowed`.
+
+        None reaches farther than the values: what an activation bounds needs no room.
+        """
+        low, high, _ = self.best
+        lows = np.maximum(low * FACTORS, self.low)
+        highs = np.minimum(high * FACTORS, self.high)
+        below, above = self.clipping(lows, highs)
+        cheap = self.rounding(lows, highs) + below + above <= allowed
+        widest = int(np.flatnonzero(cheap)[-1]) if cheap.any() else 0
+        return float(lows[widest]), float(highs[widest])
+
     def cost_within(self, low: float, high: float) -> float:
         """Nats that rounding the tensor to int8 costs in this range."""
         below, above = self.clipping(np.array([low]), np.array([high]))
@@ -93,6 +113,7 @@ def sensitivities(
     images: np.ndarray,
     *,
     only: Collection[str] | None = None,
+    temperature: float = TEMPERATURE,
     seed: int = 0,
 ) -> dict[str, Sensitivity]:
     """How the answers of a model depend on each of its tensors.
@@ -100,6 +121,7 @@ def sensitivities(
     Args:
         images: float32, (images, height, width, 3), from the training split; some dozens do.
         only: the tensors to look at; None: all.
+        temperature: of the answers.
         seed: of the answers and positions that stand for all.
 
     Returns:
@@ -116,7 +138,7 @@ def sensitivities(
         found[name] = _added(found[name], seen) if name in found else seen
 
     for batch in batches(images):
-        look_at_gradients(model, batch, rng, look, only)
+        look_at_gradients(model, batch, rng, look, only, temperature)
     return found
 
 
@@ -159,6 +181,7 @@ def look_at_gradients(
     rng: np.random.Generator,
     look: Callable[[str, Any, Any], None],
     only: Collection[str] | None = None,
+    temperature: float = 1.0,
 ) -> None:
     """Shows tensors with the gradient of log p(class), a class drawn by its probability p.
 
@@ -168,6 +191,8 @@ def look_at_gradients(
         images: (batch, height, width, 3).
         look: gets the name of a tensor (as of `tensors_of`), its values and its gradient.
         only: the tensors to look at; None: all.
+        temperature: of the probabilities; gradients are multiplied by it, so that where a model is
+            in doubt they are about the same at any.
 
     Raises:
         UserError: the model answers with nan or inf.
@@ -198,9 +223,10 @@ def look_at_gradients(
                 f"model {model.name!r} answers calibration photos with values that are no numbers "
                 "(nan or inf), so nothing can be told of them. Check its training, or --pixels."
             )
-        drawn = [rng.choice(len(row), p=row / row.sum()) for row in probs.numpy().astype("float64")]
-        log_probs = tf.math.log(tf.gather(probs, drawn, batch_dims=1) + 1e-12)
-        total = tf.reduce_sum(log_probs)
+        log_probs = tf.nn.log_softmax(tf.math.log(probs + 1e-12) / temperature)
+        weights = np.exp(log_probs.numpy().astype("float64"))
+        drawn = [rng.choice(len(row), p=row / row.sum()) for row in weights]
+        total = temperature * tf.reduce_sum(tf.gather(log_probs, drawn, batch_dims=1))
     tape.gradient(total, images)
 
 
