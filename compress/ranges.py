@@ -23,6 +23,8 @@ Ranges = (
 NUM_MATCH_IMAGES = 2
 MAX_DIFFERENCE = 1e-3
 """Of its largest value, between a tensor of the file and the tensor of the model that it holds."""
+HEADROOM = 2.0
+"""Times what the mean tensor costs in its best range: so much a tensor may cost in a wider one."""
 BYTES = (0.0, 255.0)
 """The range of pixels as photos hold them: in steps of 1 nothing of them is rounded."""
 
@@ -64,11 +66,11 @@ def file_ranges(run: Run, ready: Calibrated, *, ranges: Ranges) -> FileRanges:
     """(low, high) of every tensor that a file computes.
 
     `loss` is the range in which rounding costs the answers least: it leaves out what hardly matters
-    to them, be it large (x < -8 ahead of a swish), and keeps what does. A tensor that costs less
-    than the mean one gets a wider range, until it costs as much: other photos may need it. Tensors
-    that the model does not have keep their extremes. The others look at values alone: `minmax`
-    covers all that the images bring about, `mse` has the least squared error of rounding and
-    clipping, a percentile leaves out what is beyond it.
+    to them, be it large (x < -8 ahead of a swish), and keeps what does. Where that costs little
+    (`HEADROOM`) it is wider, for other photos may need it. Tensors that the model does not have
+    keep their extremes. The others look at values alone: `minmax` covers all that the images bring
+    about, `mse` has the least squared error of rounding and clipping, a percentile leaves out what
+    is beyond it.
 
     Args:
         run: runs the float file; images are (height, width, 3).
@@ -78,7 +80,8 @@ def file_ranges(run: Run, ready: Calibrated, *, ranges: Ranges) -> FileRanges:
     twins = _twins(first, ready.model, ready.images[: len(first)])
     known = ready.sensitivities if ranges == "loss" else {}
     mean = float(np.mean([each.cost for each in known.values()])) if known else 0.0
-    found = {name: known[twin].widest(mean) for name, twin in twins.items() if twin in known}
+    wide = HEADROOM * mean
+    found = {name: known[twin].widest(wide) for name, twin in twins.items() if twin in known}
     others = first[0].keys() - found.keys()
     del first  # all tensors of a file, twice
     images = ready.images if others else ()

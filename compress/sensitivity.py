@@ -15,9 +15,6 @@ from configs.errors import UserError
 
 NUM_GRADIENT_IMAGES = 32
 """Twice as many take twice as long and give files that agree with float as often (docs/LOG.md)."""
-TEMPERATURE = 4.0
-"""Of the answers. At 1 a photo that a model is sure of counts for nothing, and ranges cut off what
-matters on photos of which it is less sure (docs/LOG.md)."""
 FACTORS = np.geomspace(1, 8, 40)
 """By which a range may be wider than the best one."""
 SIDE = 64
@@ -47,9 +44,7 @@ class Sensitivity:
 
         The Kullback-Leibler divergence between the probabilities before and after, to second
         order: half the squared gradients times the squared errors, taken as independent (Li et al.
-        2021, section 3.2, arXiv:2102.05426). Probabilities have a temperature, and as in
-        distillation the divergence is multiplied by its square (Hinton et al. 2015, section 2,
-        arXiv:1503.02531).
+        2021, section 3.2, arXiv:2102.05426).
         """
         return 0.5 * self.squares.sum() * np.square((high - low) / LEVELS) / 12
 
@@ -113,7 +108,6 @@ def sensitivities(
     images: np.ndarray,
     *,
     only: Collection[str] | None = None,
-    temperature: float = TEMPERATURE,
     seed: int = 0,
 ) -> dict[str, Sensitivity]:
     """How the answers of a model depend on each of its tensors.
@@ -121,7 +115,6 @@ def sensitivities(
     Args:
         images: float32, (images, height, width, 3), from the training split; some dozens do.
         only: the tensors to look at; None: all.
-        temperature: of the answers.
         seed: of the answers and positions that stand for all.
 
     Returns:
@@ -138,7 +131,7 @@ def sensitivities(
         found[name] = _added(found[name], seen) if name in found else seen
 
     for batch in batches(images):
-        look_at_gradients(model, batch, rng, look, only, temperature)
+        look_at_gradients(model, batch, rng, look, only)
     return found
 
 
@@ -181,7 +174,6 @@ def look_at_gradients(
     rng: np.random.Generator,
     look: Callable[[str, Any, Any], None],
     only: Collection[str] | None = None,
-    temperature: float = 1.0,
 ) -> None:
     """Shows tensors with the gradient of log p(class), a class drawn by its probability p.
 
@@ -191,8 +183,6 @@ def look_at_gradients(
         images: (batch, height, width, 3).
         look: gets the name of a tensor (as of `tensors_of`), its values and its gradient.
         only: the tensors to look at; None: all.
-        temperature: of the probabilities; gradients are multiplied by it, so that where a model is
-            in doubt they are about the same at any.
 
     Raises:
         UserError: the model answers with nan or inf.
@@ -223,10 +213,9 @@ def look_at_gradients(
                 f"model {model.name!r} answers calibration photos with values that are no numbers "
                 "(nan or inf), so nothing can be told of them. Check its training, or --pixels."
             )
-        log_probs = tf.nn.log_softmax(tf.math.log(probs + 1e-12) / temperature)
-        weights = np.exp(log_probs.numpy().astype("float64"))
-        drawn = [rng.choice(len(row), p=row / row.sum()) for row in weights]
-        total = temperature * tf.reduce_sum(tf.gather(log_probs, drawn, batch_dims=1))
+        drawn = [rng.choice(len(row), p=row / row.sum()) for row in probs.numpy().astype("float64")]
+        log_probs = tf.math.log(tf.gather(probs, drawn, batch_dims=1) + 1e-12)
+        total = tf.reduce_sum(log_probs)
     tape.gradient(total, images)
 
 

@@ -24,9 +24,9 @@ log = logging.getLogger("potstill")
 
 SMALLEST_RANGE = 1 / 64
 """Of the largest channel's: a channel that is hardly used must not blow up what it is used for."""
-WORTH = 5e-4
+WORTH = 1e-4
 """Nats that an additional operation must save: ReLU6s that promised less each made a file worse."""
-NOTICED = 5e-6
+NOTICED = 1e-6
 """Nats that a rewrite without one must save. Less is chance."""
 
 

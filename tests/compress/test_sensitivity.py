@@ -93,22 +93,21 @@ def test_what_hardly_anything_depends_on_keeps_its_range():
     assert (low, high, cost) == (-3, 2, 0)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_the_cost_is_the_divergence_that_rounding_causes(temperature):
+def test_the_cost_is_the_divergence_that_rounding_causes():
     # Against an independent way: logits with errors of the size of rounding, and the KL itself.
     keras.utils.set_random_seed(1)
     pixels = keras.Input((4, 4, 3), name="image")
     logits = layers.Dense(3, name="logits")(layers.Flatten()(layers.Rescaling(1 / 255)(pixels)))
     model = keras.Model(pixels, logits)
     images = random_images(400, 4)
-    some = sensitivities(model, images, temperature=temperature)["logits"]
+    some = sensitivities(model, images)["logits"]
     step = (some.high - some.low) / 255 * 40  # so large that the measured one is not noise
     rng = np.random.default_rng(0)
     outputs = np.repeat(model.predict_on_batch(images), 50, axis=0)
     errors = rng.uniform(-step / 2, step / 2, outputs.shape)
-    p = tf.nn.softmax(outputs / temperature).numpy().astype("float64")
-    q = tf.nn.softmax((outputs + errors) / temperature).numpy().astype("float64")
-    measured = temperature**2 * (p * np.log(p / q)).sum(axis=1).mean()
+    p = tf.nn.softmax(outputs).numpy().astype("float64")
+    q = tf.nn.softmax(outputs + errors).numpy().astype("float64")
+    measured = (p * np.log(p / q)).sum(axis=1).mean()
     predicted = some.rounding(some.low, some.high) * 40**2
     assert predicted == pytest.approx(measured, rel=0.15)  # 400 drawn classes
 
@@ -139,17 +138,16 @@ def test_a_layer_that_is_called_twice_has_two_tensors():
 
 
 def test_gradients_are_those_of_a_tape_that_keeps_all(tiny_model, images):
-    only = ["depthwise", "image"]
-    some = sensitivities(tiny_model, images[:1], only=only, temperature=2.0)
+    some = sensitivities(tiny_model, images[:1], only=["depthwise", "image"])
     assert some.keys() == {"depthwise", "image"}
-    probs = tf.nn.softmax(tiny_model(images[:1]) / 2).numpy().astype("float64")[0]
+    probs = tf.nn.softmax(tiny_model(images[:1])).numpy().astype("float64")[0]
     drawn = np.random.default_rng(0).choice(len(probs), p=probs / probs.sum())
     tensor = tiny_model.get_layer("depthwise").output
     rest = keras.Model(tensor, tiny_model.output)
     values = keras.Model(tiny_model.input, tensor)(images[:1])
     with tf.GradientTape() as tape:
         tape.watch(values)
-        log_prob = 2 * tf.nn.log_softmax(rest(values) / 2)[0, drawn]
+        log_prob = tf.nn.log_softmax(rest(values))[0, drawn]
     gradients = tape.gradient(log_prob, values).numpy()
     assert some["depthwise"].squares.sum() == pytest.approx(np.square(gradients).sum(), rel=1e-3)
     assert some["depthwise"].sums.sum() == pytest.approx(gradients.sum(), rel=1e-2, abs=1e-5)
