@@ -73,8 +73,9 @@ def test_ranges_for_the_loss_are_those_of_the_twins(ready, images, tflite_tensor
         name: known[twin].widest(wide) for name, twin in twins.items()
     }
     for name, nats in found.costs(ready).items():
-        best = known[twins[name]].cost
-        assert best * 0.999 <= nats <= max(best, wide) * 1.001
+        some = known[twins[name]]
+        assert nats == pytest.approx(some.cost_within(*found.ranges[name]))
+        assert some.cost * 0.999 <= nats <= max(some.cost, wide) * 1.001
 
 
 def test_other_ranges_are_those_of_all_values_of_the_file(ready, images, tflite_tensors):
