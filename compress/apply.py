@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from compress.finetune import finetune, finetune_data
 from compress.graph import image_size_of
 from compress.methods import METHODS
 from configs.progress import track
-from configs.run_dir import RunDir, Step, digest, output_sha256
+from configs.run_dir import RunDir, Step, digest, output_sha256, read_json, write_json
 from configs.schema import Choice, Experiment
 from distill.classifier import (
     checkpoint_dir,
@@ -75,7 +76,8 @@ def _applied(
     """The model that the method makes of `model`, and the seconds it took.
 
     A method asks by argument name for what it needs: `calibration` images, `finetune` to train a
-    Keras 3 model, `finetune_data` to train elsewhere.
+    Keras 3 model, `finetune_data` to train elsewhere, `remember` for what would turn out otherwise
+    when a killed run goes on.
     """
     wanted = inspect.signature(METHODS[method.name]).parameters
     given: dict[str, Any] = {}
@@ -84,6 +86,8 @@ def _applied(
         if "calibration" in wanted:
             examples = load_examples(run, "train")
             given["calibration"] = calibration_of(examples, image_size_of(model), OWN_PIXELS)
+        if "remember" in wanted:
+            given["remember"] = partial(_remembered, checkpoint.with_suffix(".json"))
         if "finetune" in wanted:
             given["finetune"] = partial(finetune, run, experiment, name, checkpoint)
         if "finetune_data" in wanted:
@@ -95,3 +99,9 @@ def _applied(
             )
         smaller = METHODS[method.name](model, **given, **method.options)
     return smaller, round(time.monotonic() - start, 1)
+
+
+def _remembered(path: Path, find: Callable[[], Any]) -> Any:
+    if not path.exists():
+        write_json(path, find())
+    return read_json(path)

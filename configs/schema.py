@@ -97,6 +97,8 @@ class ViewsConfig(Strict):
     """Scale the distance to grey by up to 1 +- saturation."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Turn colours by up to this share of the colour circle, either way."""
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Add noise of a standard deviation of up to this share of white to the photo's pixels."""
     erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the views with a rectangle erased."""
     mixup: Annotated[float, Field(ge=0)] = 0.0

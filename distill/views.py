@@ -12,7 +12,7 @@ from configs.schema import ViewsConfig
 
 # Every augmentation draws from a stream of its own: switching one on leaves the others as they
 # were. The numbers are part of what a view is; never reuse one.
-GEOMETRY, COLOUR, ERASING, MIXING = 1, 2, 3, 4
+GEOMETRY, COLOUR, ERASING, MIXING, NOISE = 1, 2, 3, 4, 5
 
 
 def view_seed(example_id: tf.Tensor, view: tf.Tensor, seed: int) -> tf.Tensor:
@@ -57,6 +57,8 @@ def training_view(
     key = view_seed(example_id, view, seed)
     draw = uniform(key, 5)
     image = _crop(photo, draw, views.crop)
+    if views.noise:
+        image = _grain(image, key, views.noise)
     image = tf.image.resize(image, (image_size, image_size), antialias=True)
     if views.flip:
         image = tf.where(draw[4] < 0.5, image[:, ::-1], image)
@@ -80,6 +82,19 @@ def _crop(photo: tf.Tensor, draw: tf.Tensor, share: tuple[float, float]) -> tf.T
     top = tf.cast(draw[2] * tf.cast(height - crop_height + 1, tf.float32), tf.int32)
     left = tf.cast(draw[3] * tf.cast(width - crop_width + 1, tf.float32), tf.int32)
     return photo[top : top + crop_height, left : left + crop_width]
+
+
+def _grain(crop: tf.Tensor, key: tf.Tensor, most: float) -> tf.Tensor:
+    """Gaussian noise of a strength uniform in 0..most, on the photo's own pixels.
+
+    There and not on the view's, so that models of other sizes see the same grain.
+    """
+    key = tf.random.experimental.stateless_fold_in(key, NOISE)
+    strength = uniform(key, 1)[0] * most * 255.0
+    grain = tf.random.stateless_normal(
+        tf.shape(crop), tf.random.experimental.stateless_fold_in(key, 0), alg="philox"
+    )
+    return tf.cast(crop, tf.float32) + strength * grain
 
 
 def _move(image: tf.Tensor, draw: tf.Tensor, views: ViewsConfig) -> tf.Tensor:

@@ -1,7 +1,8 @@
 """Structured pruning: channels that matter little to the answers leave the network."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import keras
@@ -10,6 +11,7 @@ from pydantic import Field
 
 from compress.calibration import Images, calibration_images
 from compress.channel_groups import ChannelGroups, total, with_channels
+from compress.channel_sizes import Of, Sizes, latency_share, sizes_within
 from compress.graph import Graph, batches, copy_of
 from compress.methods import METHODS
 from compress.rewrites import add_to_bias
@@ -18,14 +20,6 @@ from configs.errors import UserError
 
 log = logging.getLogger("potstill")
 
-FEWEST = 0.1
-"""Of the channels of a group: importances are those of single channels, and say little of nearly
-all of them together."""
-
-MACS_PER_WRITE = 100
-"""What writing a number costs in multiply-accumulates. EfficientNetB0 at 128 px takes its time for
-these alone in floats (0.06 ms a million), and in int8 for what it writes (0.5 ms a million)."""
-
 
 @METHODS.add
 def channels(
@@ -33,7 +27,9 @@ def channels(
     *,
     calibration: Images,
     finetune: Callable[..., None],
+    remember: Callable[[Callable[[], Any]], Any],
     keep: Annotated[float, Field(gt=0, lt=1)] = 0.5,
+    of: Of = "macs",
     multiple_of: Annotated[int, Field(gt=0)] = 8,
     num_images: Annotated[int, Field(gt=0)] = 256,
     epochs: Annotated[int, Field(gt=0)] = 5,
@@ -52,7 +48,11 @@ def channels(
     Args:
         calibration: images of the training split, through the evaluation view.
         finetune: trains a model in place, (model, epochs, learning_rate).
-        keep: share of the multiply-accumulates that stays.
+        remember: what the function given to it returns, as JSON; when a killed run goes on, what
+            it returned then.
+        keep: share of `of` that stays.
+        of: multiply-accumulates ("macs"), or the latency of the file that a recipe writes, such as
+            "tflite.int8", measured on this machine with one thread.
         multiple_of: groups keep so many channels or a multiple of it: runtimes compute that many
             at once.
         num_images: how many images the importance of channels is taken from.
@@ -63,13 +63,21 @@ def channels(
         UserError: the model has no channels that can be removed, or not enough of them.
     """
     images = calibration_images(calibration, num_images)
-    smaller = without_channels(model, images, keep=keep, multiple_of=multiple_of)
+    smaller = without_channels(
+        model, images, keep=keep, of=of, multiple_of=multiple_of, remember=remember
+    )
     finetune(smaller, epochs=epochs, learning_rate=learning_rate)
     return smaller
 
 
 def without_channels(
-    model: keras.Model, images: np.ndarray, *, keep: float, multiple_of: int
+    model: keras.Model,
+    images: np.ndarray,
+    *,
+    keep: float,
+    of: Of = "macs",
+    multiple_of: int,
+    remember: Callable[[Callable[[], Any]], Any] = lambda find: find(),
 ) -> keras.Model:
     """The smaller model before it learns; arguments as of `channels`.
 
@@ -87,7 +95,19 @@ def without_channels(
             "others. Leave the method out."
         )
     means, importances = _importances(copy, groups, images)
-    kept = _chosen(groups, importances, keep=keep, multiple_of=multiple_of)
+
+    def found() -> Sizes:
+        within = partial(sizes_within, keep, groups, importances, multiple_of=multiple_of)
+        if of == "macs":
+            return within()
+        with latency_share(copy, of, images) as share:
+            return within(
+                latency=lambda sizes: share(
+                    with_channels(copy, groups, _most_telling(importances, sizes))
+                )
+            )
+
+    kept = _most_telling(importances, remember(found))
     _move_means(groups, means, kept)
     _log(groups, kept)
     return with_channels(copy, groups, kept)
@@ -118,42 +138,12 @@ def _importances(
     ]
 
 
-def _chosen(
-    groups: ChannelGroups, importances: list[np.ndarray], *, keep: float, multiple_of: int
-) -> list[np.ndarray]:
+def _most_telling(importances: list[np.ndarray], sizes: Sizes) -> list[np.ndarray]:
     """For each group the channels that stay."""
-    orders = [np.argsort(each, kind="stable") for each in importances]
-    sizes = [group.size for group in groups.groups]
-    whole = total(groups.macs, sizes)
-    while total(groups.macs, sizes) > keep * whole:
-        nats_per_cost: dict[tuple[int, int], float] = {}
-        for index, smaller in _steps(groups, sizes, multiple_of):
-            lost = orders[index][-sizes[index] : -smaller]
-            saved = _cost(groups, sizes) - _cost(groups, _replaced(sizes, index, smaller))
-            nats_per_cost[index, smaller] = float(importances[index][lost].sum()) / saved
-        if not nats_per_cost:
-            raise UserError(
-                f"channels cannot come down to {keep:.0%} of the multiply-accumulates: without all "
-                f"that can be removed {total(groups.macs, sizes) / whole:.0%} are left. Keep more."
-            )
-        sizes = _replaced(sizes, *min(nats_per_cost, key=lambda step: nats_per_cost[step]))
-    return [np.sort(order[-size:]) for order, size in zip(orders, sizes, strict=True)]
-
-
-def _steps(groups: ChannelGroups, sizes: list[int], multiple_of: int) -> Iterator[tuple[int, int]]:
-    """What could go next: (group, its size then)."""
-    for index, (group, size) in enumerate(zip(groups.groups, sizes, strict=True)):
-        smaller = (size - 1) // multiple_of * multiple_of
-        if smaller >= max(FEWEST * group.size, 1):
-            yield index, smaller
-
-
-def _replaced(sizes: list[int], index: int, size: int) -> list[int]:
-    return [*sizes[:index], size, *sizes[index + 1 :]]
-
-
-def _cost(groups: ChannelGroups, sizes: list[int]) -> int:
-    return total(groups.macs, sizes) + MACS_PER_WRITE * total(groups.writes, sizes)
+    return [
+        np.sort(np.argsort(each, kind="stable")[-size:])
+        for each, size in zip(importances, sizes, strict=True)
+    ]
 
 
 def _move_means(

@@ -1,9 +1,14 @@
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
+from compress import channel_sizes
+from compress.apply import _remembered
 from compress.channel_groups import ChannelGroups, total, with_channels
+from compress.channel_sizes import sizes_within
 from compress.graph import Graph, copy_of
 from compress.methods import METHODS
 from compress.methods.channels import _importances, without_channels
@@ -137,6 +142,7 @@ def test_the_smaller_model_has_the_share_asked_for_and_learns(efficientnet):
         efficientnet,
         calibration=calibration(random_images(4, 32)),
         finetune=finetune,
+        remember=lambda find: find(),
         keep=0.6,
         epochs=3,
     )
@@ -150,6 +156,42 @@ def test_the_smaller_model_has_the_share_asked_for_and_learns(efficientnet):
     assert changed
     assert all(new % 8 == 0 for _, new in changed)
     assert {type(layer).__module__.split(".")[0] for layer in smaller.layers} == {"keras"}
+
+
+def test_a_latency_is_met_by_no_fewer_channels_than_it_takes(tiny_model):
+    groups = ChannelGroups(Graph.of(tiny_model))
+    importances = [np.linspace(1, 2, size) for size in sizes_of(groups)]
+    asked = []
+
+    def latency(sizes):  # of the stem alone, which has 8 channels
+        asked.append(sizes)
+        return 0.2 + 0.1 * sizes[0]
+
+    within = partial(sizes_within, groups=groups, importances=importances, multiple_of=1)
+    stem, _ = within(0.75, latency=latency)
+    assert stem == 5
+    assert len(asked) == len(set(asked)) < 6
+    with pytest.raises(UserError, match=r"come down to 20% of the latency: .* 30% are left"):
+        within(0.2, latency=latency)
+
+
+def test_latency_is_that_of_the_file_and_a_run_that_goes_on_does_not_measure_again(
+    images, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(channel_sizes, "COARSENESS", 0.4)
+    pixels = keras.Input((16, 16, 3))
+    x = layers.Conv2D(256, 3, padding="same", activation="relu", name="wide")(pixels)
+    x = layers.Conv2D(64, 3, padding="same", activation="relu")(x)
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    memory = tmp_path / "sizes.json"
+    prune = partial(
+        without_channels, model, images, keep=0.9, of="tflite.float32", multiple_of=8,
+        remember=partial(_remembered, memory),
+    )  # fmt: skip
+    smaller = prune()
+    assert num_macs(smaller) < 0.9 * num_macs(model)
+    monkeypatch.setattr(channel_sizes, "timed", None)
+    assert prune().get_layer("wide").filters == smaller.get_layer("wide").filters
 
 
 def test_what_cannot_be_reached_is_refused_with_what_can(tiny_model, images):

@@ -26,6 +26,7 @@ STRONG = {
     "contrast": 0.3,
     "saturation": 0.4,
     "hue": 0.1,
+    "noise": 0.2,
     "erasing": 0.5,
 }
 # Each augmentation alone, strong enough that a view without it looks different.
@@ -160,6 +161,19 @@ def test_erasing_hits_its_share_of_the_views() -> None:
     grey = np.full((20, 20, 3), 99, np.uint8)
     hit = sum(np.ptp(view_of(grey, view=view, erasing=0.25)) > 1 for view in range(200))
     assert 25 <= hit <= 75  # 50 expected, four standard deviations are 24.5
+
+
+def test_noise_has_strengths_up_to_the_one_asked_for() -> None:
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    keys = [tf.constant([1, view], tf.int32) for view in range(40)]
+    views = [views_module._grain(tf.constant(grey), key, 0.1).numpy() for key in keys]
+    strengths = np.array([image.std() for image in views]) / 255
+    assert strengths.max() < 0.102  # a deviation estimated from 12,288 numbers
+    assert np.abs(np.quantile(strengths, [0.25, 0.5, 0.75]) - [0.025, 0.05, 0.075]).max() < 0.03
+    for image, strength in zip(views, strengths, strict=True):
+        assert abs(image.mean() - 128) < 5 * 255 * strength / np.sqrt(image.size)
+        neighbours = np.corrcoef(image[:, 1:].ravel(), image[:, :-1].ravel())[0, 1]
+        assert abs(neighbours) < 0.05  # each pixel has its own
 
 
 @pytest.mark.parametrize("option", ALONE, ids=str)
