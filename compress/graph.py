@@ -22,8 +22,8 @@ INPUT = "image"
 OUTPUTS = ("probabilities", "logits")
 MAX_PARITY_DIFF = 1e-3
 """A float file further from its model than this is broken; rounding explains about 1e-5."""
-BATCH_PIXELS = 4 * 128 * 128
-"""EfficientNetB0 takes a tenth of a gigabyte for so many, and half a second for any step."""
+BATCH_PIXELS = 128 * 128
+"""Of a step with gradients, for which EfficientNetB0 takes a tenth of a gigabyte."""
 PASSES_VALUES_ON = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Dropout)
 
 
@@ -123,14 +123,13 @@ def weights_sha256(model: keras.Model) -> str:
     return contents.hexdigest()
 
 
-def frozen_function(model: keras.Model, output: str) -> Any:
-    """The model's inference as a TensorFlow function with constants for weights.
+def inference_function(model: keras.Model, output: str) -> Any:
+    """The model's inference as a TensorFlow function that reads the model's weights.
 
     The last one is kept: the files of one model share it.
 
     The batch is 1 and static: with Keras' dynamic batch EfficientNetB0 falls into 17 pieces for
-    the runtimes. Freezing also turns the constants that Normalization layers hold, which
-    converters else take for hidden inputs, into plain constants.
+    the runtimes.
 
     Returns:
         A function of `image`, (1, height, width, 3), to (1, classes).
@@ -139,13 +138,11 @@ def frozen_function(model: keras.Model, output: str) -> Any:
     if key not in _kept:
         _kept.clear()
         # With the model, so that no other one gets its id.
-        _kept[key] = model, _frozen(model, output)
+        _kept[key] = model, _traced(model, output)
     return _kept[key][1]
 
 
-def _frozen(model: keras.Model, output: str) -> Any:
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
+def _traced(model: keras.Model, output: str) -> Any:
     height, width = image_size_of(model)
     finish = output_function(model, output)
 
@@ -154,7 +151,19 @@ def _frozen(model: keras.Model, output: str) -> Any:
         return finish(tf.cast(model(image, training=False), tf.float32))
 
     signature = tf.TensorSpec((1, height, width, 3), tf.float32, name=INPUT)
-    return convert_variables_to_constants_v2(infer.get_concrete_function(signature))
+    return infer.get_concrete_function(signature)
+
+
+def frozen_function(model: keras.Model, output: str) -> Any:
+    """The same with constants for weights.
+
+    Freezing also turns the constants that Normalization layers hold, which converters else take
+    for hidden inputs, into plain constants. TensorFlow's own converter freezes by itself; given
+    what is frozen, it takes 0.1 GB more to do it again.
+    """
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    return convert_variables_to_constants_v2(inference_function(model, output))
 
 
 @contextlib.contextmanager

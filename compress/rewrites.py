@@ -195,22 +195,31 @@ def correct_biases(model: keras.Model, images: np.ndarray, kernel_steps: int = I
     graph = Graph.of(model)
     kernels = [use for use in graph.uses if isinstance(use.layer, HAS_KERNEL)]
     kernels = [use for use in kernels if graph.num_uses(use.layer) == 1]
+    numbers = {id(use.layer): number for number, use in enumerate(kernels)}
+
+    # Traced: eager tensors of a model live until its last layer is done, whoever still reads them.
+    @tf.function(autograph=False)
+    def input_sums(batch: Any) -> list[Any]:
+        sums: list[Any] = [None] * len(kernels)
+
+        def summed(layer: Any) -> Callable:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                if id(layer) in numbers:
+                    sums[numbers[id(layer)]] = tf.reduce_sum(args[0], axis=0, keepdims=True)
+                return layer(*args, **kwargs)
+
+            return call
+
+        replay(model, batch, summed)
+        return sums
+
     # Kernels are linear: the mean of what the error gives is what it gives for the mean input.
-    means: dict[int, Any] = {id(use.layer): 0.0 for use in kernels}
-
-    def measured(layer: Any) -> Callable:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if id(layer) in means:
-                means[id(layer)] += tf.reduce_sum(args[0], axis=0, keepdims=True) / len(images)
-            return layer(*args, **kwargs)
-
-        return call
-
+    sums: list[Any] = [0.0] * len(kernels)
     for batch in batches(images):
-        replay(model, tf.convert_to_tensor(batch), measured)
-    for use in kernels:
+        sums = [a + b for a, b in zip(sums, input_sums(tf.convert_to_tensor(batch)), strict=True)]
+    for use, total in zip(kernels, sums, strict=True):
         error = _rounding_error(use.layer, kernel_steps)
-        added = np.asarray(_applied(use.layer, error, means[id(use.layer)]))
+        added = np.asarray(_applied(use.layer, error, total / len(images)))
         add_to_bias(graph, use, -added.mean(axis=tuple(range(added.ndim - 1))))
 
 

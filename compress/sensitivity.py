@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import keras
@@ -126,12 +126,11 @@ def sensitivities(
     rng = np.random.default_rng(seed)
     found: dict[str, Sensitivity] = {}
 
-    def look(name: str, values: Any, gradient: Any) -> None:
-        seen = _seen(values.numpy(), gradient.numpy(), len(images), rng)
+    def look(name: str, values: np.ndarray, gradient: np.ndarray) -> None:
+        seen = _seen(values, gradient, len(images), rng)
         found[name] = _added(found[name], seen) if name in found else seen
 
-    for batch in batches(images):
-        look_at_gradients(model, batch, rng, look, only)
+    look_at_gradients(model, images, rng, look, only)
     return found
 
 
@@ -172,7 +171,7 @@ def look_at_gradients(
     model: keras.Model,
     images: np.ndarray,
     rng: np.random.Generator,
-    look: Callable[[str, Any, Any], None],
+    look: Callable[[str, np.ndarray, np.ndarray], None],
     only: Collection[str] | None = None,
 ) -> None:
     """Shows tensors with the gradient of log p(class), a class drawn by its probability p.
@@ -180,7 +179,7 @@ def look_at_gradients(
     One after the other while gradients flow back, so that they need not all be kept.
 
     Args:
-        images: (batch, height, width, 3).
+        images: (images, height, width, 3); they are taken in batches.
         look: gets the name of a tensor (as of `tensors_of`), its values and its gradient.
         only: the tensors to look at; None: all.
 
@@ -188,6 +187,13 @@ def look_at_gradients(
         UserError: the model answers with nan or inf.
     """
     probabilities_of = output_function(model, "probabilities")
+    finite = True
+
+    def draw(probs: np.ndarray) -> np.ndarray:
+        nonlocal finite
+        finite = bool(np.isfinite(probs).all())
+        rows = probs.astype("float64") if finite else np.ones(probs.shape)
+        return np.array([rng.choice(len(row), p=row / row.sum()) for row in rows])
 
     def tap(name: str, tensor: Any) -> Any:
         if only is not None and name not in only:
@@ -196,27 +202,32 @@ def look_at_gradients(
         @tf.custom_gradient
         def passed_on(values: Any) -> Any:
             def backward(gradient: Any) -> Any:
-                look(name, values, gradient)
+                tf.numpy_function(partial(look, name), [values, gradient], [])
                 return gradient
 
             return tf.identity(values), backward
 
         return passed_on(tensor)
 
-    images = tf.convert_to_tensor(images)
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(images)
-        *_, last = tensors_of(model, images, tap).values()
-        probs = probabilities_of(tf.cast(last, tf.float32))
-        if not np.isfinite(probs.numpy()).all():
+    # Traced: eager tensors of a model live until its last layer is done, whoever still reads them.
+    @tf.function(autograph=False)
+    def step(batch: Any) -> None:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(batch)
+            *_, last = tensors_of(model, batch, tap).values()
+            probs = probabilities_of(tf.cast(last, tf.float32))
+            drawn = tf.ensure_shape(tf.numpy_function(draw, [probs], tf.int64), batch.shape[:1])
+            log_probs = tf.math.log(tf.gather(probs, drawn, batch_dims=1) + 1e-12)
+            total = tf.reduce_sum(log_probs)
+        tape.gradient(total, batch)
+
+    for batch in batches(images):
+        step(tf.convert_to_tensor(batch))
+        if not finite:
             raise UserError(
                 f"model {model.name!r} answers calibration photos with values that are no numbers "
                 "(nan or inf), so nothing can be told of them. Check its training, or --pixels."
             )
-        drawn = [rng.choice(len(row), p=row / row.sum()) for row in probs.numpy().astype("float64")]
-        log_probs = tf.math.log(tf.gather(probs, drawn, batch_dims=1) + 1e-12)
-        total = tf.reduce_sum(log_probs)
-    tape.gradient(total, images)
 
 
 def _seen(

@@ -5,7 +5,7 @@ A recipe returns what the manifest of its file shall say of it beyond the usual,
 
 import re
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +24,7 @@ from compress.flatbuffer import (
     with_names,
     with_ranges,
 )
-from compress.graph import frozen_function, quiet_converters
+from compress.graph import inference_function, quiet_converters
 from compress.precision import KeepFloat, float_operations, report
 from compress.ranges import FileRanges, Ranges, Run, file_ranges
 from configs.errors import UserError
@@ -33,8 +33,8 @@ from configs.registry import Registry
 RECIPES = Registry("recipe", prefix="tflite.")
 NumImages = Annotated[int, Field(gt=0)]
 EdgeType = Literal["float32", "uint8", "int8"]
-CONTROL_FLOW = {"If", "StatelessIf", "While", "StatelessWhile", "Merge"}
-"""Operations of TensorFlow; Merge is what freezing makes of the others."""
+CONTROL_FLOW = {"If", "StatelessIf", "While", "StatelessWhile"}
+"""Operations of TensorFlow."""
 
 
 @RECIPES.add
@@ -154,7 +154,7 @@ def float_file(ready: Calibrated, *, output: str, ranges: Ranges) -> tuple[bytes
 
 
 def _converter(model: keras.Model, output: str) -> Any:
-    return _converter_of(frozen_function(model, output))
+    return _converter_of(inference_function(model, output))
 
 
 def _converter_of(function: Any) -> Any:
@@ -167,14 +167,19 @@ def _integer_converter(model: keras.Model, output: str) -> Any:
     Raises:
         UserError: the model has loops or conditions; TensorFlow's calibration crashes on them.
     """
-    function = frozen_function(model, output)
-    if any(operation.type in CONTROL_FLOW for operation in function.graph.get_operations()):
+    function = inference_function(model, output)
+    if CONTROL_FLOW & set(_operation_types(function.graph.as_graph_def())):
         raise UserError(
             f"model {model.name!r} has loops or conditions (a GRU is one), and no int8 or int16 "
             "ranges are known inside of them. Build its layers with unroll=True, or choose "
             "tflite.dynamic or tflite.weights."
         )
     return _converter_of(function)
+
+
+def _operation_types(graph: Any) -> Iterator[str]:
+    for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
+        yield from (node.op for node in nodes)
 
 
 def _write(converter: Any, path: Path, output: str) -> None:

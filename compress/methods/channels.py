@@ -12,7 +12,7 @@ from pydantic import Field
 from compress.calibration import Images, calibration_images
 from compress.channel_groups import ChannelGroups, total, with_channels
 from compress.channel_sizes import Of, Sizes, latency_share, sizes_within
-from compress.graph import Graph, batches, copy_of
+from compress.graph import Graph, copy_of
 from compress.methods import METHODS
 from compress.rewrites import add_to_bias
 from compress.sensitivity import look_at_gradients
@@ -121,14 +121,12 @@ def _importances(
     wanted = {name for group in groups.groups for name in group.exits}
     seen: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
 
-    def look(name: str, values: Any, gradient: Any) -> None:
-        tensor, slopes = np.asarray(values), np.asarray(gradient)
+    def look(name: str, tensor: np.ndarray, slopes: np.ndarray) -> None:
         places = tuple(range(1, tensor.ndim - 1))
         sums = [each.sum(axis=places) for each in (tensor * slopes, slopes)]
         seen[name].append(np.stack([tensor.mean(axis=places), *sums]).astype("float64"))
 
-    for batch in batches(images):
-        look_at_gradients(model, batch, rng, look, wanted)
+    look_at_gradients(model, images, rng, look, wanted)
     by_image = {name: np.concatenate(some, axis=1) for name, some in seen.items()}
     means = {name: some[0].mean(axis=0) for name, some in by_image.items()}
     told = {name: some[1] - some[2] * means[name] for name, some in by_image.items()}
