@@ -30,7 +30,7 @@ def channels(
     remember: Callable[[Callable[[], Any]], Any],
     keep: Annotated[float, Field(gt=0, lt=1)] = 0.5,
     of: Of = "macs",
-    multiple_of: Annotated[int, Field(gt=0)] = 8,
+    multiple_of: Annotated[int, Field(gt=0)] = 16,
     num_images: Annotated[int, Field(gt=0)] = 256,
     epochs: Annotated[int, Field(gt=0)] = 5,
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3,
