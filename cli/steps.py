@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from compress.apply import method_step
+from compress.apply import check_order, method_step
 from compress.export import file_name, file_step, keeps_float32, method_chain, sources
 from configs.errors import UserError
 from configs.registry import nearest
@@ -209,6 +209,7 @@ def take_one(
 
 def _ready(run: RunDir, experiment: Experiment, names: list[str], target: str) -> None:
     check_loss(experiment)
+    check_order(experiment)
     needed = [name for name in STEPS if any(name in NEEDS[n] for n in names) and name not in names]
     ensure(run, experiment, needed, target)
     write_text(run.experiment, to_yaml(experiment))

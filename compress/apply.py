@@ -14,6 +14,7 @@ from compress.export import calibration_of
 from compress.finetune import finetune, finetune_data
 from compress.graph import image_size_of
 from compress.methods import METHODS
+from configs.errors import UserError
 from configs.progress import track
 from configs.run_dir import RunDir, Step, digest, output_sha256, read_json, write_json
 from configs.schema import Choice, Experiment
@@ -29,6 +30,25 @@ from distill.inputs import steps_per_epoch
 from distill.run_views import taught_examples, view_inputs
 from distill.soft_labels import soft_labels_step
 from eval.accuracy import OWN_PIXELS
+
+UNDO = {"cluster": ["equalize", "magnitude"], "qat": METHODS.names()}
+"""What a method is for is lost to these after it: equal weights, and kernels in steps of int8."""
+
+
+def check_order(experiment: Experiment) -> None:
+    """Look whether a method would undo one before it, before anything is trained.
+
+    Raises:
+        UserError: one would.
+    """
+    names = [method.name for method in experiment.compress.methods]
+    for place, name in enumerate(names):
+        for later in names[place + 1 :]:
+            if later in UNDO.get(name, []):
+                raise UserError(
+                    f"compress.methods has {later} after {name}, and would lose by it what {name} "
+                    f"is for. Put {later} first, or leave one of the two out."
+                )
 
 
 def method_step(

@@ -34,6 +34,8 @@ def folder_of(path: Path):
         (["smoke", "--set", "data.path=/nowhere", *SMOKE], "does not exist"),
         (["smoke", "--set", "data.source=folder"], "data.path is not set"),
         (["smoke", "--force", "teachr"], "Did you mean teacher?"),
+        (["smoke", "--set", "compress.methods=[cluster,channels,equalize]"], "Put equalize first"),
+        (["smoke", "--set", "compress.methods=[qat,channels]"], "has channels after qat"),
         (["smoke", "--set", "data.validation=0.6", "--set", "data.test=0.6"], "below 1"),
     ],
 )
