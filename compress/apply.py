@@ -31,20 +31,20 @@ from distill.run_views import taught_examples, view_inputs
 from distill.soft_labels import soft_labels_step
 from eval.accuracy import OWN_PIXELS
 
-UNDO = {"cluster": ["equalize", "magnitude"], "qat": METHODS.names()}
-"""What a method is for is lost to these after it: equal weights, and kernels in steps of int8."""
-
 
 def check_order(experiment: Experiment) -> None:
     """Look whether a method would undo one before it, before anything is trained.
+
+    A method says by which in its own file, as UNDONE_BY; `*` stands for all.
 
     Raises:
         UserError: one would.
     """
     names = [method.name for method in experiment.compress.methods]
     for place, name in enumerate(names):
+        undone_by = getattr(inspect.getmodule(METHODS[name]), "UNDONE_BY", ())
         for later in names[place + 1 :]:
-            if later in UNDO.get(name, []):
+            if later in undone_by or "*" in undone_by:
                 raise UserError(
                     f"compress.methods has {later} after {name}, and would lose by it what {name} "
                     f"is for. Put {later} first, or leave one of the two out."
@@ -71,10 +71,10 @@ def method_step(
         keras.utils.set_random_seed(experiment.seed)
         # Named by all it depends on: a checkpoint of other settings is not found.
         checkpoint = checkpoint_dir(run, name) / f"{digest(inputs)}.npz"
-        smaller, seconds = _applied(run, experiment, model, name, method, checkpoint)
+        smaller, found = _applied(run, experiment, model, name, method, checkpoint)
         config = experiment.student
         facts = describe(smaller, config.backbone.name, config.image_size)
-        return save_model(run, name, smaller, []), {**facts, "seconds_to_train": seconds}
+        return save_model(run, name, smaller, []), {**facts, **found}
 
     return Step(
         name=name,
@@ -92,13 +92,14 @@ def _applied(
     name: str,
     method: Choice,
     checkpoint: Path,
-) -> tuple[keras.Model, float]:
-    """The model that the method makes of `model`, and the seconds it took.
+) -> tuple[keras.Model, dict[str, Any]]:
+    """The model that the method makes of `model`, and what there is to say of it.
 
     A method asks by argument name for what it needs: `calibration` images, `finetune` to train a
     Keras 3 model, `finetune_data` to train elsewhere, `remember` for what would turn out otherwise
     when a killed run goes on.
     """
+    memory = checkpoint.with_suffix(".json")
     wanted = inspect.signature(METHODS[method.name]).parameters
     given: dict[str, Any] = {}
     start = time.monotonic()
@@ -107,7 +108,7 @@ def _applied(
             examples = load_examples(run, "train")
             given["calibration"] = calibration_of(examples, image_size_of(model), OWN_PIXELS)
         if "remember" in wanted:
-            given["remember"] = partial(_remembered, checkpoint.with_suffix(".json"))
+            given["remember"] = partial(remembered, memory, seed=experiment.seed)
         if "finetune" in wanted:
             given["finetune"] = partial(finetune, run, experiment, name, checkpoint)
         if "finetune_data" in wanted:
@@ -118,10 +119,17 @@ def _applied(
                 run, experiment, checkpoint, epochs=epochs, advance=advance
             )
         smaller = METHODS[method.name](model, **given, **method.options)
-    return smaller, round(time.monotonic() - start, 1)
+    facts = {"seconds_to_train": round(time.monotonic() - start, 1)}
+    return smaller, facts | (read_json(memory) if memory.exists() else {})
 
 
-def _remembered(path: Path, find: Callable[[], Any]) -> Any:
+def remembered(path: Path, find: Callable[[], dict[str, Any]], *, seed: int = 0) -> dict[str, Any]:
+    """What `find` says, as JSON; in a run that goes on, what it said then.
+
+    Args:
+        seed: of what is random from here on, in both cases.
+    """
     if not path.exists():
         write_json(path, find())
-    return read_json(path)
+    keras.utils.set_random_seed(seed)
+    return dict(read_json(path))

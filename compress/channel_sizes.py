@@ -8,15 +8,18 @@ from contextlib import contextmanager
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any
 
 import keras
 import numpy as np
+from pydantic import AfterValidator
 
 from compress.channel_groups import ChannelGroups, Term, total
 from compress.export import RECIPES
 from configs.errors import UserError
+from configs.registry import nearest
 from eval.latency import difference
+from eval.machine import machine
 from eval.results import timed
 
 log = logging.getLogger("potstill")
@@ -24,7 +27,14 @@ log = logging.getLogger("potstill")
 Sizes = tuple[int, ...]
 """How many channels each group has."""
 
-Of = Literal["macs", "tflite.float32", "tflite.int8", "onnx.float32", "onnx.int8"]
+
+def _known(of: str) -> str:
+    if of != "macs" and of not in RECIPES.names():
+        raise ValueError(f"expected macs or a recipe.{nearest(of, ['macs', *RECIPES.names()])}")
+    return of
+
+
+Of = Annotated[str, AfterValidator(_known)]
 """What a network keeps a share of: multiply-accumulates, or the latency of the file of a recipe."""
 
 FEWEST = 0.1
@@ -41,6 +51,7 @@ COARSENESS = 0.01
 ANY_RANGES = {"num_images": 1, "ranges": "minmax"}
 """Of int8 files that are only timed."""
 NUM_WARMUP, NUM_RUNS = 10, 100
+MEASURED_HOW = ("device", "runtime", "num_threads", "num_warmup", "num_runs", "noise_floor")
 
 
 def sizes_within(
@@ -67,7 +78,8 @@ def sizes_within(
         name, share = "latency", cache(latency)
         cost = _share_of(_cost(groups), way[0])
         # The first of each hundredth of what the network costs.
-        way = [next(some) for _, some in groupby(way, lambda sizes: int(cost(sizes) / COARSENESS))]
+        marks = groupby(way, lambda sizes: int(cost(sizes) / COARSENESS))
+        way = list(dict.fromkeys([*(next(some) for _, some in marks), way[-1]]))
     place = bisect.bisect_left(way, True, key=lambda sizes: share(sizes) <= keep)
     if place == len(way):
         raise UserError(
@@ -121,27 +133,35 @@ def _cost(groups: ChannelGroups) -> list[Term]:
 
 
 @contextmanager
-def latency_share(
+def file_latency(
     whole: keras.Model, recipe: str, images: np.ndarray
-) -> Iterator[Callable[[keras.Model], float]]:
-    """A function from a model to its latency as a share of the whole one's.
+) -> Iterator[Callable[[keras.Model], dict[str, Any]]]:
+    """A function from a model to the latency of its file, against that of the whole one.
 
-    That of the files of a recipe, timed in turns on this machine with one thread.
+    Files of one recipe, timed in turns on this machine with one thread. It says what
+    `eval.latency.difference` does (`ratio` and more), how it was measured and where.
     """
     suffix = f".{recipe.partition('.')[0]}"
-    options = ANY_RANGES if recipe.endswith(".int8") else {}
+    options = ANY_RANGES if "ranges" in RECIPES.options(recipe) else {}
     write = partial(RECIPES[recipe], calibration=lambda: iter(images), output="logits", **options)
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name).with_suffix(suffix) for name in ("whole", "smaller")]
         write(whole, files[0])
 
-        def share(smaller: keras.Model) -> float:
+        def measured(smaller: keras.Model) -> dict[str, Any]:
             write(smaller, files[1])
             rows = timed(files, num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
-            whole_row, smaller_row = (rows[file] for file in files)
-            told = difference(smaller_row, whole_row)
+            of_whole, of_smaller = (rows[file] for file in files)
+            told = difference(of_smaller, of_whole)
             assert told, "there are rounds enough"
             log.info("channels: %.1f %% of the latency of %s", 100 * told["ratio"], recipe)
-            return float(told["ratio"])
+            return {
+                **told,
+                "recipe": recipe,
+                "p50_ms": of_smaller["p50_ms"],
+                "whole_p50_ms": of_whole["p50_ms"],
+                **{key: of_smaller[key] for key in MEASURED_HOW},
+                "machine": machine(),
+            }
 
-        yield share
+        yield measured

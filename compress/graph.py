@@ -157,9 +157,9 @@ def _traced(model: keras.Model, output: str) -> Any:
 def frozen_function(model: keras.Model, output: str) -> Any:
     """The same with constants for weights.
 
-    Freezing also turns the constants that Normalization layers hold, which converters else take
-    for hidden inputs, into plain constants. TensorFlow's own converter freezes by itself; given
-    what is frozen, it takes 0.1 GB more to do it again.
+    Freezing also turns the constants that Normalization layers hold, which tf2onnx else takes for
+    hidden inputs, into plain constants. TFLiteConverter freezes by itself, and with 0.1 GB more
+    does so again to what is frozen.
     """
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 

@@ -176,7 +176,7 @@ def look_at_gradients(
 ) -> None:
     """Shows tensors with the gradient of log p(class), a class drawn by its probability p.
 
-    One after the other while gradients flow back, so that they need not all be kept.
+    One after the other as gradients flow back, so that they need not all be kept.
 
     Args:
         images: (images, height, width, 3); they are taken in batches.
@@ -195,23 +195,22 @@ def look_at_gradients(
         rows = probs.astype("float64") if finite else np.ones(probs.shape)
         return np.array([rng.choice(len(row), p=row / row.sum()) for row in rows])
 
-    def tap(name: str, tensor: Any) -> Any:
-        if only is not None and name not in only:
-            return tensor
+    # TensorFlow keeps the functions that it calls from a graph for good: not what they hold.
+    looking = [look]
 
-        @tf.custom_gradient
-        def passed_on(values: Any) -> Any:
-            def backward(gradient: Any) -> Any:
-                tf.numpy_function(partial(look, name), [values, gradient], [])
-                return gradient
-
-            return tf.identity(values), backward
-
-        return passed_on(tensor)
+    def show(name: str, values: np.ndarray, gradient: np.ndarray) -> None:
+        looking[0](name, values, gradient)
 
     # Traced: eager tensors of a model live until its last layer is done, whoever still reads them.
     @tf.function(autograph=False)
     def step(batch: Any) -> None:
+        wanted: dict[str, Any] = {}
+
+        def tap(name: str, tensor: Any) -> Any:
+            if only is None or name in only:
+                tensor = wanted[name] = tf.identity(tensor)
+            return tensor
+
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(batch)
             *_, last = tensors_of(model, batch, tap).values()
@@ -219,15 +218,22 @@ def look_at_gradients(
             drawn = tf.ensure_shape(tf.numpy_function(draw, [probs], tf.int64), batch.shape[:1])
             log_probs = tf.math.log(tf.gather(probs, drawn, batch_dims=1) + 1e-12)
             total = tf.reduce_sum(log_probs)
-        tape.gradient(total, batch)
+        gradients = tape.gradient(total, wanted)
+        for name in reversed(wanted):
+            if gradients[name] is not None:
+                tf.numpy_function(partial(show, name), [wanted[name], gradients[name]], [])
 
-    for batch in batches(images):
-        step(tf.convert_to_tensor(batch))
-        if not finite:
-            raise UserError(
-                f"model {model.name!r} answers calibration photos with values that are no numbers "
-                "(nan or inf), so nothing can be told of them. Check its training, or --pixels."
-            )
+    try:
+        for batch in batches(images):
+            step(tf.convert_to_tensor(batch))
+            if not finite:
+                raise UserError(
+                    f"model {model.name!r} answers calibration photos with values that are no "
+                    "numbers (nan or inf), so nothing can be told of them. Check its training, or "
+                    "--pixels."
+                )
+    finally:
+        looking.clear()
 
 
 def _seen(

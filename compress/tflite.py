@@ -33,7 +33,7 @@ from configs.registry import Registry
 RECIPES = Registry("recipe", prefix="tflite.")
 NumImages = Annotated[int, Field(gt=0)]
 EdgeType = Literal["float32", "uint8", "int8"]
-CONTROL_FLOW = {"If", "StatelessIf", "While", "StatelessWhile"}
+CONTROL_FLOW = {"Case", "If", "StatelessCase", "StatelessIf", "StatelessWhile", "While"}
 """Operations of TensorFlow."""
 
 
@@ -158,7 +158,10 @@ def _converter(model: keras.Model, output: str) -> Any:
 
 
 def _converter_of(function: Any) -> Any:
-    return tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
+    # It would write a SavedModel and read it again, to freeze just the same in the end.
+    converter.experimental_lower_to_saved_model = False
+    return converter
 
 
 def _integer_converter(model: keras.Model, output: str) -> Any:
@@ -194,7 +197,9 @@ def _converted(converter: Any) -> bytes:
             return bytes(converter.convert())
     except (ConverterError, RuntimeError) as error:
         said = str(error).strip()
-        culprit = re.search(r"^(Custom|Flex) ops: .*|^.*not yet supported.*", said, re.MULTILINE)
+        culprit = re.search(
+            r"^(Custom|Flex|TF Select) ops: .*|^.*not yet supported.*", said, re.MULTILINE
+        )
         reason = culprit.group() if culprit else said.splitlines()[0][:300]
         raise UserError(
             f"the TFLite converter refused the model: {reason}\n"

@@ -22,14 +22,23 @@ def kinds(model):
 
 
 def settle(model: keras.Model, images: np.ndarray) -> keras.Model:
-    """Give BatchNormalization the statistics of `images`: untrained outputs are else near 0."""
+    """Give BatchNormalization the statistics that `images` have in inference.
+
+    Untrained outputs are else near 0; with the statistics of a pass that drops some of its blocks
+    those of a deep network are in the hundreds, and what should be rounding errors are, too.
+    """
     norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
-    momenta = [norm.momentum for norm in norms]
+    dropouts = [layer for layer in model.layers if isinstance(layer, layers.Dropout)]
+    momenta, rates = [norm.momentum for norm in norms], [each.rate for each in dropouts]
     for norm in norms:
         norm.momentum = 0.0
+    for dropout in dropouts:
+        dropout.rate = 0.0
     model(images, training=True)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+    for dropout, rate in zip(dropouts, rates, strict=True):
+        dropout.rate = rate
     return model
 
 

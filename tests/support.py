@@ -42,3 +42,17 @@ def command(*words: object, cwd: Path | None = None) -> Outcome:
         env=environment,
     )
     return Outcome(result.returncode, result.stdout, result.stderr)
+
+
+def timed_by_size(files: list[Path], **_: object) -> dict[Path, dict]:
+    """Latency rows as if every file took a millisecond for a kilobyte, always."""
+    how = dict.fromkeys(("device", "runtime", "num_threads", "num_warmup", "num_runs"), 1)
+    return {
+        file: {
+            **how,
+            "p50_ms": file.stat().st_size / 1000,
+            "round_min_ms": [file.stat().st_size / 1000] * 10,
+            "noise_floor": 0.0,
+        }
+        for file in files
+    }

@@ -8,8 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.run_dir import file_sha256
-from support import Outcome, command, save_photo
+from cli.options import registries
+from compress import apply, channel_sizes
+from compress.apply import method_step
+from compress.methods import METHODS
+from configs.loading import load_experiment
+from configs.run_dir import RunDir, file_sha256, read_json, take_step
+from configs.schema import Choice
+from distill.backbones import num_macs
+from support import Outcome, command, save_photo, timed_by_size
 
 FILES = {
     f"{source}-{recipe}"
@@ -214,3 +221,33 @@ def test_a_run_is_compared_and_held_to_a_gate(smoke_run: Path) -> None:
     assert {**first, "mcnemar_p": None} == {**second, "mcnemar_p": None}
     for limit, code in (("0", 0), ("1", 1)):
         assert command("evaluate", "gate", smoke_run, "--min-top1", limit).code == code
+
+
+def test_channels_that_were_measured_before_a_kill_are_those_that_learn_after_it(
+    smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(shutil.copytree(smoke_run, tmp_path / "run"))
+    experiment = load_experiment(run.experiment, registries(), [])
+    options = METHODS.check("channels", {"keep": 0.8, "of": "tflite.float32"})
+    step = method_step(
+        run, experiment, source="student", name="channels",
+        method=Choice(name="channels", options=options),
+    )  # fmt: skip
+    learning: list[int] = []
+
+    def killed(*words: object, **_: object) -> None:
+        learning.append(num_macs(words[-1]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(channel_sizes, "timed", timed_by_size)
+    monkeypatch.setattr(apply, "finetune", killed)
+    with pytest.raises(KeyboardInterrupt):
+        take_step(run, step)
+    monkeypatch.setattr(channel_sizes, "timed", None)
+    monkeypatch.setattr(apply, "finetune", lambda *words, **_: learning.append(num_macs(words[-1])))
+    take_step(run, step)
+    assert learning[0] == learning[1]
+    manifest = read_json(run.model_dir("channels") / "manifest.json")
+    assert manifest["latency"]["ratio"] <= 0.8
+    assert manifest["num_macs"] == learning[0]
+    assert not (run.model_dir("channels") / "checkpoint").exists()

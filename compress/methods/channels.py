@@ -11,7 +11,7 @@ from pydantic import Field
 
 from compress.calibration import Images, calibration_images
 from compress.channel_groups import ChannelGroups, total, with_channels
-from compress.channel_sizes import Of, Sizes, latency_share, sizes_within
+from compress.channel_sizes import Of, Sizes, file_latency, sizes_within
 from compress.graph import Graph, copy_of
 from compress.methods import METHODS
 from compress.rewrites import add_to_bias
@@ -20,6 +20,8 @@ from configs.errors import UserError
 
 log = logging.getLogger("potstill")
 
+Remember = Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]
+
 
 @METHODS.add
 def channels(
@@ -27,7 +29,7 @@ def channels(
     *,
     calibration: Images,
     finetune: Callable[..., None],
-    remember: Callable[[Callable[[], Any]], Any],
+    remember: Remember,
     keep: Annotated[float, Field(gt=0, lt=1)] = 0.5,
     of: Of = "macs",
     multiple_of: Annotated[int, Field(gt=0)] = 16,
@@ -48,8 +50,8 @@ def channels(
     Args:
         calibration: images of the training split, through the evaluation view.
         finetune: trains a model in place, (model, epochs, learning_rate).
-        remember: what the function given to it returns, as JSON; when a killed run goes on, what
-            it returned then.
+        remember: says what the function given to it says; when a killed run goes on, what that
+            said then. It becomes part of the model's manifest.
         keep: share of `of` that stays.
         of: multiply-accumulates ("macs"), or the latency of the file that a recipe writes, such as
             "tflite.int8", measured on this machine with one thread.
@@ -77,7 +79,7 @@ def without_channels(
     keep: float,
     of: Of = "macs",
     multiple_of: int,
-    remember: Callable[[Callable[[], Any]], Any] = lambda find: find(),
+    remember: Remember = lambda find: find(),
 ) -> keras.Model:
     """The smaller model before it learns; arguments as of `channels`.
 
@@ -96,18 +98,22 @@ def without_channels(
         )
     means, importances = _importances(copy, groups, images)
 
-    def found() -> Sizes:
+    def found() -> dict[str, Any]:
         within = partial(sizes_within, keep, groups, importances, multiple_of=multiple_of)
         if of == "macs":
-            return within()
-        with latency_share(copy, of, images) as share:
-            return within(
-                latency=lambda sizes: share(
-                    with_channels(copy, groups, _most_telling(importances, sizes))
-                )
-            )
+            return {"channels": within()}
+        told: dict[Sizes, dict[str, Any]] = {}
+        with file_latency(copy, of, images) as measured:
 
-    kept = _most_telling(importances, remember(found))
+            def latency(sizes: Sizes) -> float:
+                kept = _most_telling(importances, sizes)
+                told[sizes] = measured(with_channels(copy, groups, kept))
+                return float(told[sizes]["ratio"])
+
+            sizes = within(latency=latency)
+        return {"channels": sizes, "latency": told[sizes]}
+
+    kept = _most_telling(importances, remember(found)["channels"])
     _move_means(groups, means, kept)
     _log(groups, kept)
     return with_channels(copy, groups, kept)

@@ -15,6 +15,10 @@ from configs.errors import UserError
 NUM_STEPS = 100
 
 
+UNDONE_BY = ("equalize", "magnitude")
+"""Neither leaves equal weights equal."""
+
+
 @METHODS.add
 def cluster(
     model: keras.Model,

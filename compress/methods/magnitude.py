@@ -17,6 +17,10 @@ NUM_PRUNINGS = 100
 """About how often the masks are drawn again on the way there."""
 
 
+UNDONE_BY = ("channels",)
+"""2:4 is a pattern of neighbours, and removed channels make others neighbours."""
+
+
 @METHODS.add
 def magnitude(
     model: keras.Model,

@@ -19,6 +19,10 @@ OF_SIGMOIDS = 0.0, 255 / 256
 """The range that TFLite gives the result of every sigmoid."""
 
 
+UNDONE_BY = ("*",)
+"""Constants in the steps of int8, and a network that has learned with them."""
+
+
 @METHODS.add
 def qat(
     model: keras.Model,

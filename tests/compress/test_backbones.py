@@ -57,7 +57,8 @@ def test_every_backbone_learns_with_rounding_and_with_zeros(backbone):
     losses = [simulated.train_on_batch(images, np.zeros((8, 3))) for _ in range(2)]
     assert np.isfinite(losses).all()
     tf_logits = to_tf_keras(model)(images, training=False).numpy()
-    np.testing.assert_allclose(tf_logits, logits, atol=1e-3 * np.abs(logits).max())
+    # Untrained, B5 to B7 make a thousandth of rounding errors; a weight astray makes a tenth.
+    np.testing.assert_allclose(tf_logits, logits, atol=5e-3 * np.abs(logits).max())
 
 
 @pytest.mark.slow

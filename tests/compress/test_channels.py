@@ -1,3 +1,4 @@
+import json
 from functools import partial
 
 import keras
@@ -6,7 +7,7 @@ import pytest
 from keras import layers
 
 from compress import channel_sizes
-from compress.apply import _remembered
+from compress.apply import remembered
 from compress.channel_groups import ChannelGroups, total, with_channels
 from compress.channel_sizes import sizes_within
 from compress.graph import Graph, copy_of
@@ -15,6 +16,7 @@ from compress.methods.channels import _importances, without_channels
 from configs.errors import UserError
 from distill.backbones import num_macs
 from small_models import build, logits_of, random_images, settle
+from support import timed_by_size
 
 
 def sizes_of(groups):
@@ -154,7 +156,7 @@ def test_the_smaller_model_has_the_share_asked_for_and_learns(efficientnet):
         if isinstance(old, layers.Conv2D) and old.filters != new.filters
     ]
     assert changed
-    assert all(new % 8 == 0 for _, new in changed)
+    assert all(new % 16 == 0 for _, new in changed)
     assert {type(layer).__module__.split(".")[0] for layer in smaller.layers} == {"keras"}
 
 
@@ -175,23 +177,68 @@ def test_a_latency_is_met_by_no_fewer_channels_than_it_takes(tiny_model):
         within(0.2, latency=latency)
 
 
-def test_latency_is_that_of_the_file_and_a_run_that_goes_on_does_not_measure_again(
-    images, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(channel_sizes, "COARSENESS", 0.4)
+def test_the_last_of_all_sizes_can_be_reached_by_latency():
+    pixels = keras.Input((8, 8, 3))
+    x = layers.Conv2D(1000, 1, name="many")(pixels)
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    sizes = sizes_within(
+        0.105,
+        ChannelGroups(Graph.of(model)),
+        [np.linspace(1, 2, 1000)],
+        multiple_of=1,
+        latency=lambda sizes: sizes[0] / 1000,
+    )
+    assert 100 <= sizes[0] <= 105
+
+
+@pytest.fixture
+def wide():
     pixels = keras.Input((16, 16, 3))
     x = layers.Conv2D(256, 3, padding="same", activation="relu", name="wide")(pixels)
-    x = layers.Conv2D(64, 3, padding="same", activation="relu")(x)
-    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
-    memory = tmp_path / "sizes.json"
-    prune = partial(
-        without_channels, model, images, keep=0.9, of="tflite.float32", multiple_of=8,
-        remember=partial(_remembered, memory),
-    )  # fmt: skip
-    smaller = prune()
-    assert num_macs(smaller) < 0.9 * num_macs(model)
-    monkeypatch.setattr(channel_sizes, "timed", None)
-    assert prune().get_layer("wide").filters == smaller.get_layer("wide").filters
+    x = layers.Conv2D(64, 3, padding="same", activation="relu", name="next")(x)
+    return keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+
+
+@pytest.mark.parametrize("recipe", ["tflite.float32", "onnx.int8"])
+def test_latency_is_that_of_the_file_of_a_recipe(wide, images, recipe, tmp_path, monkeypatch):
+    asked = []
+
+    def timed(files, **options):
+        asked.extend(file.suffix for file in files)
+        return timed_by_size(files, **options)
+
+    monkeypatch.setattr(channel_sizes, "timed", timed)
+    memory = tmp_path / "found.json"
+    smaller = without_channels(
+        wide, images, keep=0.5, of=recipe, multiple_of=8, remember=partial(remembered, memory)
+    )
+    found = json.loads(memory.read_text())
+    # Nearly all of a file are the kernels here: half of it is half of their weights.
+    weights = [sum(w.size for w in model.get_weights()) for model in (wide, smaller)]
+    expected = weights[1] / weights[0]
+    assert found["latency"]["ratio"] == pytest.approx(expected, abs=0.05)
+    assert 0.4 < found["latency"]["ratio"] <= 0.5
+    assert found["channels"][0] == smaller.get_layer("wide").filters
+    assert found["latency"]["recipe"] == recipe
+    assert found["latency"]["machine"]["cpu"]
+    assert set(asked) == {f".{recipe.partition('.')[0]}"}
+
+
+@pytest.mark.slow
+def test_a_share_of_the_latency_is_measured_where_it_runs(wide, images, tmp_path):
+    memory = tmp_path / "found.json"
+    remember = partial(remembered, memory)
+    options = {"keep": 0.6, "of": "tflite.int8", "multiple_of": 8, "remember": remember}
+    smaller = without_channels(wide, images, **options)
+    told = json.loads(memory.read_text())["latency"]
+    assert told["ratio"] <= 0.6
+    assert told["num_threads"] == 1
+    assert num_macs(smaller) < num_macs(wide)
+
+
+def test_what_is_no_recipe_has_no_latency():
+    with pytest.raises(UserError, match=r"Did you mean tflite\.int8"):
+        METHODS.check("channels", {"of": "tflite.int"})
 
 
 def test_what_cannot_be_reached_is_refused_with_what_can(tiny_model, images):

@@ -1,4 +1,6 @@
 import dataclasses
+import gc
+import weakref
 
 import keras
 import numpy as np
@@ -27,6 +29,14 @@ def of_values(values, gradients, *, images: int = 1) -> Sensitivity:
         low=min(0.0, float(values.min())),
         high=max(0.0, float(values.max())),
     )
+
+
+def test_nothing_of_what_was_found_outlives_its_owner(tiny_model, images):
+    found = sensitivities(tiny_model, images)
+    kept = weakref.ref(next(iter(found.values())))
+    del found
+    gc.collect()
+    assert kept() is None
 
 
 def test_rounding_costs_half_the_squared_gradients_times_the_variance_of_a_step():

@@ -168,8 +168,10 @@ def test_noise_has_strengths_up_to_the_one_asked_for() -> None:
     keys = [tf.constant([1, view], tf.int32) for view in range(40)]
     views = [views_module._grain(tf.constant(grey), key, 0.1).numpy() for key in keys]
     strengths = np.array([image.std() for image in views]) / 255
-    assert strengths.max() < 0.102  # a deviation estimated from 12,288 numbers
-    assert np.abs(np.quantile(strengths, [0.25, 0.5, 0.75]) - [0.025, 0.05, 0.075]).max() < 0.03
+    assert 0.09 < strengths.max() < 0.102  # a deviation estimated from 12,288 numbers
+    assert strengths.min() < 0.01
+    # The quartiles of 40 draws have deviations of 0.007 to 0.008.
+    assert np.abs(np.quantile(strengths, [0.25, 0.5, 0.75]) - [0.025, 0.05, 0.075]).max() < 0.024
     for image, strength in zip(views, strengths, strict=True):
         assert abs(image.mean() - 128) < 5 * 255 * strength / np.sqrt(image.size)
         neighbours = np.corrcoef(image[:, 1:].ravel(), image[:, :-1].ravel())[0, 1]
