@@ -53,7 +53,7 @@ def tflite_converter(model: Any, path: Path, calibration: Calibration, num_image
 def write_int8(converter: Any, path: Path, calibration: Calibration, num_images: int) -> None:
     import tensorflow as tf
 
-    from compress.graph import quiet_converters
+    from compress.inference import quiet_converters
 
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: (
@@ -68,7 +68,7 @@ def litert_quantizer(model: Any, path: Path, calibration: Calibration, num_image
     from litert_quantizer import quantizer, recipe
 
     from compress import flatbuffer, tflite
-    from compress.graph import INPUT
+    from compress.inference import INPUT
 
     content = tflite._converted(tflite._converter(model, "probabilities"))
     content = flatbuffer.with_names(content, "probabilities")
@@ -84,7 +84,7 @@ def onnxruntime(model: Any, path: Path, calibration: Calibration, num_images: in
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     from compress import onnx as ours
-    from compress.graph import quiet_converters
+    from compress.inference import quiet_converters
 
     with quiet_converters(), tempfile.TemporaryDirectory() as folder:
         converted, prepared = Path(folder) / "converted.onnx", Path(folder) / "prepared.onnx"
@@ -106,7 +106,7 @@ def nncf(model: Any, path: Path, calibration: Calibration, num_images: int) -> N
     import onnx
 
     from compress import onnx as ours
-    from compress.graph import INPUT, quiet_converters
+    from compress.inference import INPUT, quiet_converters
 
     with quiet_converters():
         converted = ours._converted(model, "probabilities")

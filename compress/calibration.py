@@ -8,7 +8,7 @@ from itertools import islice
 import keras
 import numpy as np
 
-from compress.graph import weights_sha256
+from compress.inference import weights_sha256
 from compress.rewrites import INT8_STEPS, prepared
 from compress.sensitivity import NUM_GRADIENT_IMAGES, Sensitivity, sensitivities
 from configs.errors import UserError

@@ -10,7 +10,8 @@ import numpy as np
 
 from compress import onnx, tflite
 from compress.calibration import Images
-from compress.graph import check_parity, image_size_of
+from compress.graph import image_size_of
+from compress.inference import check_parity
 from compress.metadata import write_metadata
 from configs.registry import Registry
 from configs.run_dir import RunDir, Step, output_sha256, whole_file

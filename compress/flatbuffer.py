@@ -7,8 +7,8 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from compress.graph import INPUT
 from compress.histogram import Range
+from compress.inference import INPUT
 from compress.precision import Operation
 
 SIGNATURE = "serving_default"

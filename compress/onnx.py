@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 
 from compress.calibration import Images, calibrated
-from compress.graph import INPUT, frozen_function, quiet_converters
 from compress.histogram import Range
+from compress.inference import INPUT, frozen_function, quiet_converters
 from compress.precision import KeepFloat, Operation, float_operations, report
 from compress.ranges import Ranges, Run, file_ranges
 from compress.rewrites import INT8_STEPS

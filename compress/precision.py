@@ -7,7 +7,8 @@ import keras
 from pydantic import Field
 
 from compress.calibration import Calibrated
-from compress.graph import INPUT, PASSES_VALUES_ON, Graph
+from compress.graph import PASSES_VALUES_ON, Graph
+from compress.inference import INPUT
 from compress.ranges import FileRanges
 from compress.rewrites import ACTIVATION
 from configs.errors import UserError

@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from compress.calibration import Calibrated
-from compress.graph import INPUT
 from compress.histogram import Histogram, Range, codes, counted
+from compress.inference import INPUT
 from compress.sensitivity import tensors_of
 
 Tensors = Mapping[str, np.ndarray]

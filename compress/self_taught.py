@@ -7,14 +7,8 @@ from typing import Any
 import keras
 
 from compress.apply import method_step
-from compress.graph import (
-    PASSES_VALUES_ON,
-    Graph,
-    image_size_of,
-    last_activation,
-    rebuilt,
-    weights_sha256,
-)
+from compress.graph import PASSES_VALUES_ON, Graph, image_size_of, rebuilt
+from compress.inference import last_activation, weights_sha256
 from compress.methods import METHODS
 from compress.rewrites import with_settings
 from configs.errors import UserError

@@ -9,8 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from compress.graph import batches, output_function, replay
+from compress.graph import batches, replay
 from compress.histogram import CENTERS, EDGES, LEVELS, cheapest, codes, counted
+from compress.inference import output_function
 from configs.errors import UserError
 
 NUM_GRADIENT_IMAGES = 32

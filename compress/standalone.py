@@ -9,7 +9,8 @@ import numpy as np
 
 from compress.budget import NUM_RUNS, NUM_WARMUP, Candidate, search
 from compress.export import RECIPES, file_name, write_file
-from compress.graph import image_size_of, weights_sha256
+from compress.graph import image_size_of
+from compress.inference import weights_sha256
 from compress.self_taught import self_taught_qat
 from configs.errors import UserError
 from configs.run_dir import digest, file_sha256, make_artifact

@@ -24,7 +24,7 @@ from compress.flatbuffer import (
     with_names,
     with_ranges,
 )
-from compress.graph import inference_function, quiet_converters
+from compress.inference import inference_function, quiet_converters
 from compress.precision import KeepFloat, float_operations, report
 from compress.ranges import FileRanges, Ranges, Run, file_ranges
 from configs.errors import UserError

@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import Builder
 
 from compress.flatbuffer import packed
-from compress.graph import INPUT
+from compress.inference import INPUT
 from eval.metadata import FileMetadata
 
 TFLITE_ENTRY = "TFLITE_METADATA"

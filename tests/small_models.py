@@ -44,3 +44,10 @@ def settle(model: keras.Model, images: np.ndarray) -> keras.Model:
 
 def random_images(num: int, size: int) -> np.ndarray:
     return np.random.default_rng(1).uniform(0, 255, (num, size, size, 3)).astype("float32")
+
+
+def classifier(*last_layers, input_shape=(8, 8, 3)):
+    """Average colours, then `last_layers`."""
+    return keras.Sequential(
+        [keras.Input(input_shape), layers.GlobalAveragePooling2D(), *last_layers]
+    )

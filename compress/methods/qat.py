@@ -10,7 +10,8 @@ from keras import layers, ops
 from pydantic import Field
 
 from compress.calibration import Calibrated, Images, calibration_images
-from compress.graph import INPUT, Graph, rebuilt
+from compress.graph import Graph, rebuilt
+from compress.inference import INPUT
 from compress.methods import METHODS
 from compress.rewrites import HAS_KERNEL, Offset, rounded_kernel
 from compress.tflite import float_file

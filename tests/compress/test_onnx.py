@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from compress.graph import check_parity
+from compress.inference import check_parity
 from compress.onnx import RECIPES, TYPES
 from configs.errors import UserError
 from eval.probe import open_model

@@ -7,7 +7,7 @@ from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 from tflite_files import flatbuffer, float_tensors
 
-from compress.graph import check_parity
+from compress.inference import check_parity
 from compress.tflite import RECIPES
 from configs.errors import UserError
 from eval.probe import open_model
