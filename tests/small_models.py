@@ -22,21 +22,28 @@ def kinds(model):
 
 
 def settle(model: keras.Model, images: np.ndarray) -> keras.Model:
-    """Give BatchNormalization the statistics that `images` have in inference.
-
-    Untrained outputs are else near 0; with the statistics of a pass that drops some of its blocks
-    those of a deep network are in the hundreds, and what should be rounding errors are, too.
-    """
+    """Give BatchNormalization the statistics of `images`: untrained outputs are else near 0."""
     norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
-    dropouts = [layer for layer in model.layers if isinstance(layer, layers.Dropout)]
-    momenta, rates = [norm.momentum for norm in norms], [each.rate for each in dropouts]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
-    for dropout in dropouts:
-        dropout.rate = 0.0
     model(images, training=True)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+    return model
+
+
+def settle_deep(model: keras.Model, images: np.ndarray) -> keras.Model:
+    """The same with no block dropped.
+
+    With the statistics of a pass that drops some, the outputs of a deep network are in the
+    hundreds, and what should be rounding errors are, too.
+    """
+    dropouts = [layer for layer in model.layers if isinstance(layer, layers.Dropout)]
+    rates = [dropout.rate for dropout in dropouts]
+    for dropout in dropouts:
+        dropout.rate = 0.0
+    settle(model, images)
     for dropout, rate in zip(dropouts, rates, strict=True):
         dropout.rate = rate
     return model

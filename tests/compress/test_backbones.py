@@ -14,14 +14,14 @@ from compress.methods.qat import rounding
 from compress.tfmot import to_tf_keras
 from distill.backbones import BACKBONES, num_macs
 from eval.probe import open_model
-from small_models import SIZE, build, logits_of, random_images, settle
+from small_models import SIZE, build, logits_of, random_images, settle_deep
 
 NAMES = BACKBONES.names()
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def backbone(request):
-    model = settle(build(request.param, weights=None), random_images(16, SIZE))
+    model = settle_deep(build(request.param, weights=None), random_images(16, SIZE))
     return model, random_images(8, SIZE)
 
 
