@@ -188,14 +188,6 @@ def look_at_gradients(
         UserError: the model answers with nan or inf.
     """
     probabilities_of = output_function(model, "probabilities")
-    finite = True
-
-    def draw(probs: np.ndarray) -> np.ndarray:
-        nonlocal finite
-        finite = bool(np.isfinite(probs).all())
-        rows = probs.astype("float64") if finite else np.ones(probs.shape)
-        return np.array([rng.choice(len(row), p=row / row.sum()) for row in rows])
-
     # TensorFlow keeps the functions that it calls from a graph for good: not what they hold.
     looking = [look]
 
@@ -204,7 +196,7 @@ def look_at_gradients(
 
     # Traced: eager tensors of a model live until its last layer is done, whoever still reads them.
     @tf.function(autograph=False)
-    def step(batch: Any) -> None:
+    def step(batch: Any) -> Any:
         wanted: dict[str, Any] = {}
 
         def tap(name: str, tensor: Any) -> Any:
@@ -216,18 +208,19 @@ def look_at_gradients(
             tape.watch(batch)
             *_, last = tensors_of(model, batch, tap).values()
             probs = probabilities_of(tf.cast(last, tf.float32))
-            drawn = tf.ensure_shape(tf.numpy_function(draw, [probs], tf.int64), batch.shape[:1])
+            drawn = tf.numpy_function(partial(_drawn, rng), [probs], tf.int64)
+            drawn = tf.ensure_shape(drawn, batch.shape[:1])
             log_probs = tf.math.log(tf.gather(probs, drawn, batch_dims=1) + 1e-12)
             total = tf.reduce_sum(log_probs)
         gradients = tape.gradient(total, wanted)
         for name in reversed(wanted):
             if gradients[name] is not None:
                 tf.numpy_function(partial(show, name), [wanted[name], gradients[name]], [])
+        return probs
 
     try:
         for batch in batches(images):
-            step(tf.convert_to_tensor(batch))
-            if not finite:
+            if not np.isfinite(step(tf.convert_to_tensor(batch))).all():
                 raise UserError(
                     f"model {model.name!r} answers calibration photos with values that are no "
                     "numbers (nan or inf), so nothing can be told of them. Check its training, or "
@@ -235,6 +228,12 @@ def look_at_gradients(
                 )
     finally:
         looking.clear()
+
+
+def _drawn(rng: np.random.Generator, probs: np.ndarray) -> np.ndarray:
+    """A class for each row, by its probability; any where those are no numbers."""
+    rows = (probs if np.isfinite(probs).all() else np.ones_like(probs)).astype("float64")
+    return np.array([rng.choice(len(row), p=row / row.sum()) for row in rows])
 
 
 def _seen(

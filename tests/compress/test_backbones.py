@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import keras
 import numpy as np
 import onnx
 import pytest
@@ -53,7 +54,8 @@ def test_every_backbone_learns_with_rounding_and_with_zeros(backbone):
     logits = logits_of(model, images)
     simulated = rounding(Calibrated(model, images))
     assert np.std(logits_of(simulated, images) - logits) > 1e-3 * np.std(logits)
-    simulated.compile("sgd", "mse")
+    # Steps of a size of their own: rounding blows up what an untrained B7 answers, and its slopes.
+    simulated.compile(keras.optimizers.Adam(1e-4), "mse")
     losses = [simulated.train_on_batch(images, np.zeros((8, 3))) for _ in range(2)]
     assert np.isfinite(losses).all()
     tf_logits = to_tf_keras(model)(images, training=False).numpy()
