@@ -21,20 +21,24 @@ from typing import Any
 import keras
 import numpy as np
 
-from cli.options import registries
-from cli.steps import STEPS
-from compress.apply import method_step
-from compress.export import file_step
+from commands.options import registries
+from compress.files import file_step
 from compress.methods import METHODS
+from compress.pipeline import STEPS
+from compress.prune import method_step
+from configs.artifacts import read_json
 from configs.loading import load_experiment
-from configs.run_dir import RunDir, read_json, take_step
+from configs.resume import take_step
+from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
-from distill.backbones import BACKBONES, num_macs
-from distill.data import load_examples
+from distill.backbones import BACKBONES
+from distill.backbones.efficientnet import num_macs
+from distill.data.manifest import load_examples
 from distill.student import seed_name, student_step
 from eval.footprint import zip_bytes
-from eval.results import Photos, file_probabilities, timed
-from eval.statistics import paired_bootstrap
+from eval.scoring.predictions import Photos, file_probabilities
+from eval.scoring.statistics import paired_bootstrap
+from eval.timing.results import timed
 
 CONFIG = Path(__file__).parents[1] / "configs" / "photos_lite.yaml"
 FLOAT, INT8 = "tflite.float32", "tflite.int8"

@@ -33,12 +33,17 @@ from PIL import Image
 
 from configs.schema import ViewsConfig
 from distill.backbones import BACKBONES
-from distill.data import scan_folder
-from distill.epochs import Schedule
-from distill.inputs import ViewSource, training_batches, view_source
-from distill.label_file import ROWS_PER_CHUNK, LabelFormat, label_reader, write_label_file
+from distill.data.inputs import ViewSource, training_batches, view_source
+from distill.data.scan import scan_folder
+from distill.labels.label_file import (
+    ROWS_PER_CHUNK,
+    LabelFormat,
+    label_reader,
+    write_label_file,
+)
 from distill.losses import distillation_objective, label_objective
-from distill.training import compile_model
+from distill.training.epochs import Schedule
+from distill.training.fit import compile_model
 
 NUM_VIEWS = 4
 CHUNK = ROWS_PER_CHUNK * NUM_VIEWS

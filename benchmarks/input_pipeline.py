@@ -16,8 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from configs.schema import ViewsConfig
-from distill.data import Examples, scan_folder
-from distill.inputs import training_batches, view_source
+from distill.data.inputs import training_batches, view_source
+from distill.data.manifest import Examples
+from distill.data.scan import scan_folder
 from eval.images import decode_photo
 
 VIEWS = {

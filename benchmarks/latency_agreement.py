@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from eval.latency import measure
+from eval.timing.latency import measure
 
 
 def litert_benchmark_ms(file: Path, *, num_threads: int, num_runs: int) -> float:

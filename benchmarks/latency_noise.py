@@ -18,8 +18,8 @@ from typing import Any
 
 import keras
 
-from compress.export import RECIPES
-from eval.latency import difference, measure
+from compress.recipes import RECIPES
+from eval.timing.latency import difference, measure
 
 
 def stack(depth: int) -> keras.Model:

@@ -19,16 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from cli.options import registries
-from cli.steps import STEPS
+from commands.options import registries
+from compress.pipeline import STEPS
+from configs.artifacts import whole_file
 from configs.loading import load_experiment
-from configs.run_dir import RunDir, take_step, whole_file
+from configs.resume import take_step
+from configs.run_dir import RunDir
 from configs.schema import Experiment
-from distill.classifier import load_model
-from distill.data import load_examples
+from distill.data.manifest import load_examples
 from distill.predictions import model_probabilities, save_predictions
 from distill.student import control_step, seed_name, student_step
-from eval.statistics import paired_bootstrap
+from distill.training.classifier import load_model
+from eval.scoring.statistics import paired_bootstrap
 
 CONFIG = Path(__file__).parents[1] / "configs" / "photos_lite.yaml"
 VIEWS = {

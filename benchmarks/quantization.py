@@ -25,10 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from distill.data import scan_folder
-from eval.accuracy import OWN_PIXELS
-from eval.results import Photos, file_probabilities, timed
-from eval.statistics import wilson_interval
+from distill.data.scan import scan_folder
+from eval.scoring.accuracy import OWN_PIXELS
+from eval.scoring.predictions import Photos, file_probabilities
+from eval.scoring.statistics import wilson_interval
+from eval.timing.results import timed
 
 Calibration = Callable[[], Iterator[np.ndarray]]
 FLOAT = "float32"
@@ -44,7 +45,7 @@ def keras_converter(model: Any, path: Path, calibration: Calibration, num_images
 
 def tflite_converter(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
     """On a function of one image with constants for weights, which ours start from, too."""
-    from compress import tflite
+    from compress.recipes import tflite
 
     converter = tflite._converter(model, "probabilities")
     write_int8(converter, path, calibration, num_images)
@@ -53,7 +54,7 @@ def tflite_converter(model: Any, path: Path, calibration: Calibration, num_image
 def write_int8(converter: Any, path: Path, calibration: Calibration, num_images: int) -> None:
     import tensorflow as tf
 
-    from compress.inference import quiet_converters
+    from compress.graph.inference import quiet_converters
 
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: (
@@ -67,8 +68,8 @@ def write_int8(converter: Any, path: Path, calibration: Calibration, num_images:
 def litert_quantizer(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
     from litert_quantizer import quantizer, recipe
 
-    from compress import flatbuffer, tflite
-    from compress.inference import INPUT
+    from compress.graph.inference import INPUT
+    from compress.recipes import flatbuffer, tflite
 
     content = tflite._converted(tflite._converter(model, "probabilities"))
     content = flatbuffer.with_names(content, "probabilities")
@@ -83,8 +84,8 @@ def onnxruntime(model: Any, path: Path, calibration: Calibration, num_images: in
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    from compress import onnx as ours
-    from compress.inference import quiet_converters
+    from compress.graph.inference import quiet_converters
+    from compress.recipes import onnx as ours
 
     with quiet_converters(), tempfile.TemporaryDirectory() as folder:
         converted, prepared = Path(folder) / "converted.onnx", Path(folder) / "prepared.onnx"
@@ -105,8 +106,8 @@ def nncf(model: Any, path: Path, calibration: Calibration, num_images: int) -> N
     import nncf
     import onnx
 
-    from compress import onnx as ours
-    from compress.inference import INPUT, quiet_converters
+    from compress.graph.inference import INPUT, quiet_converters
+    from compress.recipes import onnx as ours
 
     with quiet_converters():
         converted = ours._converted(model, "probabilities")
@@ -119,8 +120,8 @@ def ours(recipe: str, *, equalized: bool) -> Callable:
     """Our recipe with its defaults, alone or after `equalize`."""
 
     def write(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
-        from compress.export import RECIPES
         from compress.methods import METHODS
+        from compress.recipes import RECIPES
 
         if equalized:
             model = METHODS["equalize"](model, calibration=calibration)
@@ -148,9 +149,9 @@ PACKAGES = {"litert-quantizer": ["litert_quantizer"], "NNCF": ["nncf", "openvino
 
 def write_one(options: argparse.Namespace) -> None:
     """What the process of one tool does: write its file, say what that took."""
-    from compress.export import calibration_of
-    from compress.graph import image_size_of
-    from distill.classifier import load_model
+    from compress.graph.graph import image_size_of
+    from compress.recipes.write import calibration_of
+    from distill.training.classifier import load_model
 
     model = load_model(options.model)
     train = scan_folder(options.data)["train"]

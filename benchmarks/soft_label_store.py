@@ -15,7 +15,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from distill.label_file import ROWS_PER_CHUNK, LabelFormat, label_reader, write_label_file
+from distill.labels.label_file import (
+    ROWS_PER_CHUNK,
+    LabelFormat,
+    label_reader,
+    write_label_file,
+)
 
 BATCH = 256
 NUM_BATCHES = 200

@@ -9,19 +9,26 @@ from typing import Any
 import keras
 import numpy as np
 
-from compress.calibration import Images
-from compress.equalization import spans_of
-from compress.export import RECIPES, calibration_of
-from compress.graph import Graph, image_size_of
+from compress.graph.graph import Graph, image_size_of
+from compress.int8.calibration import Images
+from compress.int8.equalization import spans_of
 from compress.methods.equalize import equalize
+from compress.recipes import RECIPES
+from compress.recipes.write import calibration_of
 from configs.errors import UserError
 from configs.schema import BudgetConfig, Choice
-from distill.data import Examples
-from eval.accuracy import Pixels
-from eval.choice import Loss, choose, loss_by_rounding, shortfalls
+from distill.data.manifest import Examples
+from eval.choice.verdict import (
+    Loss,
+    choose,
+    loss_by_rounding,
+    shortfalls,
+)
+from eval.devices.probe import ModelFileError
 from eval.footprint import file_bytes
-from eval.probe import ModelFileError
-from eval.results import Photos, file_probabilities, timed
+from eval.scoring.accuracy import Pixels
+from eval.scoring.predictions import Photos, file_probabilities
+from eval.timing.results import timed
 
 log = logging.getLogger("potstill")
 
@@ -76,7 +83,7 @@ class Tried:
     Attributes:
         file: None where it was not made.
         facts: the file's manifest.
-        validation: as `eval.choice.loss_by_rounding` tells.
+        validation: as `eval.choice.verdict.loss_by_rounding` tells.
         p50_ms: None where it was turned down before.
         turned_down: why; None of the chosen one.
     """

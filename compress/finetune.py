@@ -7,20 +7,25 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from compress.structure import keep_structure
-from compress.tfmot import FinetuneData
+from compress.methods.structure import keep_structure
+from compress.methods.tfmot import FinetuneData
 from configs.progress import Advance
 from configs.run_dir import RunDir
 from configs.schema import Experiment
-from distill.classifier import EVALUATION_BATCH
-from distill.data import load_examples
-from distill.epochs import Schedule
-from distill.inputs import ViewSource, evaluation_images, steps_per_epoch, training_batches
-from distill.run_views import taught_views
-from distill.soft_labels import load_soft_labels
+from distill.data.inputs import (
+    ViewSource,
+    evaluation_images,
+    steps_per_epoch,
+    training_batches,
+)
+from distill.data.manifest import load_examples
+from distill.data.run_views import taught_views
+from distill.labels.soft_labels import load_soft_labels
 from distill.student import student_objective
-from distill.training import fit
-from distill.transfer import Plan, apply_plan
+from distill.training.classifier import EVALUATION_BATCH
+from distill.training.epochs import Schedule
+from distill.training.fit import fit
+from distill.training.strategies import Plan, apply_plan
 
 
 def finetune(
@@ -65,7 +70,7 @@ def finetune(
 def finetune_data(
     run: RunDir, experiment: Experiment, checkpoint: Path, *, epochs: int, advance: Advance
 ) -> FinetuneData:
-    """The same for what trains elsewhere (`compress/tfmot.py`).
+    """The same for what trains elsewhere (`compress/methods/tfmot.py`).
 
     Args:
         advance: is told how many steps are done.

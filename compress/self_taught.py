@@ -6,13 +6,20 @@ from typing import Any
 
 import keras
 
-from compress.apply import method_step
-from compress.graph import PASSES_VALUES_ON, Graph, image_size_of, rebuilt
-from compress.inference import last_activation, weights_sha256
+from compress.graph.graph import (
+    PASSES_VALUES_ON,
+    Graph,
+    image_size_of,
+    rebuilt,
+)
+from compress.graph.inference import last_activation, weights_sha256
+from compress.graph.rewrites import with_settings
 from compress.methods import METHODS
-from compress.rewrites import with_settings
+from compress.prune import method_step
+from configs.artifacts import digest, write_text
 from configs.errors import UserError
-from configs.run_dir import RunDir, Step, digest, take_step, write_text
+from configs.resume import Step, take_step
+from configs.run_dir import RunDir
 from configs.schema import (
     Choice,
     DataConfig,
@@ -23,11 +30,11 @@ from configs.schema import (
     TeacherFile,
     to_yaml,
 )
-from distill.classifier import describe, load_model, save_model
-from distill.data import data_step
-from distill.soft_labels import soft_labels_step
+from distill.data.scan import data_step
+from distill.labels.soft_labels import soft_labels_step
 from distill.teacher import teacher_step
-from eval.accuracy import OWN_PIXELS, Pixels
+from distill.training.classifier import describe, load_model, save_model
+from eval.scoring.accuracy import OWN_PIXELS, Pixels
 
 SMALLEST_SIDE = 32
 

@@ -7,20 +7,30 @@ from typing import Any
 
 import numpy as np
 
-from compress.budget import NUM_RUNS, NUM_WARMUP, Candidate, search
-from compress.export import RECIPES, file_name, write_file
-from compress.graph import image_size_of
-from compress.inference import weights_sha256
+from compress.budget import (
+    NUM_RUNS,
+    NUM_WARMUP,
+    Candidate,
+    search,
+)
+from compress.graph.graph import image_size_of
+from compress.graph.inference import weights_sha256
+from compress.recipes import RECIPES
+from compress.recipes.write import file_name, write_file
 from compress.self_taught import self_taught_qat
+from configs.artifacts import digest, file_sha256
 from configs.errors import UserError
-from configs.run_dir import digest, file_sha256, make_artifact
+from configs.resume import make_artifact
 from configs.schema import BudgetConfig, Choice
-from distill.classifier import load_model
-from distill.data import Examples, scan_folder
+from distill.data.manifest import Examples
+from distill.data.scan import scan_folder
 from distill.predictions import model_probabilities
-from eval.accuracy import OWN_PIXELS, Pixels
-from eval.choice import choose, loss_of
-from eval.results import Photos, Reference, file_probabilities, file_row, timed
+from distill.training.classifier import load_model
+from eval.choice.verdict import choose, loss_of
+from eval.scoring.accuracy import OWN_PIXELS, Pixels
+from eval.scoring.file_rows import Reference, file_row
+from eval.scoring.predictions import Photos, file_probabilities
+from eval.timing.results import timed
 
 Rows = list[dict[str, Any]]
 

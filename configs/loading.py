@@ -11,7 +11,14 @@ from yaml import YAMLError
 
 from configs.errors import UserError
 from configs.registry import Registry, nearest
-from configs.schema import TEACHERS, Choice, Experiment, Strict, StudentConfig, kind_of_teacher
+from configs.schema import (
+    TEACHERS,
+    Choice,
+    Experiment,
+    Strict,
+    StudentConfig,
+    kind_of_teacher,
+)
 
 
 def load_experiment(

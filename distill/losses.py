@@ -19,7 +19,7 @@ TINY = 1e-7
 MASKED = -1e9
 
 Objective = Callable[[Any, Any], Any]
-"""(targets, logits) -> one loss per example; targets as `distill.inputs.training_batches` packs."""
+"""(targets, logits) -> one loss per example; targets as `training_batches` packs them."""
 
 
 @LOSSES.add

@@ -6,12 +6,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from configs.artifacts import file_sha256, whole_file
 from configs.progress import track
-from configs.run_dir import RunDir, Step, file_sha256, output_sha256, whole_file
+from configs.resume import Step, output_sha256
+from configs.run_dir import RunDir
 from configs.schema import Experiment, GivenTeacherConfig
-from distill.classifier import EVALUATION_BATCH, load_model
-from distill.data import Examples, load_examples
-from distill.inputs import evaluation_images
+from distill.data.inputs import evaluation_images
+from distill.data.manifest import Examples, load_examples
 from distill.teacher import (
     Teacher,
     evaluation_logits,
@@ -19,8 +20,14 @@ from distill.teacher import (
     mean_log_probabilities,
     teacher_digest,
 )
-from eval.accuracy import Pixels, as_probabilities, output_kind, two_classes
-from eval.robustness import CorruptedPhotos, corrupted_step, save_answers
+from distill.training.classifier import EVALUATION_BATCH, load_model
+from eval.scoring.accuracy import (
+    Pixels,
+    as_probabilities,
+    output_kind,
+    two_classes,
+)
+from eval.scoring.robustness import CorruptedPhotos, corrupted_step, save_answers
 
 
 def model_predictions_step(run: RunDir, experiment: Experiment, name: str) -> Step:

@@ -5,20 +5,31 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from configs.run_dir import RunDir, Step
+from configs.resume import Step
+from configs.run_dir import RunDir
 from configs.schema import Experiment
-from distill.classifier import (
+from distill.data.inputs import ViewSource
+from distill.data.run_views import (
+    labelled_views,
+    taught_examples,
+    taught_views,
+    view_inputs,
+)
+from distill.labels.label_file import Reader
+from distill.labels.soft_labels import load_soft_labels, soft_labels_step
+from distill.losses import (
+    Objective,
+    distillation_objective,
+    label_objective,
+    needs_labels,
+)
+from distill.training.classifier import (
     Course,
     class_weights,
     remove_checkpoint,
     train_classifier,
     weights_input,
 )
-from distill.inputs import ViewSource
-from distill.label_file import Reader
-from distill.losses import Objective, distillation_objective, label_objective, needs_labels
-from distill.run_views import labelled_views, taught_examples, taught_views, view_inputs
-from distill.soft_labels import load_soft_labels, soft_labels_step
 
 NOT_OF_THE_CONTROL = {"loss", "soft_weight", "control", "seeds"}
 

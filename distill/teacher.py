@@ -8,10 +8,22 @@ from typing import Any
 
 import numpy as np
 
+from configs.artifacts import digest, file_sha256, read_json
 from configs.progress import track
-from configs.run_dir import RunDir, Step, digest, file_sha256, output_sha256, read_json
+from configs.resume import Step, output_sha256
+from configs.run_dir import RunDir
 from configs.schema import Experiment, GivenTeacherConfig, TeacherConfig
-from distill.classifier import (
+from distill.data.inputs import evaluation_images
+from distill.data.manifest import Examples, load_examples
+from distill.data.run_views import labelled_views, view_inputs
+from distill.labels.teacher_files import (
+    Answers,
+    as_logits,
+    open_teacher_file,
+    path_sha256,
+)
+from distill.losses import label_objective
+from distill.training.classifier import (
     EVALUATION_BATCH,
     Course,
     class_weights,
@@ -20,13 +32,8 @@ from distill.classifier import (
     train_classifier,
     weights_input,
 )
-from distill.data import Examples, load_examples
-from distill.inputs import evaluation_images
-from distill.losses import label_objective
-from distill.run_views import labelled_views, view_inputs
-from distill.teacher_files import Answers, as_logits, open_teacher_file, path_sha256
-from eval.accuracy import log_softmax, output_kind
-from eval.statistics import wilson_interval
+from eval.scoring.accuracy import log_softmax, output_kind
+from eval.scoring.statistics import wilson_interval
 
 log = logging.getLogger("potstill")
 

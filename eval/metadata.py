@@ -1,7 +1,7 @@
 """What a model file says of itself: classes, pixels, where it came from.
 
-`compress/metadata.py` writes it: into the ZIP behind a `.tflite` model, into the metadata_props of
-an `.onnx` model.
+`compress/recipes/metadata.py` writes it: into the ZIP behind a `.tflite` model, into the
+metadata_props of an `.onnx` model.
 """
 
 import json
@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.accuracy import OWN_PIXELS, Pixels
-from eval.machine import package_version
+from eval.devices.machine import package_version
+from eval.scoring.accuracy import OWN_PIXELS, Pixels
 
 JSON_MEMBER = "metadata.json"
 OWN_KEY = "potstill"

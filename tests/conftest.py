@@ -44,7 +44,7 @@ def program(
     """Run one of the programs in this process, in an empty folder: TensorFlow loads once."""
 
     def run(*words: object) -> Outcome:
-        from cli import main
+        import cli
 
         name, *arguments = map(str, words)
         monkeypatch.setattr(sys, "argv", [name, *arguments])
@@ -52,7 +52,7 @@ def program(
         monkeypatch.chdir(tmp_path / "here")
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            getattr(main, name)()
+            getattr(cli, name)()
         captured = capsys.readouterr()
         return Outcome(int(ended.value.code or 0), captured.out, captured.err)
 

@@ -32,7 +32,7 @@ class Outcome:
 def command(*words: object, cwd: Path | None = None) -> Outcome:
     """Run one of the three programs in a process of its own."""
     program, *arguments = map(str, words)
-    code = f"from cli.main import {program}; {program}()"
+    code = f"from cli import {program}; {program}()"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, "-c", code, *arguments],

@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cli.options import registries
-from compress import apply, channel_sizes
-from compress.apply import method_step
-from compress.methods import METHODS
+from commands.options import registries
+from compress import prune as apply
+from compress.methods import METHODS, channel_sizes
+from compress.prune import method_step
+from configs.artifacts import file_sha256, read_json
 from configs.loading import load_experiment
-from configs.run_dir import RunDir, file_sha256, read_json, take_step
+from configs.resume import take_step
+from configs.run_dir import RunDir
 from configs.schema import Choice
-from distill.backbones import num_macs
+from distill.backbones.efficientnet import num_macs
 from support import Outcome, command, save_photo, timed_by_size
 
 FILES = {
@@ -105,9 +107,9 @@ def test_a_second_run_does_nothing_again(smoke_run: Path) -> None:
 
 
 def test_another_temperature_leaves_teacher_soft_labels_and_control(smoke_run: Path) -> None:
-    from cli.options import open_run
-    from configs.run_dir import is_current
-    from distill.soft_labels import soft_labels_step
+    from commands.options import open_run
+    from configs.resume import is_current
+    from distill.labels.soft_labels import soft_labels_step
     from distill.student import control_step, student_step
     from distill.teacher import teacher_step
 

@@ -9,13 +9,18 @@ import keras
 import numpy as np
 from pydantic import Field
 
-from compress.calibration import Images, calibration_images
-from compress.channel_groups import ChannelGroups, total, with_channels
-from compress.channel_sizes import Of, Sizes, file_latency, sizes_within
-from compress.graph import Graph, copy_of
+from compress.graph.graph import Graph, copy_of
+from compress.graph.rewrites import add_to_bias
+from compress.int8.calibration import Images, calibration_images
+from compress.int8.sensitivity import look_at_gradients
 from compress.methods import METHODS
-from compress.rewrites import add_to_bias
-from compress.sensitivity import look_at_gradients
+from compress.methods.channel_groups import ChannelGroups, total, with_channels
+from compress.methods.channel_sizes import (
+    Of,
+    Sizes,
+    file_latency,
+    sizes_within,
+)
 from configs.errors import UserError
 
 log = logging.getLogger("potstill")

@@ -8,7 +8,7 @@ import numpy as np
 from keras import layers
 from pydantic import Field
 
-from compress.graph import copy_of, named_layers
+from compress.graph.graph import copy_of, named_layers
 from compress.methods import METHODS
 from configs.errors import UserError
 

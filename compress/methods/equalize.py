@@ -13,11 +13,17 @@ import keras
 import numpy as np
 from pydantic import Field
 
-from compress.calibration import calibration_images
-from compress.equalization import Rule, Span, divide, multiply, spans_of
-from compress.graph import Graph, batches, rebuilt
+from compress.graph.graph import Graph, batches, rebuilt
+from compress.int8.calibration import calibration_images
+from compress.int8.equalization import (
+    Rule,
+    Span,
+    divide,
+    multiply,
+    spans_of,
+)
+from compress.int8.sensitivity import NUM_GRADIENT_IMAGES, sensitivities
 from compress.methods import METHODS
-from compress.sensitivity import NUM_GRADIENT_IMAGES, sensitivities
 from configs.errors import UserError
 
 log = logging.getLogger("potstill")
@@ -55,8 +61,9 @@ def equalize(
       hardly ever worth it.
 
     All of it is exact for every image, not only for those of the calibration. What a rewrite is
-    worth is measured, in nats that rounding costs the answers (`compress/sensitivity.py`): those
-    that cost nothing are done where they save `NOTICED`, and of those that save `WORTH` the fewest.
+    worth is measured in nats that rounding costs the answers (`compress/int8/sensitivity.py`).
+    Those that cost nothing are done where they save `NOTICED`; of those that save `WORTH`, the
+    fewest.
 
     Args:
         calibration: images of the training split, through the evaluation view.

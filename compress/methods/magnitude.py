@@ -6,9 +6,15 @@ import keras
 import numpy as np
 from pydantic import Field
 
-from compress.graph import copy_of
+from compress.graph.graph import copy_of
 from compress.methods import METHODS
-from compress.tfmot import FinetuneData, copy_back, finetune, import_tfmot, to_tf_keras
+from compress.methods.tfmot import (
+    FinetuneData,
+    copy_back,
+    finetune,
+    import_tfmot,
+    to_tf_keras,
+)
 from configs.errors import UserError
 
 SHARE_OF_STEPS = 0.7

@@ -9,12 +9,12 @@ import tensorflow as tf
 from keras import layers, ops
 from pydantic import Field
 
-from compress.calibration import Calibrated, Images, calibration_images
-from compress.graph import Graph, rebuilt
-from compress.inference import INPUT
+from compress.graph.graph import Graph, rebuilt
+from compress.graph.inference import INPUT
+from compress.graph.rewrites import HAS_KERNEL, Offset, rounded_kernel
+from compress.int8.calibration import Calibrated, Images, calibration_images
 from compress.methods import METHODS
-from compress.rewrites import HAS_KERNEL, Offset, rounded_kernel
-from compress.tflite import float_file
+from compress.recipes.tflite import float_file
 
 OF_SIGMOIDS = 0.0, 255 / 256
 """The range that TFLite gives the result of every sigmoid."""

@@ -6,16 +6,17 @@ import keras
 import numpy as np
 import onnx
 import pytest
-from tflite_files import flatbuffer, float_tensors
 
-from compress.calibration import Calibrated
-from compress.export import RECIPES
+from compress.int8.calibration import Calibrated
 from compress.methods.channels import without_channels
 from compress.methods.qat import rounding
-from compress.tfmot import to_tf_keras
-from distill.backbones import BACKBONES, num_macs
-from eval.probe import open_model
+from compress.methods.tfmot import to_tf_keras
+from compress.recipes import RECIPES
+from distill.backbones import BACKBONES
+from distill.backbones.efficientnet import num_macs
+from eval.devices.probe import open_model
 from small_models import SIZE, build, logits_of, random_images, settle_deep
+from tflite_files import flatbuffer, float_tensors
 
 NAMES = BACKBONES.names()
 

@@ -11,8 +11,14 @@ import pytest
 from keras import layers
 
 from compress import budget
-from compress.budget import LADDER, Tried, _fastest, _needless, shortfall
-from compress.export import RECIPES
+from compress.budget import (
+    LADDER,
+    Tried,
+    _fastest,
+    _needless,
+    shortfall,
+)
+from compress.recipes import RECIPES
 from compress.standalone import quantize_model
 from configs.schema import BudgetConfig
 from eval.images import evaluation_image

@@ -11,10 +11,11 @@ from keras import layers
 from compress import budget
 from compress.self_taught import ending_in_logits, self_taught_qat
 from compress.standalone import quantize_model
+from configs.artifacts import read_json
 from configs.errors import UserError
-from configs.run_dir import RunDir, read_json
+from configs.run_dir import RunDir
 from configs.schema import BudgetConfig
-from eval.accuracy import OWN_PIXELS, RANGES
+from eval.scoring.accuracy import OWN_PIXELS, RANGES
 from small_models import logits_of, random_images, settle
 from support import save_photo
 

@@ -3,8 +3,15 @@ from pathlib import Path
 
 import pytest
 
+from configs.artifacts import whole_file
 from configs.errors import UserError
-from configs.run_dir import RunDir, Step, is_current, step_lock, take_step, whole_file
+from configs.resume import (
+    Step,
+    is_current,
+    step_lock,
+    take_step,
+)
+from configs.run_dir import RunDir
 
 
 def test_a_file_that_failed_half_way_leaves_the_old_one(tmp_path: Path) -> None:

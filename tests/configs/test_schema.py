@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.options import registries
+from commands.options import registries
 from configs.errors import UserError
 from configs.loading import load_experiment
 from configs.schema import Experiment, json_schema, to_yaml

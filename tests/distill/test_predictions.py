@@ -6,10 +6,12 @@ import keras
 import numpy as np
 import pytest
 
-from configs.run_dir import RunDir, file_sha256, is_current, take_step, write_json
+from configs.artifacts import file_sha256, write_json
+from configs.resume import is_current, take_step
+from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.predictions import corrupted_model_step
-from eval.robustness import CorruptedPhotos
+from eval.scoring.robustness import CorruptedPhotos
 from support import save_photo
 
 SIZE = 8

@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from eval.accuracy import RANGES
 from eval.metadata import FileMetadata, expected_pixels, read_metadata
+from eval.scoring.accuracy import RANGES
 
 VALUES = {
     "classes": ["rose", "tulip", "löwenzahn", "other"],

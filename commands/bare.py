@@ -1,0 +1,169 @@
+"""Bare model files, measured without a run."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.pipeline import as_photos
+from configs.errors import UserError
+from distill.data.manifest import Examples
+from distill.data.scan import scan_folder
+from eval.devices.probe import ModelFileError, open_model
+from eval.images import UnreadablePhoto, evaluation_image
+from eval.metadata import FileMetadata, expected_pixels, read_metadata
+from eval.scoring.accuracy import Pixels, predict_file
+from eval.scoring.file_rows import Reference, file_row
+from eval.scoring.predictions import file_probabilities
+from eval.timing.results import timed
+
+log = logging.getLogger("potstill")
+
+NUM_WARMUP = 10
+NUM_RUNS = 200
+
+
+def measure_files(
+    files: list[Path],
+    *,
+    data: Path | None = None,
+    pixels: Pixels | None = None,
+    device: str = "local",
+    options: dict[str, Any] | None = None,
+    num_threads: int = 1,
+    num_runs: int = NUM_RUNS,
+    score: bool = False,
+) -> list[dict[str, Any]]:
+    """Rows as in report.json: scored on the test part of `data`, or timed.
+
+    Raises:
+        UserError: a file is missing or no model, or its classes are not those of the folder.
+    """
+    described = {file: describe(file) for file in files}
+    if not score:
+        timings = timed(
+            files,
+            device=device,
+            options=options,
+            num_threads=num_threads,
+            num_warmup=NUM_WARMUP,
+            num_runs=num_runs,
+        )
+        for file in (file for file in files if file not in timings):
+            log.warning("%s: not a file that %s runs; left out", file, device)
+        return [latency_row(file, [row]) for file, row in timings.items()]
+    if data is None:
+        raise UserError("--data is missing: the folder of class folders to score the files on.")
+    rows: list[dict[str, Any]] = []
+    tests: dict[Any, Examples] = {}
+    for file, metadata in described.items():
+        split = (metadata.split if metadata else None) or {}
+        key = tuple(sorted(split.items()))
+        test = tests[key] if key in tests else scan_folder(data, **split)["test"]
+        tests[key] = test
+        photos = as_photos("test", matched(test, metadata, open_model(file).num_classes, file))
+        probs = file_probabilities(
+            file, photos, num_threads=num_threads, pixels=expected_pixels(metadata, pixels)
+        )
+        rows.append(
+            file_row(
+                file,
+                facts=_facts(metadata),
+                probs=probs,
+                photos=photos,
+                reference=Reference(),
+                latency=[],
+            )
+        )
+    return rows
+
+
+def latency_row(file: Path, latency: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row of report.json with the timing alone, raw times left out."""
+    from eval.footprint import file_bytes
+    from eval.timing.results import RAW_LATENCY
+
+    metadata = describe(file)
+    return {
+        "name": file.name,
+        "path": str(file),
+        "format": file.suffix[1:],
+        **_facts(metadata),
+        "file_bytes": file_bytes(file),
+        "latency": [{k: v for k, v in row.items() if k != RAW_LATENCY} for row in latency],
+    }
+
+
+def _facts(metadata: FileMetadata | None) -> dict[str, Any]:
+    return {
+        "recipe": metadata.recipe if metadata else None,
+        "source": metadata.source if metadata else None,
+    }
+
+
+def describe(file: Path) -> FileMetadata | None:
+    if not file.exists():
+        raise UserError(f"{file} does not exist. Expected a .tflite or .onnx file.")
+    try:
+        open_model(file)
+        return read_metadata(file)
+    except ModelFileError as error:
+        raise UserError(f"{file} is no model that can be run here: {error}") from None
+
+
+def matched(
+    examples: Examples, metadata: FileMetadata | None, num_classes: int, file: Path
+) -> Examples:
+    """The same photos with the class numbers of the file.
+
+    Raises:
+        UserError: the file does not know a class of the folder, or their number differs.
+    """
+    if metadata and metadata.classes:
+        unknown = sorted(set(examples.classes) - set(metadata.classes))
+        if unknown:
+            raise UserError(
+                f"{file} knows {', '.join(metadata.classes[:20])}, and not "
+                f"{', '.join(unknown[:20])}. Give it a folder with its own classes."
+            )
+        number = np.array([metadata.classes.index(name) for name in examples.classes], "int32")
+        return Examples(
+            examples.ids, examples.paths, number[examples.labels], list(metadata.classes)
+        )
+    if num_classes != len(examples.classes):
+        raise UserError(
+            f"{file} answers with {num_classes} classes, and the folder has "
+            f"{len(examples.classes)} ({', '.join(examples.classes[:20])}). "
+            "Give a folder with one folder per class of the model, in alphabetical order."
+        )
+    return examples
+
+
+def predict_photos(
+    file: Path, photos: list[Path], *, pixels: Pixels | None = None
+) -> list[dict[str, Any]]:
+    """The classes of each photo by falling probability."""
+    metadata = describe(file)
+    model = open_model(file)
+    names = metadata.classes if metadata else [str(i) for i in range(model.num_classes)]
+    images = []
+    for photo in photos:
+        if not photo.is_file():
+            raise UserError(f"{photo} does not exist. Expected a photo.")
+        try:
+            images.append(evaluation_image(photo, model.input_shape[:2]))
+        except UnreadablePhoto as error:
+            raise UserError(f"this is no photo that can be read: {error}.") from None
+    probs = predict_file(
+        file, [image[None] for image in images], expected_pixels(metadata, pixels), 1, None
+    )
+    return [
+        {
+            "photo": str(photo),
+            "answers": [
+                {"class": names[i], "probability": float(row[i])} for i in np.argsort(-row)
+            ],
+        }
+        for photo, row in zip(photos, probs, strict=True)
+    ]

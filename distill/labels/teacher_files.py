@@ -1,0 +1,147 @@
+"""Teachers that somebody else trained: Keras files, SavedModels, ONNX and TFLite files."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from configs.artifacts import file_sha256
+from configs.errors import UserError
+from configs.schema import TeacherFile
+from distill.training.classifier import load_model
+from eval.devices.probe import ModelFileError, open_model
+from eval.metadata import FileMetadata, expected_pixels, read_metadata
+from eval.scoring.accuracy import RANGES, Pixels, two_classes
+
+SMALLEST_PROBABILITY = 1e-7
+
+Answers = Callable[[np.ndarray], np.ndarray]
+"""float32 images (batch, size, size, 3) of 0..255 -> what a model answers, (batch, classes)."""
+
+
+def open_teacher_file(file: TeacherFile, classes: list[str]) -> Answers:
+    """What a model file answers, logits or probabilities as it has them.
+
+    Raises:
+        UserError: it is no model that can be run here, or one of other images or classes.
+    """
+    if not file.path.exists():
+        raise UserError(
+            f"teacher.files names {file.path}, which does not exist. Expected a .keras, .onnx or "
+            ".tflite file or a SavedModel folder."
+        )
+    metadata = None
+    if file.path.is_dir():
+        answer = _saved_model(file)
+    elif file.path.suffix in (".onnx", ".tflite"):
+        answer = _runtime_file(file)
+        metadata = read_metadata(file.path)
+    else:
+        answer = _keras_file(file)
+    if metadata is not None and metadata.classes != classes:
+        raise UserError(
+            f"{file.path} tells {', '.join(metadata.classes[:20])} apart, and the photos are of "
+            f"{', '.join(classes[:20])}. Expected a teacher of the same classes."
+        )
+    pixels = _pixels(file, metadata)
+
+    def answers(images: np.ndarray) -> np.ndarray:
+        outputs = np.asarray(answer(pixels.apply(images)), "float32")
+        one_score = len(classes) == 2 and outputs.shape == (len(images), 1)
+        if outputs.shape != (len(images), len(classes)) and not one_score:
+            raise UserError(
+                f"{file.path} answers with shape {outputs.shape[1:]}, and the photos are of "
+                f"{len(classes)} classes ({', '.join(classes[:20])}). Expected a teacher with one "
+                "answer for each, in alphabetical order."
+            )
+        return outputs
+
+    return answers
+
+
+def _pixels(file: TeacherFile, metadata: FileMetadata | None) -> Pixels:
+    if file.pixels is not None:
+        return RANGES[file.pixels]
+    if file.mean or file.std:
+        return Pixels(file.mean or (0.0, 0.0, 0.0), file.std or (1.0, 1.0, 1.0))
+    return expected_pixels(metadata, None)
+
+
+def _runtime_file(file: TeacherFile) -> Answers:
+    try:
+        return open_model(file.path, os.cpu_count() or 1, file.image_size).predict
+    except ModelFileError as error:
+        raise UserError(f"{file.path} is no model that can be run here: {error}.") from None
+
+
+def _keras_file(file: TeacherFile) -> Answers:
+    model = load_model(file.path)
+    _check_input(file, model.input_shape)
+    return lambda images: np.asarray(model.predict_on_batch(images))
+
+
+def _saved_model(file: TeacherFile) -> Answers:
+    try:
+        loaded = tf.saved_model.load(str(file.path))
+        serve = loaded.signatures["serving_default"]
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        raise UserError(
+            f"{file.path} is no SavedModel that can be served ({error}). Expected a folder written "
+            "by model.export(), with a signature serving_default."
+        ) from None
+    inputs, outputs = serve.structured_input_signature[1], serve.structured_outputs
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise UserError(
+            f"{file.path} has {len(inputs)} inputs and {len(outputs)} outputs; expected one image "
+            "and one answer."
+        )
+    ((name, spec),) = inputs.items()
+    _check_input(file, spec.shape)
+
+    def answer(images: np.ndarray) -> np.ndarray:
+        # `loaded` stays: its variables live no longer than it.
+        assert loaded is not None
+        (output,) = serve(**{name: tf.cast(images, spec.dtype)}).values()
+        return np.asarray(output)
+
+    return answer
+
+
+def _check_input(file: TeacherFile, shape: Any) -> None:
+    expected = (None, file.image_size, file.image_size, 3)
+    found = tuple(shape) if isinstance(shape, tuple | list | tf.TensorShape) else ()
+    fits = len(found) == 4 and all(
+        a is None or b is None or a == b for a, b in zip(found, expected, strict=True)
+    )
+    if not fits:
+        raise UserError(
+            f"{file.path} takes input of shape {found or shape}; expected "
+            f"{file.image_size} x {file.image_size} photos with three channels "
+            "(teacher.files, image_size)."
+        )
+
+
+def as_logits(outputs: np.ndarray, kind: str) -> np.ndarray:
+    """Logits, float32 (batch, classes), of what a model answers; one score tells two classes apart.
+
+    Args:
+        kind: "logits" or "probabilities".
+    """
+    outputs = two_classes(outputs, kind)
+    if kind == "logits":
+        return outputs
+    # An int8 file rounds small probabilities to 0.
+    return np.log(np.maximum(outputs, SMALLEST_PROBABILITY))
+
+
+def path_sha256(path: Path) -> str:
+    """The digest of a file, or of all files in a folder with their names."""
+    if not path.is_dir():
+        return file_sha256(path)
+    names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+    listing = "".join(f"{file_sha256(path / name)} {name}\n" for name in names)
+    return hashlib.sha256(listing.encode()).hexdigest()

@@ -1,0 +1,112 @@
+"""Runtimes for a device that has none: wheels of the right kind, to be unpacked there."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.errors import StepFailed, UserError
+from eval.devices.machine import package_version
+
+RUNTIMES = {
+    ".tflite": ("ai-edge-litert", ("ai_edge_litert", "tflite_runtime")),
+    ".onnx": ("onnxruntime", ("onnxruntime",)),
+    "openvino": ("openvino", ("openvino",)),
+}
+"""By ending of a file, or by name: the package that runs it, and the modules any of which do."""
+
+OLDEST_GLIBC = 17  # manylinux2014; nothing older is built for any more
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Attributes: pin: the package in the version that is used here; modules: any of them does."""
+
+    pin: str
+    modules: tuple[str, ...]
+
+
+def runtime_for(kind: str) -> Runtime | None:
+    """The runtime of a key of RUNTIMES; None for another ending, of which the probe speaks best."""
+    if kind not in RUNTIMES:
+        return None
+    package, modules = RUNTIMES[kind]
+    version = package_version(package)
+    return Runtime(f"{package}=={version}" if version else package, modules)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The Python that wheels are for.
+
+    Attributes:
+        arch: as platform.machine() says it: aarch64, x86_64, armv7l.
+        glibc: minor version of glibc 2; None for another C library (musl).
+    """
+
+    python: str
+    arch: str
+    glibc: int | None
+
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> "Target":
+        """From what a device says of itself."""
+        name, version = facts["libc"]
+        minor = version.split(".")[1] if name == "glibc" else None
+        python = ".".join(facts["python"].split(".")[:2])
+        return cls(python, facts["arch"], None if minor is None else int(minor))
+
+    def describe(self) -> str:
+        """As errors call it."""
+        libc = "musl or another C library" if self.glibc is None else f"glibc 2.{self.glibc}"
+        return f"Python {self.python} on {self.arch} with {libc}"
+
+
+def download(package: str, target: Target, folder: Path, source: Path | None) -> list[Path]:
+    """The wheels of a package and of all that it needs, for another machine.
+
+    Of the version that is asked for (name==version), or of another where there is none.
+
+    Args:
+        source: a folder that holds them; None asks pip's index.
+
+    Raises:
+        UserError: there are none for that machine.
+        StepFailed: this Python has no pip.
+    """
+    if target.glibc is None or target.arch not in ("x86_64", "aarch64"):
+        raise UserError(
+            f"there are no wheels of {package} for {target.describe()}. Install a runtime there "
+            "(tflite-runtime or onnxruntime, and numpy) and name its Python with the option python."
+        )
+    result = _pip_download(package, target, folder, source)
+    if result.returncode and "==" in package:
+        # An old Python has no wheels of the version that is used here; what ran is stored.
+        result = _pip_download(package.partition("==")[0], target, folder, source)
+    if "No module named pip" in result.stderr:
+        raise StepFailed(f"this Python has no pip to download {package} with. Give it: --wheels.")
+    if result.returncode:
+        reason = result.stderr.strip().splitlines()[-1] if result.stderr.strip() else ""
+        given = f"in {source}" if source else "to download"
+        raise UserError(
+            f"no wheels of {package} {given} for {target.describe()}: {reason}\n"
+            "Collect them where there is a network (pip download) and give their folder with "
+            "--wheels, or install a runtime there and name its Python with the option python."
+        )
+    return sorted(folder.glob("*.whl"))
+
+
+def _pip_download(
+    package: str, target: Target, folder: Path, source: Path | None
+) -> "subprocess.CompletedProcess[str]":
+    assert target.glibc is not None
+    where = ["--no-index", "--find-links", str(source)] if source else []
+    tags = [f"manylinux_2_{n}" for n in range(target.glibc, OLDEST_GLIBC - 1, -1)]
+    platforms = [f"--platform={tag}_{target.arch}" for tag in [*tags, "manylinux2014"]]
+    command = [
+        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
+        "--only-binary=:all:", "--implementation", "cp", "--python-version", target.python,
+        "--dest", str(folder), *platforms, *where, package,
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True)

@@ -1,0 +1,258 @@
+"""The report for people: one self-contained HTML page, and Markdown for pull requests."""
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+from PIL import Image
+
+from eval.images import UnreadablePhoto, evaluation_image
+from eval.report.charts import (
+    Point,
+    lines,
+    pareto_front,
+    scatter,
+)
+from eval.report.failures import Gallery
+from eval.report.wording import (
+    FILTERS,
+    dash,
+    known,
+    ratio,
+)
+from eval.timing.latency import difference
+
+TEMPLATES = Path(__file__).with_name("templates")
+THUMBNAIL = (160, 160)
+MAX_CLASSES_SHOWN = 25
+MAX_CONFUSIONS = 5
+TRAINED = ("teacher", "student", "control")
+
+
+@dataclass(frozen=True)
+class Details:
+    """What the page shows beside report.json.
+
+    Attributes:
+        histories: by model, a row per epoch with val_accuracy and val_loss.
+        confusion: photos by (label, answer) of the chosen file.
+        galleries: photos on which it fails or is not alone.
+    """
+
+    histories: dict[str, list[dict[str, Any]]]
+    confusion: list[list[int]] | None
+    galleries: list[Gallery]
+
+
+def render_html(report: dict[str, Any], details: Details) -> str:
+    """The whole page; nothing in it is fetched from anywhere."""
+    template = _environment(autoescape=True).get_template("report.html")
+    galleries = [
+        (gallery, [(row, _thumbnail(row.photo)) for row in gallery.shown])
+        for gallery in details.galleries
+    ]
+    return template.render(**_context(report, details), galleries=galleries)
+
+
+def render_markdown(report: dict[str, Any], details: Details) -> str:
+    """A summary for a pull request."""
+    template = markdown_environment().get_template("report.md")
+    return template.render(**_context(report, details))
+
+
+def markdown_environment() -> Environment:
+    """What Markdown templates are rendered in; what is unknown shows as a dash."""
+    return _environment(autoescape=False)
+
+
+def _environment(*, autoescape: bool) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=autoescape,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # What a report does not say is shown as unknown, at any depth.
+        undefined=ChainableUndefined,
+        finalize=dash,
+    )
+    environment.filters |= FILTERS
+    return environment
+
+
+def _context(report: dict[str, Any], details: Details) -> dict[str, Any]:
+    files = report.get("files") or []
+    device = next((row["latency"][0]["device"] for row in files if row.get("latency")), None)
+    times = {row["name"]: _time_on(row, device) for row in files}
+    chosen_name = (report.get("verdict") or {}).get("chosen_file")
+    chosen = next((row for row in files if row["name"] == chosen_name), None)
+    by_time = _points(files, {n: (t or {}).get("p50_ms") for n, t in times.items()}, chosen_name)
+    sizes = {row["name"]: row.get("file_bytes") for row in files}
+    by_size = _points(files, {n: some and some / 1e6 for n, some in sizes.items()}, chosen_name)
+    return {
+        "report": report,
+        "details": details,
+        "chosen": chosen,
+        "times": times,
+        "timing": next(filter(None, times.values()), None),
+        "elsewhere": [
+            (number, row["name"], time)
+            for number, row in enumerate(files, 1)
+            for time in row.get("latency") or []
+            if time is not times[row["name"]]
+        ],
+        "against_float": _against_float(chosen, files, times) if chosen else None,
+        "power": _power_text(chosen["accuracy"]) if chosen else None,
+        "legend": sorted(by_time or by_size, key=lambda point: point.x),
+        "charts": _charts(by_time, by_size, times),
+        "front": {point.number for some in (by_time, by_size) for point in pareto_front(some)},
+        "curves": _curves(details.histories),
+        "trained": [name for name in TRAINED if details.histories.get(name)],
+        "distillation": (report.get("distillation") or {}).get("sentence"),
+        "confusion": _confusion(report, details.confusion),
+        "flips": (chosen or {}).get("flips_by_class") or [],
+        "endurance": _endurance(report.get("robustness"), chosen_name),
+    }
+
+
+def _time_on(row: dict[str, Any], device: str | None) -> dict[str, Any] | None:
+    """The file's first latency row of one device, the only ones that may be compared."""
+    return next((time for time in row.get("latency") or [] if time["device"] == device), None)
+
+
+def _power_text(scores: dict[str, Any]) -> str | None:
+    """Whether the test photos could have shown a drop of half a point."""
+    power, drop = scores.get("half_point_power"), scores.get("detectable_drop")
+    if power is None or drop is None:
+        return None
+    return (
+        f"Had it lost 0.5 points, {scores['n']} test photos would show it in {100 * power:.0f} "
+        f"of 100 cases; what they show in 80 of 100 is a loss of {100 * drop:.1f} points."
+    )
+
+
+def _against_float(
+    chosen: dict[str, Any], files: list[dict[str, Any]], times: dict[str, Any]
+) -> str | None:
+    """Size and speed beside the student's float32 file, of the same format if there is one."""
+    floats = [
+        row
+        for row in files
+        if row.get("source") == "student" and str(row.get("recipe")).endswith("float32")
+    ]
+    if not floats or chosen in floats:
+        return None
+    other = min(floats, key=lambda row: row.get("format") != chosen.get("format"))
+    said = [ratio(other["file_bytes"] / chosen["file_bytes"], "smaller", "larger")]
+    ours, theirs = times[chosen["name"]], times[other["name"]]
+    if ours and theirs and ours.get("num_threads") == theirs.get("num_threads"):
+        told = difference(ours, theirs)
+        alike = told is not None and told["verdict"] == "no difference"
+        faster = ratio(theirs["p50_ms"] / ours["p50_ms"], "faster", "slower")
+        said.append("no faster or slower" if alike else faster)
+    return f"{' and '.join(said)} than {other['name']}"
+
+
+def _points(
+    files: list[dict[str, Any]], costs: dict[str, float | None], chosen: str | None
+) -> list[Point]:
+    """The files of which accuracy and a cost are known; `costs` by name."""
+    points = []
+    for number, row in enumerate(files, 1):
+        x, scores = costs[row["name"]], row.get("accuracy") or {}
+        y, low, high = map(scores.get, ("top1", "top1_low", "top1_high"))
+        if known(x) and known(y) and known(low) and known(high):
+            points.append(Point(number, row["name"], x, y, low, high, row["name"] == chosen))
+    return points
+
+
+def _charts(by_time: list[Point], by_size: list[Point], times: dict[str, Any]) -> list[str]:
+    """Accuracy against latency and against size, as far as they are known."""
+    charts = []
+    if by_time:
+        time = times[by_time[0].name]
+        threads = f"{time['num_threads']} thread" + ("s" if time["num_threads"] > 1 else "")
+        title = f"median latency in ms ({time['device']}, {threads})"
+        charts.append(scatter(by_time, x_title=title, y_title="top-1 and its 95 % interval"))
+    if by_size:
+        title = "size in MB"
+        charts.append(scatter(by_size, x_title=title, y_title="top-1 and its 95 % interval"))
+    return charts
+
+
+def _curves(histories: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str]]:
+    """(title, SVG) of validation top-1 and loss over the epochs."""
+    charts = []
+    for key, title, percent in (
+        ("val_accuracy", "validation top-1", True),
+        ("val_loss", "validation loss", False),
+    ):
+        series = {
+            name: [
+                (row.get("epoch", number), row[key])
+                for number, row in enumerate(histories.get(name) or [], 1)
+                if known(row.get(key))
+            ]
+            for name in TRAINED
+        }
+        series = {name: points for name, points in series.items() if points}
+        if series:
+            charts.append((title, lines(series, x_title="epoch", y_title=title, percent=percent)))
+    return charts
+
+
+def _endurance(robustness: dict[str, Any] | None, chosen: str | None) -> str:
+    """Top-1 over the strengths, the mean of all corruptions; strength 0 are the clean photos."""
+    if not robustness:
+        return ""
+    rows = {row["name"]: row for row in robustness["rows"]}
+    series: dict[str, list[tuple[float, float]]] = {}
+    for kind, name in (("teacher", "teacher"), ("student", "student"), ("file", chosen)):
+        if name in rows:
+            by_strength = zip(*rows[name]["top1"].values(), strict=True)
+            means = [sum(some) / len(some) for some in by_strength]
+            series[kind] = list(enumerate([rows[name]["clean_top1"], *means]))
+    return lines(series, x_title="strength of the corruption", y_title="top-1", percent=True)
+
+
+def _confusion(report: dict[str, Any], counts: list[list[int]] | None) -> dict[str, Any] | None:
+    if counts is None:
+        return None
+    classes = report["data"]["classes"]
+    shown = sorted(range(len(classes)), key=lambda i: -sum(counts[i]))[:MAX_CLASSES_SHOWN]
+    shown.sort()
+    rows = []
+    for i in shown:
+        total = sum(counts[i]) or 1
+        cells = [(counts[i][j], round(counts[i][j] / total, 3), i == j) for j in shown]
+        rows.append((classes[i], cells, counts[i][i] / total))
+    return {
+        "classes": [classes[i] for i in shown],
+        "rows": rows,
+        "num_classes": len(classes),
+        "most": _most_confused(classes, counts),
+    }
+
+
+def _most_confused(classes: list[str], counts: list[list[int]]) -> list[tuple[str, str, int]]:
+    """(label, answer, photos) of the commonest mistakes, of all classes."""
+    pairs = [
+        (classes[i], classes[j], count)
+        for i, row in enumerate(counts)
+        for j, count in enumerate(row)
+        if i != j and count
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])[:MAX_CONFUSIONS]
+
+
+def _thumbnail(photo: Path) -> str | None:
+    """The photo as a data URI, or None where it is gone or unreadable."""
+    try:
+        pixels = evaluation_image(photo, THUMBNAIL)
+    except (UnreadablePhoto, OSError):
+        return None
+    jpeg = io.BytesIO()
+    Image.fromarray(pixels).save(jpeg, "JPEG", quality=75)
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"

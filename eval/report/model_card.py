@@ -1,0 +1,52 @@
+"""`model_card.md`: what a run's files are, for those who get them without the run.
+
+In the form that Hugging Face reads: YAML between two lines of dashes, then Markdown.
+"""
+
+import json
+import re
+from typing import Any
+
+from configs.schema import Choice, Experiment, TeacherConfig
+from eval.report.html import markdown_environment
+
+PUNCTUATION = re.compile(r"([\\`*_\[\]<>|~#$&])")
+
+
+def render_card(report: dict[str, Any], experiment: Experiment) -> str:
+    """The card of the run that `report` (report.json) and its config describe.
+
+    Its headline numbers are those of the chosen file, or of the student where none was chosen.
+    A license is the user's to give.
+    """
+    student = next(row for row in report["models"] if row["name"] == "student")
+    chosen_name = report["verdict"]["chosen_file"]
+    chosen = next((row for row in report["files"] if row["name"] == chosen_name), None)
+    environment = markdown_environment()
+    environment.filters |= {"plain": plain, "yaml": yaml_text, "choice": choice_text}
+    return environment.get_template("model_card.md").render(
+        report=report,
+        experiment=experiment,
+        student=student,
+        chosen=chosen,
+        scored=chosen or student,
+        formats=sorted({row["format"] for row in report["files"]}),
+        is_trained_here=isinstance(experiment.teacher, TeacherConfig),
+        views={name: value for name, value in experiment.views.model_dump().items() if value},
+    )
+
+
+def plain(text: object) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return PUNCTUATION.sub(r"\\\1", " ".join(str(text).split()))
+
+
+def yaml_text(text: object) -> str:
+    """Text as YAML takes it, whatever is in it: JSON's strings are YAML's too."""
+    return json.dumps(str(text), ensure_ascii=False)
+
+
+def choice_text(choice: Choice) -> str:
+    """A choice of the config in words: kd (temperature 4.0)."""
+    options = ", ".join(f"{k} {v}" for k, v in choice.options.items() if v is not None)
+    return plain(f"{choice.name} ({options})" if options else choice.name)

@@ -1,0 +1,223 @@
+"""The results of a run directory: `report.json`, `.md` and `.html`, and `model_card.md`."""
+
+import csv
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from configs.artifacts import (
+    file_sha256,
+    read_json,
+    write_json,
+    write_text,
+)
+from configs.run_dir import RunDir
+from configs.schema import Experiment
+from eval.choice.verdict import Loss, choose, loss_of
+from eval.devices.machine import machine
+from eval.devices.registry import device_label
+from eval.report.audit import audit
+from eval.report.costs import step_costs
+from eval.report.failures import confusion_counts, flips_by_class, galleries
+from eval.report.html import Details, render_html, render_markdown
+from eval.report.model_card import render_card
+from eval.scoring.accuracy import accuracy
+from eval.scoring.file_rows import Reference, file_row
+from eval.scoring.predictions import Photos, load_predictions
+from eval.scoring.robustness import corrupted_photos, robustness, robustness_sentence
+from eval.timing.results import latency_path, load_latency
+
+
+@dataclass(frozen=True)
+class RunPhotos:
+    """The photos that the results are about."""
+
+    classes: list[str]
+    validation: Photos
+    test: Photos
+
+
+def write_report(
+    run: RunDir, experiment: Experiment, *, photos: RunPhotos, models: list[str], files: list[str]
+) -> dict[str, Any]:
+    """Write the reports of a run and its model card; returns `report.json`.
+
+    Args:
+        models: names of the run's models, the teacher first.
+        files: names of the run's files.
+    """
+    report, probs = build_report(run, experiment, photos=photos, models=models, files=files)
+    details = _details(run, report, photos, probs)
+    html, markdown = render_html(report, details), render_markdown(report, details)
+    write_text(run.path / "report.md", markdown)
+    write_text(run.path / "model_card.md", render_card(report, experiment))
+    write_text(run.path / "report.html", html)
+    write_json(run.path / "report.json", report)
+    return report
+
+
+def build_report(
+    run: RunDir, experiment: Experiment, *, photos: RunPhotos, models: list[str], files: list[str]
+) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+    """`report.json`, and all predictions by name and split."""
+    probs = {name: load_predictions(run, name) for name in [*models, *files]}
+    devices = [device_label(d.name, d.options) for d in experiment.evaluate.devices]
+    latency = load_latency(run, devices, files)
+    teacher = probs["teacher"]["test"]
+    rows = [_file_row(run, name, probs, photos, teacher, latency.get(name, [])) for name in files]
+    losses = {row["name"]: _loss(row, probs, photos.validation.labels) for row in rows}
+    verdict = choose(rows, losses=losses, budget=experiment.compress.budget)
+    facts = read_json(run.photos_manifest.with_suffix(".json"))
+    counts = {k: v for k, v in facts.items() if k.startswith("num_")}
+    tested = {name: splits["test"] for name, splits in probs.items()}
+    report = {
+        "run": run.path.resolve().name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": experiment.seed,
+        "machine": _machine(run, rows),
+        "data": {"source": _source(experiment), "classes": photos.classes, **counts},
+        "models": [_model_row(run, n, probs[n]["test"], photos.test, teacher) for n in models],
+        "files": rows,
+        "distillation": _distillation(run, experiment, photos.test, probs),
+        "steps": step_costs(
+            models=[name for name in models if name not in ("teacher", "control")],
+            files=rows,
+            chosen=verdict["chosen_file"],
+            probs=tested,
+            labels=photos.test.labels,
+        ),
+        "robustness": _robustness(
+            run, experiment, photos.test, tested, files=rows, chosen=verdict["chosen_file"]
+        ),
+        "provenance": {
+            "config_sha256": file_sha256(run.experiment),
+            "photos_sha256": file_sha256(run.photos_manifest),
+        },
+        "verdict": verdict,
+    }
+    return report, probs
+
+
+def _robustness(
+    run: RunDir,
+    experiment: Experiment,
+    test: Photos,
+    tested: dict[str, np.ndarray],
+    *,
+    files: list[dict[str, Any]],
+    chosen: str | None,
+) -> dict[str, Any] | None:
+    photos = corrupted_photos(experiment, paths=test.paths, labels=test.labels)
+    if photos is None:
+        return None
+    of_files = {row["name"]: row["source"] for row in files}
+    trained = ("teacher", "student", "control")
+    of_models = {n: None if n in trained else "student" for n in tested if n not in of_files}
+    found = robustness(run, photos, clean=tested, sources={**of_models, **of_files})
+    shipped = [row for row in found["rows"] if row["name"] == chosen]
+    return {**found, "sentence": robustness_sentence(shipped[0]) if shipped else None}
+
+
+def _distillation(
+    run: RunDir,
+    experiment: Experiment,
+    test: Photos,
+    probs: dict[str, dict[str, np.ndarray]],
+) -> dict[str, Any] | None:
+    if not experiment.student.control:
+        return None
+
+    def of_seeds(name: str) -> list[np.ndarray]:
+        further = range(2, experiment.student.seeds + 1)
+        return [
+            probs[name]["test"],
+            *(load_predictions(run, f"{name}-{number}")["test"] for number in further),
+        ]
+
+    return audit(
+        students=of_seeds("student"),
+        controls=of_seeds("control"),
+        teacher=probs["teacher"]["test"],
+        labels=test.labels,
+    )
+
+
+def _machine(run: RunDir, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Where the files were timed; this machine where they were not."""
+    timed = next((row["latency"][0]["device"] for row in rows if row["latency"]), None)
+    return machine() if timed is None else dict(read_json(latency_path(run, timed))["machine"])
+
+
+def _source(experiment: Experiment) -> str:
+    path = experiment.data.path
+    return experiment.data.source if path is None else f"{experiment.data.source} {path.name}"
+
+
+def _loss(row: dict[str, Any], probs: dict[str, dict[str, np.ndarray]], labels: np.ndarray) -> Loss:
+    file, source, student = (
+        probs[name]["validation"] for name in (row["name"], row["source"], "student")
+    )
+    return loss_of(file, source, student, labels)
+
+
+def _model_row(
+    run: RunDir, name: str, probs: np.ndarray, test: Photos, teacher: np.ndarray
+) -> dict[str, Any]:
+    facts = read_json(run.model_dir(name) / "manifest.json")
+    kept = ("backbone", "input_shape", "num_parameters", "num_macs", "seconds_to_train")
+    scores = accuracy(probs, test.labels, split="test", teacher_probs=teacher)
+    return {"name": name, **{key: facts[key] for key in kept}, "accuracy": scores}
+
+
+def _file_row(
+    run: RunDir,
+    name: str,
+    probs: dict[str, dict[str, np.ndarray]],
+    photos: RunPhotos,
+    teacher: np.ndarray,
+    latency: list[dict[str, Any]],
+) -> dict[str, Any]:
+    path = run.file(name)
+    facts = read_json(path.with_name(name + ".json"))
+    ours, source = probs[name]["test"], probs[facts["source"]]["test"]
+    row = file_row(
+        path,
+        facts={**facts, "path": f"files/{name}"},
+        probs=ours,
+        photos=photos.test,
+        reference=Reference(source=source, student=probs["student"]["test"], teacher=teacher),
+        latency=latency,
+    )
+    labels = photos.test.labels
+    flips = flips_by_class(ours.argmax(axis=1), source.argmax(axis=1), labels, photos.classes)
+    return {**row, "sha256": facts["outputs"][name]["sha256"], "flips_by_class": flips}
+
+
+def _details(
+    run: RunDir,
+    report: dict[str, Any],
+    photos: RunPhotos,
+    probs: dict[str, dict[str, np.ndarray]],
+) -> Details:
+    chosen = report["verdict"]["chosen_file"]
+    names = [model["name"] for model in report["models"]]
+    tested = {name: splits["test"] for name, splits in probs.items()}
+    confusion = None
+    if chosen:
+        answers = tested[chosen].argmax(axis=1)
+        confusion = confusion_counts(answers, photos.test.labels, len(photos.classes)).tolist()
+    return Details(
+        histories={name: rows for name in names if (rows := _history(run, name))},
+        confusion=confusion,
+        galleries=galleries(report, photos.test, photos.classes, tested),
+    )
+
+
+def _history(run: RunDir, name: str) -> list[dict[str, Any]]:
+    path = run.model_dir(name) / "history.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]

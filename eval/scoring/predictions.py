@@ -1,0 +1,63 @@
+"""What a file answers on the validation and test photos, kept on disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.artifacts import file_sha256, whole_file
+from configs.progress import track
+from configs.resume import Step
+from configs.run_dir import RunDir
+from eval.devices.probe import open_model
+from eval.images import evaluation_batches
+from eval.scoring.accuracy import (
+    OWN_PIXELS,
+    Pixels,
+    predict_file,
+)
+
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Photos:
+    """One split, as the results need it: files and class indices."""
+
+    split: str
+    paths: list[Path]
+    labels: np.ndarray
+
+
+def file_probabilities(
+    path: Path, photos: Photos, *, num_threads: int, pixels: Pixels = OWN_PIXELS
+) -> np.ndarray:
+    """Probabilities of one file on one split, float32 (examples, classes)."""
+    size = open_model(path, num_threads).input_shape[:2]
+    batches = evaluation_batches(photos.paths, size, BATCH_SIZE)
+    with track(f"{path.name}: {photos.split}", len(photos.paths)) as advance:
+        return predict_file(path, batches, pixels, num_threads, advance)
+
+
+def file_predictions_step(
+    run: RunDir, path: Path, splits: list[Photos], *, num_threads: int
+) -> Step:
+    """What one file of the run says of the validation and test photos."""
+    target = run.predictions(path.name)
+    inputs = {"photos": file_sha256(run.photos_manifest), "file": file_sha256(path)}
+
+    def build() -> tuple[list[Path], dict[str, Any]]:
+        probs = {s.split: file_probabilities(path, s, num_threads=num_threads) for s in splits}
+        with whole_file(target) as unfinished:
+            np.savez(unfinished, **probs)  # type: ignore[arg-type]
+        return [target], {}
+
+    manifest = target.with_name(target.name.removesuffix(".npz") + ".json")
+    return Step(f"predictions of {path.name}", manifest, inputs, build)
+
+
+def load_predictions(run: RunDir, name: str) -> dict[str, np.ndarray]:
+    """Probabilities by split, as a predictions step wrote them."""
+    with np.load(run.predictions(name)) as stored:
+        return {split: stored[split] for split in stored.files}

@@ -1,0 +1,58 @@
+"""What tables say beside their numbers."""
+
+from commands.tables import (
+    profile_table,
+    single_stream_table,
+    speed_note,
+    thermal_table,
+)
+
+
+def timed(name: str, p50_ms: float, verdict: str | None) -> dict:
+    found = {"verdict": verdict} if verdict else None
+    latency = {"p50_ms": p50_ms, "noise_floor": 0.021, "against_fastest": found}
+    return {"name": name, "latency": [latency]}
+
+
+def test_files_as_fast_as_the_fastest_are_named() -> None:
+    rows = [
+        timed("a", 2.1, "no difference"),
+        timed("b", 2.0, "no difference"),
+        timed("c", 3.0, "slower"),
+    ]
+    assert speed_note(rows) == "\nfastest: b; no slower: a (noise floor 2.1 %)"
+    assert speed_note(rows[1:]) == "\nfastest: b; the others are slower (noise floor 2.1 %)"
+
+
+def test_nothing_is_said_of_one_file_or_too_few_rounds() -> None:
+    assert speed_note([timed("a", 2.0, "no difference")]) == ""
+    assert speed_note([timed("a", 2.0, None), timed("b", 3.0, None)]) == ""
+
+
+def test_a_curve_is_shown_in_fifths_with_its_change_and_warmth() -> None:
+    intervals = [
+        {"minute": 0.5 * n, "p50_ms": 10.0 + n, "temperature_c": 40.4 + n} for n in range(1, 21)
+    ]
+    header, line = thermal_table({"a.onnx": {"intervals": intervals}}).splitlines()
+    minutes = ["2.0", "4.0", "6.0", "8.0", "10.0"]
+    assert header.split() == ["p50", "ms", "at", "minute", *minutes, "change", "%", "°C"]
+    # From 11 to 30 ms, 60 degrees at the end.
+    assert line.split() == ["a.onnx", "14.00", "18.00", "22.00", "26.00", "30.00", "+172.7", "60"]
+
+
+def test_operators_have_their_share() -> None:
+    operators = [
+        {"operator": "Conv", "num_nodes": 3, "ms": 3.0},
+        {"operator": "Softmax", "num_nodes": 1, "ms": 1.0},
+    ]
+    _, *lines = profile_table({"a.onnx": {"operators": operators}}).splitlines()
+    assert [line.split() for line in lines] == [
+        ["a.onnx", "Conv", "3", "3.000", "75.0"],
+        ["a.onnx", "Softmax", "1", "1.000", "25.0"],
+    ]
+
+
+def test_a_stream_is_one_line() -> None:
+    found = {"num_queries": 1024, "seconds": 61.2, "p50_ms": 1.0, "p90_ms": 2.0, "p99_ms": 3.0}
+    _, line = single_stream_table({"a.onnx": found}).splitlines()
+    assert line.split() == ["a.onnx", "1024", "61", "1.00", "2.00", "3.00"]

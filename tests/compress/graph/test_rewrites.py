@@ -1,0 +1,189 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from compress.graph.graph import copy_of
+from compress.graph.rewrites import correct_biases, prepared, simplified
+from small_models import random_images, settle
+
+
+def answers(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    return np.asarray(model.predict_on_batch(images))
+
+
+def names(model: keras.Model) -> list[str]:
+    return [type(layer).__name__ for layer in model.layers]
+
+
+def classifier(*preprocessing, padding: str = "same") -> keras.Model:
+    keras.utils.set_random_seed(1)
+    pixels = x = keras.Input((8, 8, 3), name="image")
+    for layer in preprocessing:
+        x = layer(x)
+    x = layers.Conv2D(4, 3, padding=padding, activation="silu", name="stem")(x)
+    return keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "left"),
+    [
+        ((layers.Rescaling(1 / 255),), []),
+        ((layers.Rescaling(1 / 127.5, offset=-1),), ["input_offset"]),
+        (
+            (
+                layers.Rescaling(1 / 255),
+                layers.Normalization(mean=[0.4, 0.5, 0.6], variance=[0.04, 0.05, 0.06]),
+                layers.Rescaling([1.1, 0.9, 1.0]),
+                layers.ZeroPadding2D(1),
+            ),
+            ["input_offset"],
+        ),
+        ((layers.Normalization(mean=0.5, variance=4.0, axis=None, invert=True),), ["input_offset"]),
+    ],
+    ids=["scaled", "centred", "as EfficientNet", "inverted"],
+)
+def test_the_scaling_of_pixels_moves_into_the_first_kernel(preprocessing, left) -> None:
+    model, images = classifier(*preprocessing), random_images(4, 8)
+    found = simplified(model)
+    np.testing.assert_allclose(answers(found, images), answers(model, images), rtol=1e-4, atol=1e-5)
+    scaling = (layers.Rescaling, layers.Normalization)
+    assert not any(isinstance(layer, scaling) for layer in found.layers)
+    assert [layer.name for layer in found.layers if layer.name == "input_offset"] == left
+
+
+def test_pixels_that_something_else_reads_keep_their_scaling() -> None:
+    pixels = keras.Input((8, 8, 3), name="image")
+    x = layers.Rescaling(1 / 255)(pixels)
+    x = layers.Concatenate()([layers.Conv2D(3, 1)(x), x])
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    images = random_images(4, 8)
+    found = simplified(model)
+    assert "Rescaling" in names(found)
+    np.testing.assert_allclose(answers(found, images), answers(model, images), rtol=1e-5)
+
+
+def test_a_scaling_that_serves_twice_stays() -> None:
+    keras.utils.set_random_seed(1)
+    scaling = layers.Rescaling(1 / 16)
+    pixels = keras.Input((8, 8, 3), name="image")
+    x = scaling(layers.Conv2D(3, 1)(scaling(pixels)))
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    images = random_images(4, 8)
+    found = simplified(model)
+    np.testing.assert_allclose(answers(found, images), answers(model, images), rtol=1e-5)
+
+
+def test_nested_models_with_layers_of_one_name_are_left_as_they_are() -> None:
+    keras.utils.set_random_seed(1)
+    pixels = keras.Input((8, 8, 3), name="image")
+    blocks = [
+        keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(3, 1, name="conv")]) for _ in "ab"
+    ]
+    x = layers.GlobalAveragePooling2D()(blocks[1](blocks[0](layers.Rescaling(1 / 255)(pixels))))
+    model, images = keras.Model(pixels, layers.Dense(3)(x)), random_images(4, 8)
+    np.testing.assert_allclose(
+        answers(prepared(model, images), images), answers(model, images), atol=0.05
+    )
+
+
+def test_activations_become_layers_and_a_shared_kernel_stays_one() -> None:
+    keras.utils.set_random_seed(1)
+    shared = layers.Conv2D(3, 1, activation="relu", name="shared")
+    pixels = keras.Input((8, 8, 3), name="image")
+    x = layers.GlobalAveragePooling2D()(shared(shared(pixels)))
+    model = keras.Model(pixels, layers.Dense(3, activation="softmax")(x))
+    images = random_images(4, 8)
+    found = simplified(model)
+    np.testing.assert_allclose(answers(found, images), answers(model, images), rtol=1e-5)
+    assert names(found).count("Activation") == 2
+    assert names(found).count("Conv2D") == 1
+    assert [each.name for each in found.layers if each.name.startswith("shared")] == [
+        "shared",
+        "shared.activation",
+    ]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        layers.Conv2D(4, 3, strides=2, name="kernel"),
+        layers.Conv2D(6, 3, groups=3, name="kernel"),
+        layers.DepthwiseConv2D(3, depth_multiplier=2, name="kernel"),
+        layers.Dense(4, name="kernel"),
+    ],
+    ids=["convolution", "groups", "depthwise", "dense"],
+)
+def test_normalizations_move_into_the_kernels_ahead_of_them(kernel, bias) -> None:
+    keras.utils.set_random_seed(1)
+    kernel = type(kernel).from_config({**kernel.get_config(), "use_bias": bias})
+    pixels = keras.Input((8, 8, 3), name="image")
+    x = layers.BatchNormalization(scale=bias, name="norm")(kernel(pixels))
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    images = random_images(4, 8)
+    settle(model, images)
+    norm = model.get_layer("norm")
+    norm.beta.assign(keras.random.normal(norm.beta.shape))
+    found = simplified(model)
+    assert "BatchNormalization" not in names(found)
+    np.testing.assert_allclose(answers(found, images), answers(model, images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_normalization_stays_whose_input_something_else_reads() -> None:
+    keras.utils.set_random_seed(1)
+    pixels = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(3, 1)(pixels)
+    x = layers.Add()([x, layers.BatchNormalization()(x)])
+    x = layers.BatchNormalization()(layers.Conv2D(3, 1, activation="relu")(x))
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    images = random_images(4, 8)
+    found = simplified(model)
+    assert names(found).count("BatchNormalization") == 2
+    np.testing.assert_allclose(answers(found, images), answers(model, images), rtol=1e-4)
+
+
+def rounded(layer, steps) -> None:
+    """Round a kernel as runtimes do, one scale for each output channel."""
+    kernel = np.asarray(layer.kernel)
+    axes = (0, 1) if isinstance(layer, layers.DepthwiseConv2D) else tuple(range(kernel.ndim - 1))
+    step = np.abs(kernel).max(axis=axes, keepdims=True) / steps
+    layer.kernel.assign(np.round(kernel / step) * step)
+
+
+@pytest.mark.parametrize(("norm", "steps"), [(True, 127), (False, 127), (True, 64)])
+def test_rounded_kernels_shift_nothing_on_average_once_biases_make_up_for_it(norm, steps) -> None:
+    keras.utils.set_random_seed(1)
+    pixels = keras.Input((8, 8, 3), name="image")
+    x = layers.DepthwiseConv2D(3, padding="same", use_bias=not norm, name="depthwise")(pixels)
+    x = (
+        layers.BatchNormalization(name="end")(x)
+        if norm
+        else layers.Activation("linear", name="end")(x)
+    )
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    images = random_images(64, 8)
+    settle(model, images)
+
+    def mean_shift(other: keras.Model) -> float:
+        expected, found = (
+            answers(keras.Model(each.inputs, each.get_layer("end").output), images)
+            for each in (model, other)
+        )
+        return float(np.abs((found - expected).mean(axis=(0, 1, 2))).max())
+
+    corrected, plain = copy_of(model), copy_of(model)
+    correct_biases(corrected, images, steps)
+    for each in (corrected, plain):
+        rounded(each.get_layer("depthwise"), steps)
+    assert mean_shift(plain) > 1e-4
+    assert mean_shift(corrected) < 0.02 * mean_shift(plain)
+
+
+def test_preparing_leaves_the_model_itself_alone(tiny_model, images) -> None:
+    before = [array.copy() for array in tiny_model.get_weights()]
+    found = prepared(tiny_model, images)
+    for array, old in zip(tiny_model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(array, old)
+    # Biases are corrected by what int8 would add: near, not equal.
+    np.testing.assert_allclose(answers(found, images), answers(tiny_model, images), atol=0.2)

@@ -1,0 +1,179 @@
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import onnx
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+
+from compress.int8.calibration import Calibrated
+from compress.int8.precision import (
+    Operation,
+    _layers_of,
+    float_operations,
+    report,
+    rounded,
+)
+from compress.int8.ranges import FileRanges, file_ranges
+from compress.recipes import RECIPES, tflite
+from compress.recipes.flatbuffer import operations
+from configs.errors import UserError
+
+Op = schema.BuiltinOperator
+NAMED = {"input_offset", "stem", "depthwise", "gate", "project", "hidden", "logits"}
+"""The layers of the tiny model that have names of their own."""
+
+
+@pytest.fixture(scope="module")
+def ready(tiny_model, images) -> Calibrated:
+    return Calibrated(tiny_model, images)
+
+
+@pytest.fixture(scope="module")
+def parts_and_ranges(ready):
+    content = tflite._converted(tflite._converter(ready.model, "logits"))
+    found = file_ranges(tflite._all_tensors(content), ready, ranges="loss")
+    return operations(content), found
+
+
+def written(model: keras.Model, images: np.ndarray, path, **options) -> dict:
+    recipe = "tflite.int8" if path.suffix == ".tflite" else "onnx.int8"
+    return RECIPES[recipe](
+        model, path, calibration=lambda: iter(images), output="probabilities", **options
+    )
+
+
+def float_kinds(path) -> list[int]:
+    """The kinds of operations that compute in float, in their order."""
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    graph = model.subgraphs[0]
+    floats = {i for i, t in enumerate(graph.tensors) if t.type == schema.TensorType.FLOAT32}
+    return [
+        model.operatorCodes[each.opcodeIndex].builtinCode
+        for each in graph.operators
+        if int(each.inputs[0]) in floats and int(each.outputs[0]) in floats
+    ]
+
+
+def test_a_tensor_is_rounded_unless_all_that_touch_it_are_in_float() -> None:
+    chain = [
+        Operation("a", ["image"], ["x"]),
+        Operation("b", ["x"], ["y"]),
+        Operation("c", ["x", "y"], ["z"]),
+    ]
+    assert rounded(chain, set()) == ["image", "x", "y", "z"]
+    assert rounded(chain, {"b"}) == ["image", "x", "y", "z"]
+    assert rounded(chain, {"b", "c"}) == ["image", "x"]
+    assert rounded(chain, {"a", "b", "c"}) == []
+
+
+def test_operations_are_of_the_layers_that_they_compute(ready, parts_and_ranges) -> None:
+    parts, found = parts_and_ranges
+    computed = _layers_of(parts, found, ready.model)
+    layers = [computed[each.name] for each in parts]
+    # A convolution with its padding, both halves of a swish for the one layer.
+    assert layers[0] == {"input_offset"}
+    assert layers[1] & NAMED == {"stem"}
+    assert len(layers[1]) == 2
+    assert layers[2] == layers[3]
+    assert len(layers[2]) == 1
+    assert "hidden" in layers[-4] & layers[-3] & layers[-2]
+    assert layers[-1] == {"logits"}
+
+
+def test_named_layers_stay_in_float_and_nothing_is_rounded_between_them(
+    tiny_model, images, tmp_path
+) -> None:
+    path = tmp_path / "named.tflite"
+    facts = written(tiny_model, images, path, keep_float=["stem", "hidden", "logits"])
+    assert NAMED & set(facts["kept_float"]) == {"stem", "hidden", "logits"}
+    # The swish of `hidden` is part of the layer; the stem's is not part of `stem`.
+    assert float_kinds(path) == [
+        Op.CONV_2D, Op.FULLY_CONNECTED, Op.LOGISTIC, Op.MUL, Op.FULLY_CONNECTED
+    ]  # fmt: skip
+    expected = keras.ops.softmax(tiny_model.predict_on_batch(images))
+    found = tflite.Interpreter(str(path)).get_signature_runner()(image=images[:1])
+    np.testing.assert_allclose(found["probabilities"], expected[:1], atol=0.1)
+
+
+def test_an_onnx_file_keeps_named_layers_in_float(tiny_model, images, tmp_path) -> None:
+    path = tmp_path / "named.onnx"
+    written(tiny_model, images, path, keep_float=["project"])
+    graph = onnx.load(path).graph
+    producers = {name: node.op_type for node in graph.node for name in node.output}
+    kernels = [producers.get(n.input[1], "constant") for n in graph.node if n.op_type == "Conv"]
+    assert sorted(kernels) == ["DequantizeLinear"] * 3 + ["constant"]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_share_leaves_the_dearest_in_float(ready, parts_and_ranges, share) -> None:
+    parts, found = parts_and_ranges
+    costs = found.costs(ready)
+    kept = float_operations(parts, found, ready, share)
+
+    def cost(kept: set) -> float:
+        by_twin = {found.twins[n]: costs[n] for n in rounded(parts, kept) if n in costs}
+        return sum(by_twin.values())
+
+    assert cost(kept) <= (1 - share) * cost(set())
+    assert 0 < len(kept) < len(parts)
+    dearest = max(costs, key=lambda name: costs[name])
+    assert dearest not in rounded(parts, kept)
+
+
+def test_a_tensor_that_a_file_holds_twice_costs_once() -> None:
+    chain = [
+        Operation("a", ["image"], ["x"]),
+        Operation("reshape", ["x"], ["copy"]),
+        Operation("b", ["copy"], ["y"]),
+    ]
+    found = FileRanges(
+        dict.fromkeys(["x", "copy", "y"], (0.0, 1.0)), {"x": "first", "copy": "first", "y": "last"}
+    )
+    # 5 nats in all: half of them are saved as soon as `b` is in float.
+    nats = {"first": 2.0, "last": 3.0}
+    known = {
+        layer: SimpleNamespace(cost_within=lambda low, high, cost=cost: cost)
+        for layer, cost in nats.items()
+    }
+    ready = SimpleNamespace(sensitivities=known)
+    assert float_operations(chain, found, ready, keep=0.5) == {"b"}
+
+
+def test_the_report_names_the_dearest_layers_first(ready, parts_and_ranges) -> None:
+    parts, found = parts_and_ranges
+    told = report(parts, found, ready, set())
+    nats = [each["nats"] for each in told["rounding"]]
+    assert told["kept_float"] == []
+    assert nats == sorted(nats, reverse=True)
+    for each in told["rounding"]:
+        holders = [name for name, layer in found.twins.items() if layer == each["layer"]]
+        some = ready.sensitivities[each["layer"]]
+        costs = {some.cost_within(*found.ranges[name]) for name in holders}
+        assert each["nats"] == pytest.approx(max(costs), rel=0.01)
+    kept = float_operations(parts, found, ready, 0.9)
+    after = report(parts, found, ready, kept)
+    assert told["rounding"][0]["layer"] not in [each["layer"] for each in after["rounding"]]
+    assert after["kept_float"]
+
+
+def test_an_unknown_layer_is_refused_with_the_nearest(tiny_model, images, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"names 'stemm', .* Did you mean stem"):
+        written(tiny_model, images, tmp_path / "file.tflite", keep_float=["stemm"])
+
+
+def test_an_edge_in_float_has_no_integer_type(tiny_model, images, tmp_path) -> None:
+    with pytest.raises(UserError, match="keep_float leaves it in float"):
+        written(
+            tiny_model, np.round(images), tmp_path / "file.tflite",
+            keep_float=["input_offset"], input_type="uint8",
+        )  # fmt: skip
+
+
+def test_options_are_checked() -> None:
+    check = RECIPES.check
+    assert check("tflite.int8", {"keep_float": ["stem"]})["keep_float"] == ["stem"]
+    assert check("onnx.int8", {"keep_float": 0.5})["keep_float"] == 0.5
+    for bad in (1.5, "stem", {"stem": 1}):
+        with pytest.raises(UserError, match="option keep_float"):
+            check("tflite.int8", {"keep_float": bad})

@@ -1,0 +1,157 @@
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from compress.int8.calibration import Calibrated
+from compress.int8.ranges import (
+    BYTES,
+    HEADROOM,
+    _twins,
+    file_ranges,
+)
+from compress.int8.sensitivity import tensors_of
+from compress.recipes import RECIPES, onnx, tflite
+from configs.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def ready(tiny_model, images) -> Calibrated:
+    return Calibrated(tiny_model, images)
+
+
+@pytest.fixture(scope="module")
+def simple(ready) -> keras.Model:
+    return ready.model
+
+
+@pytest.fixture(scope="module")
+def tflite_tensors(simple):
+    return tflite._all_tensors(tflite._converted(tflite._converter(simple, "logits")))
+
+
+@pytest.fixture(scope="module")
+def onnx_tensors(simple, tmp_path_factory):
+    converted = tmp_path_factory.mktemp("onnx") / "converted.onnx"
+    onnx.onnx.save(onnx._converted(simple, "logits"), converted)
+    quant_pre_process(converted, converted.with_name("folded.onnx"))
+    return onnx._all_tensors(converted.with_name("folded.onnx"))
+
+
+@pytest.mark.parametrize("format_", ["tflite", "onnx"])
+def test_tensors_of_a_file_are_found_in_the_model_by_their_values(
+    format_, simple, images, tflite_tensors, onnx_tensors
+):
+    run = tflite_tensors if format_ == "tflite" else onnx_tensors
+    of_file = [run(image) for image in images[:2]]
+    twins = _twins(of_file, simple, images[:2])
+    assert twins["image"] == "image"
+    # What an activation of the model hides from it: the gate within a swish. And ONNX moves
+    # channels before it subtracts the offset, or after.
+    lost = [name for name in of_file[0] if name not in twins]
+    assert all("igmoid" in name or "input_offset" in name for name in lost), lost
+    tensors = tensors_of(simple, images[:2])
+    for name, twin in twins.items():
+        np.testing.assert_allclose(
+            np.sort(np.ravel(of_file[0][name])), np.sort(np.ravel(tensors[twin][0])), atol=1e-3
+        )
+
+
+def test_minmax_covers_all_values_and_zero(ready, images, tflite_tensors):
+    found = file_ranges(tflite_tensors, ready, ranges="minmax").ranges
+    for image in images:
+        for name, values in tflite_tensors(image).items():
+            low, high = found[name]
+            assert low <= min(0, values.min())
+            assert high >= max(0, values.max())
+
+
+def test_ranges_for_the_loss_are_those_of_the_twins(ready, images, tflite_tensors):
+    found = file_ranges(tflite_tensors, ready, ranges="loss")
+    known = ready.sensitivities
+    wide = HEADROOM * np.mean([each.cost for each in known.values()])
+    twins = _twins([tflite_tensors(image) for image in images[:2]], ready.model, images[:2])
+    assert found.twins == twins
+    assert {name: found.ranges[name] for name in twins} == {
+        name: known[twin].widest(wide) for name, twin in twins.items()
+    }
+    for name, nats in found.costs(ready).items():
+        some = known[twins[name]]
+        assert nats == pytest.approx(some.cost_within(*found.ranges[name]))
+        assert some.cost * 0.999 <= nats <= max(some.cost, wide) * 1.001
+
+
+def test_other_ranges_are_those_of_all_values_of_the_file(ready, images, tflite_tensors):
+    runs = [tflite_tensors(image) for image in images]
+    percentile = file_ranges(tflite_tensors, ready, ranges={"percentile": 90.0}).ranges
+    least = file_ranges(tflite_tensors, ready, ranges="mse").ranges
+    assert percentile.keys() == least.keys() == runs[0].keys()
+    for name in runs[0]:
+        values = np.concatenate([np.ravel(run[name]) for run in runs])
+        low, high = np.percentile(values, [5, 95])
+        if len(values) > 1000:
+            # Within a bin of 6 to 12 %, or near 0.
+            near = {"rel": 0.12, "abs": 0.02 * float(np.abs(values).max())}
+            assert percentile[name] == pytest.approx((min(low, 0), max(high, 0)), **near)
+        assert min(values.min(), 0) <= least[name][0] <= 0
+        assert 0 <= least[name][1] <= max(values.max(), 0)
+
+
+@pytest.mark.parametrize("ranges", ["minmax", "mse", {"percentile": 99.9}])
+def test_ranges_of_values_need_no_gradients(
+    tiny_model, images, tflite_tensors, ranges, monkeypatch
+):
+    monkeypatch.setattr(
+        "compress.int8.calibration.sensitivities", lambda *args: pytest.fail("asked")
+    )
+    found = file_ranges(tflite_tensors, Calibrated(tiny_model, images), ranges=ranges)
+    assert all(low <= 0 <= high for low, high in found.ranges.values())
+    assert len(found.ranges) > 10
+
+
+@pytest.mark.parametrize("format_", ["tflite", "onnx"])
+def test_a_file_gives_the_tensors_that_it_is_asked_for(
+    format_, images, tflite_tensors, onnx_tensors
+):
+    run = tflite_tensors if format_ == "tflite" else onnx_tensors
+    everything = run(images[0])
+    for wanted in ([], ["image"], list(everything)[1:3]):
+        found = run(images[0], wanted)
+        assert list(found) == wanted
+        for name in wanted:
+            np.testing.assert_array_equal(found[name], everything[name])
+
+
+@pytest.mark.parametrize("recipe", ["tflite.int8", "onnx.int8"])
+@pytest.mark.parametrize(
+    ("ranges", "problem"),
+    [
+        ("max", "'loss', 'minmax' or 'mse'"),
+        ({"percentile": 101}, "less than or equal to 100"),
+        ({"quantile": 99}, "'percentile'"),
+        ({}, "'loss', 'minmax' or 'mse'"),
+    ],
+)
+def test_other_ranges_are_refused_before_anything_runs(recipe, ranges, problem):
+    with pytest.raises(UserError, match=problem):
+        RECIPES.check(recipe, {"ranges": ranges})
+
+
+@pytest.mark.parametrize("ranges", ["loss", "minmax", "mse", {"percentile": 99.99}])
+def test_pixels_in_whole_numbers_are_not_rounded(tiny_model, images, tflite_tensors, ranges):
+    ready = Calibrated(tiny_model, np.round(images * 0.8))  # no photo need have a 255
+    found = file_ranges(tflite_tensors, ready, ranges=ranges)
+    assert found.ranges["image"] == BYTES
+    assert found.costs(ready)["image"] == 0
+
+
+def test_an_int8_file_has_the_steps_of_its_ranges(tiny_model, simple, images, tmp_path):
+    path = tmp_path / "int8.tflite"
+    tflite.RECIPES["tflite.int8"](
+        tiny_model, path, calibration=lambda: iter(images), output="logits", ranges="minmax"
+    )
+    graph = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0).subgraphs[0]
+    quantize = graph.operators[0]
+    (step,) = graph.tensors[quantize.outputs[0]].quantization.scale
+    assert step == pytest.approx(images.max() / 255, rel=1e-3)

@@ -1,0 +1,272 @@
+import json
+from functools import partial
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from compress.graph.graph import Graph, copy_of
+from compress.methods import METHODS, channel_sizes
+from compress.methods.channel_groups import ChannelGroups, total, with_channels
+from compress.methods.channel_sizes import sizes_within
+from compress.methods.channels import _importances, without_channels
+from compress.prune import remembered
+from configs.errors import UserError
+from distill.backbones.efficientnet import num_macs
+from small_models import build, logits_of, random_images, settle
+from support import timed_by_size
+
+
+def sizes_of(groups):
+    return [group.size for group in groups.groups]
+
+
+def calibration(images):
+    return lambda: iter(images)
+
+
+def test_channels_registers_itself():
+    options = METHODS.options("channels")
+    assert options["keep"] == 0.5
+    with pytest.raises(UserError, match="keep"):
+        METHODS.check("channels", {"keep": 1.5})
+
+
+def test_a_group_has_all_that_makes_and_reads_its_channels(tiny_model):
+    groups = ChannelGroups(Graph.of(tiny_model))
+    stem, hidden = groups.groups  # what `project` gives meets others in a sum
+    assert (stem.size, hidden.size) == (8, 16)
+    assert hidden.exits == ["hidden"]
+    assert [use.layer.name for use, _, index in groups.readers() if index == 0] == [
+        "gate", "project",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_lite0"])
+def test_expanded_channels_of_every_block_can_leave_and_sums_stay_whole(name):
+    model = build(name, weights=None)
+    groups = ChannelGroups(Graph.of(model))
+    expanded = {144: 2, 240: 2, 480: 3, 672: 3, 1152: 4}
+    assert {size: sizes_of(groups).count(size) for size in expanded} == expanded
+    assert sizes_of(groups)[-1] == 1280
+    assert not {24, 40, 80, 112, 192} & set(sizes_of(groups))  # these are what blocks add to
+
+
+def test_multiply_accumulates_are_those_of_the_model(tiny_model):
+    groups = ChannelGroups(Graph.of(tiny_model))
+    assert total(groups.macs, sizes_of(groups)) == num_macs(tiny_model)
+    smaller = with_channels(tiny_model, groups, [np.arange(3), np.arange(16)])
+    assert total(groups.macs, [3, 16]) == num_macs(smaller)
+
+
+def test_numbers_written_are_counted_by_hand(tiny_model):
+    groups = ChannelGroups(Graph.of(tiny_model))
+    # 8 channels at 8 x 8: stem, swish, depthwise, ReLU and gated; its mean and the gate; projected
+    # and added; its mean, the hidden layer and the answers.
+    written = 5 * 8 * 64 + 8 + 8 + 2 * 8 * 64 + 8 + 16 + 4
+    assert total(groups.writes, sizes_of(groups)) == written
+
+
+def test_removing_channels_is_to_not_read_them(tiny_model, images):
+    groups = ChannelGroups(Graph.of(tiny_model))
+    kept = [np.array([0, 2, 3, 7]), np.arange(5, 16)]
+    blind = copy_of(tiny_model)
+    for use, _, index in groups.readers():
+        kernel = blind.get_layer(use.layer.name).kernel
+        seen = np.isin(np.arange(kernel.shape[-2]), kept[index])
+        kernel.assign(kernel * seen[:, None].astype("float32"))
+    smaller = with_channels(tiny_model, groups, kept)
+    assert smaller.get_layer("depthwise").kernel.shape == (3, 3, 4, 1)
+    assert smaller.get_layer("gate").kernel.shape == (1, 1, 4, 4)
+    np.testing.assert_allclose(logits_of(smaller, images), logits_of(blind, images), atol=1e-5)
+
+
+def test_a_channel_that_never_changes_leaves_without_a_trace(images):
+    keras.utils.set_random_seed(1)
+    pixels = keras.Input((16, 16, 3))
+    x = layers.Conv2D(8, 3, use_bias=False, name="first")(layers.Rescaling(1 / 255)(pixels))
+    x = layers.ReLU()(layers.BatchNormalization(name="norm")(x))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 1, use_bias=False)(x))
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    settle(model, images)
+    norm = model.get_layer("norm")
+    constant = np.array([0, 1, 1, 0, 1, 0, 1, 1], "float32")
+    norm.gamma.assign(norm.gamma * (1 - constant))
+    norm.beta.assign(norm.beta + 0.7 * constant)
+    smaller = without_channels(model, images, keep=0.5, multiple_of=1)
+    assert smaller.get_layer("first").filters == 3
+    np.testing.assert_allclose(logits_of(smaller, images), logits_of(model, images), atol=1e-5)
+    # Nor is there one in training, where normalizations have the statistics of the batch.
+    learning, before = smaller(images, training=True), model(images, training=True)
+    np.testing.assert_allclose(learning, before, atol=1e-4)
+
+
+def test_what_is_split_stays_whole(images):
+    pixels = keras.Input((16, 16, 3))
+    x = layers.Conv2D(8, 3, name="whole")(layers.Rescaling(1 / 255)(pixels))
+    one, other = keras.ops.split(x, 2, axis=-1)
+    x = layers.Concatenate()([one, layers.Conv2D(4, 1)(other)])
+    x = layers.Conv2D(8, 1)(layers.ReLU()(layers.Conv2D(12, 1, name="free")(x)))
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    smaller = without_channels(model, images, keep=0.9, multiple_of=1)
+    assert smaller.get_layer("whole").filters == 8
+    assert smaller.get_layer("free").filters < 12
+
+
+def test_importance_is_the_fisher_information_of_a_gate_around_the_mean(images):
+    keras.utils.set_random_seed(1)
+    pixels = keras.Input((16, 16, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Rescaling(1 / 64)(pixels))
+    x = layers.Dense(5, activation="relu", name="hidden")(x)
+    model = keras.Model(pixels, layers.Dense(3, name="answers")(x))
+    _, (found,) = _importances(model, ChannelGroups(Graph.of(model)), images)
+
+    hidden = np.asarray(keras.Model(pixels, x)(images), "float64")
+    weights = np.asarray(model.get_layer("answers").kernel, "float64")
+    logits = logits_of(model, images).astype("float32")
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    rng = np.random.default_rng(0)
+    drawn = [rng.choice(3, p=row / row.sum()) for row in probs.astype("float64")]
+    slopes = (np.eye(3)[drawn] - probs) @ weights.T  # of log p(drawn) = logit - log-sum-exp
+    expected = 0.5 * np.mean((slopes * (hidden - hidden.mean(axis=0))) ** 2, axis=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-9)
+
+
+def test_the_smaller_model_has_the_share_asked_for_and_learns(efficientnet):
+    asked = []
+
+    def finetune(model, *, epochs, learning_rate):
+        asked.append((num_macs(model), epochs, learning_rate))
+
+    smaller = METHODS["channels"](
+        efficientnet,
+        calibration=calibration(random_images(4, 32)),
+        finetune=finetune,
+        remember=lambda find: find(),
+        keep=0.6,
+        epochs=3,
+    )
+    assert 0.57 < num_macs(smaller) / num_macs(efficientnet) <= 0.6
+    assert asked == [(num_macs(smaller), 3, 1e-3)]
+    changed = [
+        (old.filters, new.filters)
+        for old, new in zip(efficientnet.layers, smaller.layers, strict=True)
+        if isinstance(old, layers.Conv2D) and old.filters != new.filters
+    ]
+    assert changed
+    assert all(new % 16 == 0 for _, new in changed)
+    assert {type(layer).__module__.split(".")[0] for layer in smaller.layers} == {"keras"}
+
+
+def test_a_latency_is_met_by_no_fewer_channels_than_it_takes(tiny_model):
+    groups = ChannelGroups(Graph.of(tiny_model))
+    importances = [np.linspace(1, 2, size) for size in sizes_of(groups)]
+    asked = []
+
+    def latency(sizes):  # of the stem alone, which has 8 channels
+        asked.append(sizes)
+        return 0.2 + 0.1 * sizes[0]
+
+    within = partial(sizes_within, groups=groups, importances=importances, multiple_of=1)
+    stem, _ = within(0.75, latency=latency)
+    assert stem == 5
+    assert len(asked) == len(set(asked)) < 6
+    with pytest.raises(UserError, match=r"come down to 20% of the latency: .* 30% are left"):
+        within(0.2, latency=latency)
+
+
+def test_the_last_of_all_sizes_can_be_reached_by_latency():
+    pixels = keras.Input((8, 8, 3))
+    x = layers.Conv2D(1000, 1, name="many")(pixels)
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    sizes = sizes_within(
+        0.105,
+        ChannelGroups(Graph.of(model)),
+        [np.linspace(1, 2, 1000)],
+        multiple_of=1,
+        latency=lambda sizes: sizes[0] / 1000,
+    )
+    assert 100 <= sizes[0] <= 105
+
+
+@pytest.fixture
+def wide():
+    pixels = keras.Input((16, 16, 3))
+    x = layers.Conv2D(256, 3, padding="same", activation="relu", name="wide")(pixels)
+    x = layers.Conv2D(64, 3, padding="same", activation="relu", name="next")(x)
+    return keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+
+
+@pytest.mark.parametrize("recipe", ["tflite.float32", "onnx.int8"])
+def test_latency_is_that_of_the_file_of_a_recipe(wide, images, recipe, tmp_path, monkeypatch):
+    asked = []
+
+    def timed(files, **options):
+        asked.extend(file.suffix for file in files)
+        return timed_by_size(files, **options)
+
+    monkeypatch.setattr(channel_sizes, "timed", timed)
+    memory = tmp_path / "found.json"
+    smaller = without_channels(
+        wide, images, keep=0.5, of=recipe, multiple_of=8, remember=partial(remembered, memory)
+    )
+    found = json.loads(memory.read_text())
+    # Nearly all of a file are the kernels here: half of it is half of their weights.
+    weights = [sum(w.size for w in model.get_weights()) for model in (wide, smaller)]
+    expected = weights[1] / weights[0]
+    assert found["latency"]["ratio"] == pytest.approx(expected, abs=0.05)
+    assert 0.4 < found["latency"]["ratio"] <= 0.5
+    assert found["channels"][0] == smaller.get_layer("wide").filters
+    assert found["latency"]["recipe"] == recipe
+    assert found["latency"]["machine"]["cpu"]
+    assert set(asked) == {f".{recipe.partition('.')[0]}"}
+
+
+@pytest.mark.slow
+def test_a_share_of_the_latency_is_measured_where_it_runs(wide, images, tmp_path):
+    memory = tmp_path / "found.json"
+    remember = partial(remembered, memory)
+    options = {"keep": 0.6, "of": "tflite.int8", "multiple_of": 8, "remember": remember}
+    smaller = without_channels(wide, images, **options)
+    told = json.loads(memory.read_text())["latency"]
+    assert told["ratio"] <= 0.6
+    assert told["num_threads"] == 1
+    assert num_macs(smaller) < num_macs(wide)
+
+
+def test_what_is_no_recipe_has_no_latency():
+    with pytest.raises(UserError, match=r"Did you mean tflite\.int8"):
+        METHODS.check("channels", {"of": "tflite.int"})
+
+
+def test_what_cannot_be_reached_is_refused_with_what_can(tiny_model, images):
+    with pytest.raises(UserError, match=r"channels cannot come down to 1%.* are left"):
+        without_channels(tiny_model, images, keep=0.01, multiple_of=8)
+
+
+def test_a_model_without_such_channels_is_refused(images):
+    pixels = keras.Input((16, 16, 3))
+    x = layers.Conv2D(4, 3, padding="same")(pixels)
+    x = layers.Concatenate()([x, pixels])
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    with pytest.raises(UserError, match="no channels that can be removed"):
+        without_channels(model, images, keep=0.5, multiple_of=1)
+
+
+def test_channels_of_a_layer_that_serves_twice_stay(images):
+    pixels = keras.Input((16, 16, 3))
+    twice = layers.Conv2D(4, 3, padding="same", name="twice")
+    x = twice(layers.Conv2D(4, 1)(pixels))
+    x = layers.Conv2D(6, 1, name="free")(twice(x))
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    assert sizes_of(ChannelGroups(Graph.of(model))) == [6]
+
+
+def test_channels_that_a_softmax_compares_stay():
+    pixels = keras.Input((16, 16, 3))
+    x = layers.Conv2D(6, 1, name="free")(pixels)
+    weights = layers.Dense(4, activation="softmax")(layers.GlobalAveragePooling2D()(x))
+    x = layers.Multiply()([layers.Conv2D(4, 1)(x), layers.Reshape((1, 1, 4))(weights)])
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    assert sizes_of(ChannelGroups(Graph.of(model))) == [6]

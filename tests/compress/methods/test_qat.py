@@ -1,0 +1,149 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from compress.graph.graph import copy_of
+from compress.graph.rewrites import rounded_kernel
+from compress.int8.calibration import Calibrated
+from compress.methods import METHODS
+from compress.methods.qat import rounding
+from compress.methods.structure import keep_structure
+from compress.recipes.tflite import RECIPES
+from eval.devices.probe import open_model
+from small_models import logits_of, settle
+
+HAS_KERNEL = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
+
+
+def train(model, images, *, epochs, learning_rate):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(learning_rate), loss)
+    for _ in range(3 * epochs):
+        model.train_on_batch(images, np.arange(len(images)) % 4)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model, images):
+    """The tiny model with answers that differ: rounding shows in them."""
+    trained = copy_of(tiny_model)
+    train(trained, images, epochs=7, learning_rate=1e-2)
+    return settle(trained, images)
+
+
+@pytest.fixture
+def finetune(images):
+    return lambda model, **options: train(model, images, **options)
+
+
+@pytest.fixture
+def calibration(images):
+    return lambda: iter(images)
+
+
+def int8_logits(model, images, path):
+    RECIPES["tflite.int8"](model, path, calibration=lambda: iter(images), output="logits")
+    return open_model(path).predict(images)
+
+
+def distance(some, others):
+    return np.abs(some - others).mean()
+
+
+def test_training_sees_what_the_int8_file_answers(model, images, tmp_path):
+    simulated = logits_of(rounding(Calibrated(model, images)), images)
+    answered = int8_logits(model, images, tmp_path / "tiny.tflite")
+    assert distance(answered, simulated) < 0.1 * distance(answered, logits_of(model, images))
+
+
+def test_it_does_where_all_that_files_do_is_to_round(tiny_model, images, tmp_path):
+    # Untrained, hardly a value is out of its range. The pixels are no whole numbers.
+    model = copy_of(tiny_model)
+    kernel = model.get_layer("logits").kernel
+    kernel.assign(10 * kernel)
+    simulated = logits_of(rounding(Calibrated(model, images)), images)
+    answered = int8_logits(model, images, tmp_path / "tiny.tflite")
+    assert distance(answered, simulated) < 0.5 * distance(answered, logits_of(model, images))
+
+
+def test_kernels_learn_and_end_in_the_steps_of_int8(model, calibration, finetune):
+    before = model.get_weights()
+    trained = METHODS["qat"](
+        model, calibration=calibration, finetune=finetune, epochs=1, learning_rate=1e-3
+    )
+    for array, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(array, old)
+    kernels = [layer for layer in trained.layers if isinstance(layer, HAS_KERNEL)]
+    assert len(kernels) == 6
+    for layer in kernels:
+        kernel = np.asarray(layer.kernel)
+        np.testing.assert_allclose(rounded_kernel(layer, kernel), kernel, atol=1e-6)
+        assert not np.allclose(kernel, model.get_layer(layer.name).kernel)
+    assert {type(layer).__module__.split(".")[0] for layer in trained.layers} == {"keras"}
+
+
+def test_a_network_without_training_is_the_one_it_was_but_for_its_rounded_constants(
+    model, images, calibration, tmp_path
+):
+    same = METHODS["qat"](model, calibration=calibration, finetune=lambda model, **options: None)
+    prepared = Calibrated(model, images).model
+    for layer in prepared.layers:
+        if isinstance(layer, HAS_KERNEL):
+            layer.kernel.assign(rounded_kernel(layer, layer.kernel))
+    # Ahead of them all: the means of the channels, in 255 steps from 0 to the largest.
+    prepared.get_layer("input_offset").offset = [-0.6 * 170, -0.6 * 212, -0.6 * 255]
+    np.testing.assert_allclose(logits_of(same, images), logits_of(prepared, images), atol=1e-4)
+    same.save(tmp_path / "same.keras")
+    loaded = keras.saving.load_model(tmp_path / "same.keras", compile=False)
+    np.testing.assert_array_equal(logits_of(loaded, images), logits_of(same, images))
+
+
+def test_the_int8_file_answers_as_the_network_that_learned(
+    model, images, calibration, finetune, tmp_path
+):
+    learned = []
+
+    def remembering(model, **options):
+        finetune(model, **options)
+        learned.append(model)
+
+    trained = METHODS["qat"](
+        model, calibration=calibration, finetune=remembering, epochs=2, learning_rate=1e-5
+    )
+    # The file chooses the ranges of its tensors anew.
+    simulated = logits_of(learned[0], images)
+    answered = int8_logits(trained, images, tmp_path / "qat.tflite")
+    assert distance(answered, simulated) < 0.5 * distance(answered, logits_of(trained, images))
+
+
+def test_a_swish_may_serve_twice(images, calibration):
+    keras.utils.set_random_seed(1)
+    swish = layers.Activation("silu", name="swish")
+    pixels = keras.Input((16, 16, 3), name="image")
+    x = swish(layers.Conv2D(4, 3)(layers.Rescaling(1 / 64)(pixels)))
+    x = layers.GlobalAveragePooling2D()(swish(layers.Conv2D(4, 3)(x)))
+    model = keras.Model(pixels, layers.Dense(3)(x))
+    same = METHODS["qat"](model, calibration=calibration, finetune=lambda model, **options: None)
+    assert len([layer for layer in same.layers if layer.name == "swish"]) == 1
+    assert distance(logits_of(same, images), logits_of(model, images)) < 0.05
+
+
+def test_zeros_and_clusters_of_a_kernel_are_those_of_the_file(model, images, calibration, finetune):
+    few = METHODS["cluster"](model, finetune=lambda model, **options: None, num_clusters=4)
+    project = few.get_layer("project").kernel
+    project.assign(np.where(np.abs(project) < np.median(np.abs(project)), 0, project))
+
+    def keeping(model, **options):
+        keep_structure(model)
+        finetune(model, **options)
+
+    trained = METHODS["qat"](
+        few, calibration=calibration, finetune=keeping, epochs=1, learning_rate=1e-4
+    )
+    for name in ("gate", "project", "hidden"):
+        old = np.asarray(few.get_layer(name).kernel).reshape(-1, 8 if name != "hidden" else 16)
+        new = np.asarray(trained.get_layer(name).kernel).reshape(old.shape)
+        np.testing.assert_array_equal(new[old == 0], 0)
+        for before, after in zip(old.T, new.T, strict=True):
+            assert len(np.unique(after)) <= len(np.unique(before))
+    assert not np.array_equal(new, old)

