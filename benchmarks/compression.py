@@ -128,7 +128,7 @@ def made(
     for number in range(1, len(chain) + 1):
         name = "-".join([*chain[:number], str(seed)])
         method = choice(chain[number - 1], options)
-        take_step(run, method_step(run, experiment, source=source, name=name, method=method))
+        take_step(method_step(run, experiment, source=source, name=name, method=method))
         source = name
     return name
 
@@ -137,13 +137,13 @@ def narrowed(run: RunDir, experiment: Experiment, options: argparse.Namespace) -
     macs = read_json(run.model_dir("channels-1") / "manifest.json")["num_macs"]
     epochs = options.epochs + options.finetune_epochs
     method = Choice(name="narrow", options={"macs": macs, "epochs": epochs, "learning_rate": 1e-3})
-    take_step(run, method_step(run, experiment, source="student", name="narrow-1", method=method))
+    take_step(method_step(run, experiment, source="student", name="narrow-1", method=method))
     return "narrow-1"
 
 
 def written(run: RunDir, experiment: Experiment, model: str, recipe: str) -> Path:
     step = file_step(run, experiment, model, Choice(name=recipe, options={}))
-    take_step(run, step)
+    take_step(step)
     return run.path / "files" / step.name
 
 
@@ -157,12 +157,12 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     run, experiment = RunDir(options.out), experiment_of(options)
     for step in ("data", "teacher", "label"):
         for each in STEPS[step](run, experiment):
-            take_step(run, each)
+            take_step(each)
     test = load_examples(run, "test")
     photos = Photos("test", test.paths, test.labels)
     files: dict[str, list[Path]] = {}
     for seed in range(1, options.seeds + 1):
-        take_step(run, student_step(run, experiment, seed))
+        take_step(student_step(run, experiment, seed))
         for chain in CHAINS:
             model = made(run, experiment, options, seed, chain)
             name = "-".join(chain) or "student"

@@ -76,7 +76,7 @@ def trained(
     """Probabilities of one trained student on both splits, from disk where they are there."""
     path = out / f"{name.replace(', ', '-').replace(' ', '_')}-seed{seed}.npz"
     if not path.exists():
-        take_step(run, (control_step if control else student_step)(run, experiment, seed))
+        take_step((control_step if control else student_step)(run, experiment, seed))
         model = load_model(run.model(seed_name("control" if control else "student", seed)))
         splits = {split: load_examples(run, split) for split in ("validation", "test")}
         save_predictions(
@@ -99,7 +99,7 @@ def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             some = experiment_of(options, views, options.losses[0], num_views)
             for step in ("data", "teacher", "label"):
                 for each in STEPS[step](run, some):
-                    take_step(run, each)
+                    take_step(each)
             out = run.path / f"predictions-{num_views or 'all'}"
             seeds = range(1, options.seeds + 1)
             base = {"views": views, "num_views": num_views or options.epochs}

@@ -115,7 +115,7 @@ def sustain_run(
             options=device.options,
             num_threads=experiment.evaluate.num_threads,
         )
-        told.append(take_step(run, step, force=force)["files"])
+        told.append(take_step(step, force=force)["files"])
     return _shown(told, mode)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.recipes.write import file_name, write_file
-from configs.resume import Step, output_sha256
+from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
 from distill.data.manifest import load_examples
@@ -22,7 +22,7 @@ def file_step(run: RunDir, experiment: Experiment, source: str, recipe: Choice) 
         "output": experiment.compress.output,
     }
 
-    def build() -> tuple[list[Path], dict[str, Any]]:
+    def build(workspace: Workspace) -> Built:
         facts = write_file(
             _loaded(run.model(source), inputs["model"]),
             path,

@@ -42,7 +42,7 @@ def finetune(
 
     Args:
         name: what is trained, for the progress bar.
-        checkpoint: named by all that the training depends on; kept until the caller removes it.
+        checkpoint: the file that keeps the state, in the step's workspace.
     """
     config, source = experiment.student, taught_views(run, experiment)
     validation = load_examples(run, "validation")
@@ -62,7 +62,6 @@ def finetune(
             ema_momentum=config.ema_momentum,
         ),
         checkpoint=checkpoint,
-        key=checkpoint.stem,
         name=name,
     )
 

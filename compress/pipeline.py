@@ -195,7 +195,7 @@ def take(
     manifests: list[dict[str, Any]] = []
     for name in names:
         steps = STEPS[name](run, experiment)
-        manifests = [take_step(run, step, force=name in (force or [])) for step in steps]
+        manifests = [take_step(step, force=name in (force or [])) for step in steps]
     return manifests
 
 
@@ -214,7 +214,7 @@ def take_one(
         Its manifest.
     """
     _ready(run, experiment, [name], target)
-    return take_step(run, step(run, experiment), force=name in (force or []))
+    return take_step(step(run, experiment), force=name in (force or []))
 
 
 def _ready(run: RunDir, experiment: Experiment, names: list[str], target: str) -> None:
@@ -236,7 +236,7 @@ def ensure(run: RunDir, experiment: Experiment, names: list[str], target: str) -
             continue
         for step in STEPS[name](run, experiment):
             if name == "data":
-                take_step(run, step)
+                take_step(step)
             else:
                 _require(run, step, name, target)
 

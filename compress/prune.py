@@ -5,7 +5,6 @@ import inspect
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,10 +13,9 @@ from compress.finetune import finetune, finetune_data
 from compress.graph.graph import image_size_of
 from compress.methods import METHODS
 from compress.recipes.write import calibration_of
-from configs.artifacts import digest, read_json, write_json
 from configs.errors import UserError
 from configs.progress import track
-from configs.resume import Step, output_sha256
+from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
 from distill.data.inputs import steps_per_epoch
@@ -25,10 +23,9 @@ from distill.data.manifest import load_examples
 from distill.data.run_views import taught_examples, view_inputs
 from distill.labels.soft_labels import soft_labels_step
 from distill.training.classifier import (
-    checkpoint_dir,
+    CHECKPOINT,
     describe,
     load_model,
-    remove_checkpoint,
     save_model,
 )
 from eval.scoring.accuracy import OWN_PIXELS
@@ -68,12 +65,10 @@ def method_step(
         ),
     }
 
-    def build() -> tuple[list[Path], dict[str, Any]]:
+    def build(workspace: Workspace) -> Built:
         model = load_model(run.model(source))
         keras.utils.set_random_seed(experiment.seed)
-        # Named by all it depends on: a checkpoint of other settings is not found.
-        checkpoint = checkpoint_dir(run, name) / f"{digest(inputs)}.npz"
-        smaller, found = _applied(run, experiment, model, name, method, checkpoint)
+        smaller, found = _applied(run, experiment, model, name, method, workspace)
         config = experiment.student
         facts = describe(smaller, config.backbone.name, config.image_size)
         return save_model(run, name, smaller, []), {**facts, **found}
@@ -83,7 +78,6 @@ def method_step(
         manifest=run.model_dir(name) / "manifest.json",
         inputs=inputs,
         build=build,
-        clean=lambda: remove_checkpoint(run, name),
     )
 
 
@@ -93,7 +87,7 @@ def _applied(
     model: keras.Model,
     name: str,
     method: Choice,
-    checkpoint: Path,
+    workspace: Workspace,
 ) -> tuple[keras.Model, dict[str, Any]]:
     """The model that the method makes of `model`, and what there is to say of it.
 
@@ -101,7 +95,15 @@ def _applied(
     Keras 3 model, `finetune_data` to train elsewhere, `remember` for what would turn out otherwise
     when a killed run goes on.
     """
-    memory = checkpoint.with_suffix(".json")
+    checkpoint = workspace.file(CHECKPOINT)
+    remembered: dict[str, Any] = {}
+
+    def remember(find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        remembered.update(workspace.once("remembered", find))
+        # What is random from here on is the same, whether it was found now or before.
+        keras.utils.set_random_seed(experiment.seed)
+        return remembered
+
     wanted = inspect.signature(METHODS[method.name]).parameters
     given: dict[str, Any] = {}
     start = time.monotonic()
@@ -110,7 +112,7 @@ def _applied(
             examples = load_examples(run, "train")
             given["calibration"] = calibration_of(examples, image_size_of(model), OWN_PIXELS)
         if "remember" in wanted:
-            given["remember"] = partial(remembered, memory, seed=experiment.seed)
+            given["remember"] = remember
         if "finetune" in wanted:
             given["finetune"] = partial(finetune, run, experiment, name, checkpoint)
         if "finetune_data" in wanted:
@@ -122,16 +124,4 @@ def _applied(
             )
         smaller = METHODS[method.name](model, **given, **method.options)
     facts = {"seconds_to_train": round(time.monotonic() - start, 1)}
-    return smaller, facts | (read_json(memory) if memory.exists() else {})
-
-
-def remembered(path: Path, find: Callable[[], dict[str, Any]], *, seed: int = 0) -> dict[str, Any]:
-    """What `find` says, as JSON; in a run that goes on, what it said then.
-
-    Args:
-        seed: of what is random from here on, in both cases.
-    """
-    if not path.exists():
-        write_json(path, find())
-    keras.utils.set_random_seed(seed)
-    return dict(read_json(path))
+    return smaller, facts | remembered

@@ -18,7 +18,7 @@ from compress.methods import METHODS
 from compress.prune import method_step
 from configs.artifacts import digest, write_text
 from configs.errors import UserError
-from configs.resume import Step, take_step
+from configs.resume import Built, Step, Workspace, take_step
 from configs.run_dir import RunDir
 from configs.schema import (
     Choice,
@@ -75,11 +75,11 @@ def self_taught_qat(
     experiment = _experiment(teacher.resolve(), data.resolve(), height, epochs)
     write_text(run.experiment, to_yaml(experiment))
     qat = Choice(name="qat", options=METHODS.check("qat", {"epochs": epochs}))
-    take_step(run, data_step(run, experiment.data))
-    take_step(run, teacher_step(run, experiment))
-    take_step(run, soft_labels_step(run, experiment))
-    take_step(run, _start_step(run, start, height))
-    take_step(run, method_step(run, experiment, source="student", name="qat", method=qat))
+    take_step(data_step(run, experiment.data))
+    take_step(teacher_step(run, experiment))
+    take_step(soft_labels_step(run, experiment))
+    take_step(_start_step(run, start, height))
+    take_step(method_step(run, experiment, source="student", name="qat", method=qat))
     return load_model(run.model("qat"))
 
 
@@ -97,7 +97,7 @@ def _experiment(teacher: Path, data: Path, image_size: int, epochs: int) -> Expe
 def _start_step(run: RunDir, model: keras.Model, image_size: int) -> Step:
     """The model that learns, where a run has its student."""
 
-    def build() -> tuple[list[Path], dict[str, Any]]:
+    def build(workspace: Workspace) -> Built:
         facts = describe(model, model.name, image_size)
         return save_model(run, "student", model, []), facts
 

@@ -20,7 +20,7 @@ from compress.recipes.write import file_name, write_file
 from compress.self_taught import self_taught_qat
 from configs.artifacts import digest, file_sha256
 from configs.errors import UserError
-from configs.resume import make_artifact
+from configs.resume import Built, Step, Workspace, take_step
 from configs.schema import BudgetConfig, Choice
 from distill.data.manifest import Examples
 from distill.data.scan import scan_folder
@@ -118,26 +118,27 @@ class _Work:
         Args:
             source: what `model` is called: the bare model, or what was made of it.
         """
-        manifest = file.with_name(file.name + ".json")
-        if file.exists() and not manifest.exists():
-            raise UserError(
-                f"{file} exists and Potstill did not write it. Move it away, or name a folder "
-                "with --out."
-            )
-
-        def build() -> tuple[list[Path], dict[str, Any]]:
-            facts = write_file(
-                model, file, choice, source=source, examples=self.train, pixels=self.pixels
-            )
-            return [file], facts
-
         inputs = {
             **self.inputs,
             "source": source,
             "weights": weights_sha256(model),
             "recipe": choice.model_dump(mode="json"),
         }
-        return make_artifact(manifest, inputs, build)
+
+        def build(workspace: Workspace) -> Built:
+            facts = write_file(
+                model, file, choice, source=source, examples=self.train, pixels=self.pixels
+            )
+            return [file], facts
+
+        step = Step(file.name, file.with_name(file.name + ".json"), inputs, build)
+        if file.exists() and not step.manifest.exists() and not step.was_begun:
+            raise UserError(
+                f"{file} exists and Potstill did not write it. Move it away, or name a folder "
+                "with --out."
+            )
+
+        return take_step(step)
 
     def answers(self, file: Path, split: str) -> np.ndarray:
         """Probabilities of one file on the photos of a split."""

@@ -1,13 +1,16 @@
 """Files on disk that are whole or absent, and the digests that name them."""
 
-import glob
 import hashlib
 import json
 import os
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from configs.errors import UserError
 
@@ -24,15 +27,21 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def unfinished_name(name: str, process: int) -> str:
+    """What a file is called while a process of this machine writes it.
+
+    The name stays at the end: Keras and others choose the format by the ending.
+    """
+    host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    return f".unfinished-{host}-{process}-{name}"
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`; renamed to it when the block ends well, else removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # What a killed process left; none that lives writes this file, for steps are locked.
-    for left in path.parent.glob(f".unfinished-*-{glob.escape(path.name)}"):
-        left.unlink(missing_ok=True)
-    # The ending stays: Keras and others choose the format by it.
-    unfinished = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
+    _clear_unfinished(path)
+    unfinished = path.with_name(unfinished_name(path.name, os.getpid()))
     try:
         yield unfinished
         with open(unfinished, "rb+") as file:
@@ -40,6 +49,16 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _clear_unfinished(path: Path) -> None:
+    """Remove what killed processes of this machine left of a file."""
+    before, after = unfinished_name(path.name, 0).split("-0-", 1)
+    pattern = re.compile(rf"{re.escape(before)}-(\d+)-{re.escape(after)}")
+    for name in os.listdir(path.parent):
+        match = pattern.fullmatch(name)
+        if match and not psutil.pid_exists(int(match[1])):
+            path.with_name(name).unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -49,15 +49,24 @@ def _bar() -> Progress:
 
 
 def _lines(description: str, total: int) -> Advance:
-    start = last = time.monotonic()
+    last = time.monotonic()
+    first: tuple[float, int] | None = None
 
     def advance(num_done: int, note: str = "") -> None:
-        nonlocal last
+        nonlocal last, first
         now = time.monotonic()
+        # The first report ends what is done once (compiling, decoding), or what an earlier
+        # process did: neither says how long the rest takes.
+        first = first or (now, num_done)
         if num_done < total and now - last < SECONDS_BETWEEN_LINES:
             return
         last = now
-        left = (now - start) * (total - num_done) / max(num_done, 1)
-        log.info("%s %d/%d, %.0f s left %s", description, num_done, total, left, note)
+        left = _time_left(now - first[0], num_done - first[1], total - num_done)
+        log.info("%s %d/%d%s %s", description, num_done, total, left, note)
 
     return advance
+
+
+def _time_left(seconds: float, num_done: int, num_left: int) -> str:
+    """ ", 170 s left", by the rate so far; empty while there is no rate."""
+    return f", {seconds * num_left / num_done:.0f} s left" if num_done else ""

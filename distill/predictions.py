@@ -1,14 +1,13 @@
 """What a model says of the validation and test photos, kept for the report."""
 
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 
 from configs.artifacts import file_sha256, whole_file
 from configs.progress import track
-from configs.resume import Step, output_sha256
+from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
 from configs.schema import Experiment, GivenTeacherConfig
 from distill.data.inputs import evaluation_images
@@ -38,7 +37,7 @@ def model_predictions_step(run: RunDir, experiment: Experiment, name: str) -> St
         "model": _model_digest(run, experiment, name),
     }
 
-    def build() -> tuple[list[Path], dict[str, Any]]:
+    def build(workspace: Workspace) -> Built:
         splits = {s: load_examples(run, s) for s in ("validation", "test")}
         if _is_given(experiment, name):
             teachers = load_teachers(run, experiment)
@@ -58,7 +57,7 @@ def corrupted_model_step(
 ) -> Step:
     """What one model of the run answers about the corrupted photos."""
 
-    def build() -> tuple[list[Path], dict[str, Any]]:
+    def build(workspace: Workspace) -> Built:
         models = load_teachers(run, experiment) if name == "teacher" else [_labeller(run, name)]
         logits = [_logits_of_corrupted(model, photos, name) for model in models]
         answers = photos.answers(mean_log_probabilities(logits))

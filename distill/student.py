@@ -1,11 +1,10 @@
 """The second training step: the student under its teacher's soft labels, and its control."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from configs.resume import Step
+from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.data.inputs import ViewSource
@@ -26,7 +25,6 @@ from distill.losses import (
 from distill.training.classifier import (
     Course,
     class_weights,
-    remove_checkpoint,
     train_classifier,
     weights_input,
 )
@@ -119,7 +117,7 @@ def _training_step(
         "number": number,
     }
 
-    def build() -> tuple[list[Path], dict[str, Any]]:
+    def build(workspace: Workspace) -> Built:
         views, config = source(), experiment.student
         # As many steps with fewer photos.
         epochs = round(config.epochs * len(taught_examples(run)) / len(views.examples))
@@ -130,15 +128,13 @@ def _training_step(
             source=views,
             objective=objective(),
             seed=experiment.seed + number - 1,
-            inputs=inputs,
             soft_labels=soft_labels(),
         )
-        return train_classifier(run, course)
+        return train_classifier(run, course, workspace)
 
     return Step(
         name=name,
         manifest=run.model_dir(name) / "manifest.json",
         inputs=inputs,
         build=build,
-        clean=lambda: remove_checkpoint(run, name),
     )

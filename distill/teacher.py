@@ -4,13 +4,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from configs.artifacts import digest, file_sha256, read_json
 from configs.progress import track
-from configs.resume import Step, output_sha256
+from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
 from configs.schema import Experiment, GivenTeacherConfig, TeacherConfig
 from distill.data.inputs import evaluation_images
@@ -28,7 +27,6 @@ from distill.training.classifier import (
     Course,
     class_weights,
     load_model,
-    remove_checkpoint,
     train_classifier,
     weights_input,
 )
@@ -69,7 +67,7 @@ def _trained_step(run: RunDir, experiment: Experiment, config: TeacherConfig) ->
         name="teacher",
         manifest=_manifest(run),
         inputs=inputs,
-        build=lambda: train_classifier(
+        build=lambda workspace: train_classifier(
             run,
             Course(
                 name="teacher",
@@ -77,10 +75,9 @@ def _trained_step(run: RunDir, experiment: Experiment, config: TeacherConfig) ->
                 source=labelled_views(run, experiment, num_views=config.epochs),
                 objective=label_objective(config.label_smoothing, class_weights(run, config)),
                 seed=experiment.seed,
-                inputs=inputs,
             ),
+            workspace,
         ),
-        clean=lambda: remove_checkpoint(run, "teacher"),
     )
 
 
@@ -88,7 +85,7 @@ def _given_step(run: RunDir, config: GivenTeacherConfig) -> Step:
     """Check that the files answer for these photos, and how often they are right."""
     digests = _digests(run, config)
 
-    def build() -> tuple[list[Path], dict[str, Any]]:
+    def build(workspace: Workspace) -> Built:
         validation = load_examples(run, "validation")
         given = [open_teacher_file(file, validation.classes) for file in config.files]
         raw = [

@@ -244,10 +244,10 @@ def test_channels_that_were_measured_before_a_kill_are_those_that_learn_after_it
     monkeypatch.setattr(channel_sizes, "timed", timed_by_size)
     monkeypatch.setattr(apply, "finetune", killed)
     with pytest.raises(KeyboardInterrupt):
-        take_step(run, step)
+        take_step(step)
     monkeypatch.setattr(channel_sizes, "timed", None)
     monkeypatch.setattr(apply, "finetune", lambda *words, **_: learning.append(num_macs(words[-1])))
-    take_step(run, step)
+    take_step(step)
     assert learning[0] == learning[1]
     manifest = read_json(run.model_dir("channels") / "manifest.json")
     assert manifest["latency"]["ratio"] <= 0.8

@@ -5,7 +5,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from configs.artifacts import (
     digest,
@@ -13,7 +12,7 @@ from configs.artifacts import (
 )
 from configs.errors import UserError
 from configs.progress import track
-from configs.resume import Step
+from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from configs.schema import DataConfig
 from distill.data.manifest import (
@@ -162,7 +161,7 @@ def data_step(run: RunDir, data: DataConfig) -> Step:
     listing, listed = list_source(data, run)
     config = data.model_dump(mode="json")
 
-    def build() -> tuple[list[Path], dict[str, Any]]:
+    def build(workspace: Workspace) -> Built:
         photos, skipped = scan(
             listing,
             validation=data.validation,

@@ -80,15 +80,16 @@ def write_label_file(
     rows: range,
     num_views: int,
     chunks_from: Callable[[int], Iterator[np.ndarray]],
+    unfinished: Path,
 ) -> None:
-    """Write the labels of some examples, chunk by chunk, unfinished under a temporary name.
+    """Write the labels of some examples, chunk by chunk, in `unfinished` until all are there.
 
     A killed labelling goes on at the first chunk that is not whole. A chunk begins at a multiple of
     its size, so what a teacher says of an example does not depend on where a file begins.
 
     Args:
-        path: named by a digest of all the labels depend on: what an unfinished file of this name
-            holds is taken for the same labels.
+        path: where the finished file goes.
+        unfinished: the file that grows, in the workspace of the step.
         rows: indices of the examples; the first is a multiple of ROWS_PER_CHUNK.
         chunks_from: first example -> the logits of it and the following ROWS_PER_CHUNK - 1, float32
             (examples * views, classes), then those of the next as many, and so on.
@@ -96,7 +97,6 @@ def write_label_file(
     assert rows.start % ROWS_PER_CHUNK == 0, rows
     header = _header(label_format, len(rows), num_views)
     row_bytes = label_format.dtype.itemsize * math.prod(label_format.shape(1, num_views))
-    unfinished = path.with_name(f".unfinished-{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     # Written, not mapped: the pages of a mapped file would count as this process's memory.
     with open(unfinished, "ab+") as file, track("soft labels", len(rows) * num_views) as advance:

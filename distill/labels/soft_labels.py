@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from configs.artifacts import digest, whole_file
 from configs.errors import StepFailed, UserError
-from configs.resume import Step, is_current
+from configs.resume import Built, Step, Workspace, is_current
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.data.inputs import ViewSource
@@ -45,8 +45,8 @@ def soft_labels_step(run: RunDir, experiment: Experiment) -> Step:
     inputs = _inputs(run, experiment)
     path = run.soft_labels(digest(inputs))
 
-    def build() -> tuple[list[Path], dict[str, Any]]:
-        return _label(run, experiment, path, range(len(taught_examples(run))))
+    def build(workspace: Workspace) -> Built:
+        return _label(run, experiment, path, range(len(taught_examples(run))), workspace)
 
     return Step("soft labels", path.with_suffix(".json"), inputs, build)
 
@@ -61,7 +61,7 @@ def shard_step(run: RunDir, experiment: Experiment, shard: int, num_shards: int)
     path = run.soft_labels(f"{digest(inputs)}.{shard}-of-{num_shards}")
     inputs = {**inputs, "shard": shard, "num_shards": num_shards}
 
-    def build() -> tuple[list[Path], dict[str, Any]]:
+    def build(workspace: Workspace) -> Built:
         num_examples = len(taught_examples(run))
         rows = shard_rows(num_examples, shard, num_shards)
         if not rows:
@@ -69,7 +69,7 @@ def shard_step(run: RunDir, experiment: Experiment, shard: int, num_shards: int)
                 f"{num_shards} shards are too many for {num_examples} photos: each takes at least "
                 f"{ROWS_PER_CHUNK}. Expected {-(-num_examples // ROWS_PER_CHUNK)} or fewer."
             )
-        return _label(run, experiment, path, rows)
+        return _label(run, experiment, path, rows, workspace)
 
     name = f"soft labels {shard} of {num_shards}"
     return Step(name, path.with_suffix(".json"), inputs, build)
@@ -83,7 +83,7 @@ def merge_step(run: RunDir, experiment: Experiment) -> Step:
     """
     whole = soft_labels_step(run, experiment)
 
-    def build() -> tuple[list[Path], dict[str, Any]]:
+    def build(workspace: Workspace) -> Built:
         examples = taught_examples(run)
         path = whole.manifest.with_suffix(".npy")
         shards = _complete_shards(run, experiment, path.stem)
@@ -220,8 +220,12 @@ def label_views(
     label_format: LabelFormat,
     *,
     rows: range,
+    unfinished: Path,
 ) -> None:
-    """Write the logits of all views of some examples to `path`; resumable."""
+    """Write the logits of all views of some examples to `path`.
+
+    A killed labelling continues with what `unfinished` holds.
+    """
     num_views = source.num_views
     # So a batch never holds views of two chunks, and begins where it would in any shard.
     assert label_file.ROWS_PER_CHUNK % BATCH_SIZE == 0
@@ -234,7 +238,14 @@ def label_views(
         while chunk := list(itertools.islice(batches, batches_per_chunk)):
             yield np.concatenate(chunk)
 
-    write_label_file(path, label_format, rows=rows, num_views=num_views, chunks_from=chunks_from)
+    write_label_file(
+        path,
+        label_format,
+        rows=rows,
+        num_views=num_views,
+        chunks_from=chunks_from,
+        unfinished=unfinished,
+    )
 
 
 def _inputs(run: RunDir, experiment: Experiment) -> dict[str, Any]:
@@ -253,9 +264,16 @@ def _label_format(experiment: Experiment, examples: Examples) -> LabelFormat:
 
 
 def _label(
-    run: RunDir, experiment: Experiment, path: Path, rows: range
-) -> tuple[list[Path], dict[str, Any]]:
+    run: RunDir, experiment: Experiment, path: Path, rows: range, workspace: Workspace
+) -> Built:
     source = taught_views(run, experiment)
     teachers = load_teachers(run, experiment)
-    label_views(teachers, source, path, _label_format(experiment, source.examples), rows=rows)
+    label_views(
+        teachers,
+        source,
+        path,
+        _label_format(experiment, source.examples),
+        rows=rows,
+        unfinished=workspace.file("labels.npy"),
+    )
     return [path], {"num_examples": len(rows), "num_views": source.num_views}

@@ -1,7 +1,6 @@
 """Build, train and save one classifier: the course that teacher, student and control share."""
 
 import csv
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import Any
 
 import keras
 
-from configs.artifacts import digest, file_sha256, whole_file
+from configs.artifacts import file_sha256, whole_file
 from configs.errors import UserError
+from configs.resume import Built, Workspace
 from configs.run_dir import RunDir
 from configs.schema import TrainingConfig
 from distill.backbones import BACKBONES
@@ -34,6 +34,8 @@ from distill.training.strategies import (
 )
 
 EVALUATION_BATCH = 32
+CHECKPOINT = "epoch.npz"
+"""What a training keeps its state as, in the workspace of its step."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,10 @@ class Course:
     source: ViewSource
     objective: Objective
     seed: int
-    inputs: dict[str, Any]
     soft_labels: Reader | None = None
 
 
-def train_classifier(run: RunDir, course: Course) -> tuple[list[Path], dict[str, Any]]:
+def train_classifier(run: RunDir, course: Course, workspace: Workspace) -> Built:
     """Train and write `<name>/model.keras` and `<name>/history.csv`.
 
     Returns:
@@ -93,8 +94,7 @@ def train_classifier(run: RunDir, course: Course) -> tuple[list[Path], dict[str,
         validation=lambda: evaluation_images(validation, size, EVALUATION_BATCH),
         objective=course.objective,
         schedule=make_schedule(config, plan, examples),
-        checkpoint=checkpoint_dir(run, course.name) / "epoch.npz",
-        key=digest(course.inputs),
+        checkpoint=workspace.file(CHECKPOINT),
         name=course.name,
         prepare=prepare,
     )
@@ -179,16 +179,6 @@ def save_model(
         writer.writeheader()
         writer.writerows(history)
     return [path, history_csv]
-
-
-def checkpoint_dir(run: RunDir, name: str) -> Path:
-    """Where an unfinished training keeps its state."""
-    return run.model_dir(name) / "checkpoint"
-
-
-def remove_checkpoint(run: RunDir, name: str) -> None:
-    """Drop the state of a training that is finished."""
-    shutil.rmtree(checkpoint_dir(run, name), ignore_errors=True)
 
 
 def load_model(path: Path) -> keras.Model:

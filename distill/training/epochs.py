@@ -75,14 +75,12 @@ class EpochKeeper(keras.callbacks.Callback):
         self,
         *,
         checkpoint: Path,
-        key: str,
         validation: Batches,
         advance: Advance,
         schedule: Schedule,
     ) -> None:
         super().__init__()
         self.checkpoint = checkpoint
-        self.key = key
         self.validation = validation
         self.advance = advance
         self.schedule = schedule
@@ -110,7 +108,7 @@ class EpochKeeper(keras.callbacks.Callback):
 
     def restore(self) -> bool:
         stored = load_checkpoint(self.checkpoint)
-        if stored is None or stored[0]["key"] != self.key:
+        if stored is None:
             return False
         state, arrays = stored
         self.done = _Progressed(**state["done"])
@@ -127,7 +125,7 @@ class EpochKeeper(keras.callbacks.Callback):
             "optimizer": _values(self.model.optimizer.variables),
             "best": self.best,
         }
-        save_checkpoint(self.checkpoint, {"key": self.key, "done": self.done.__dict__}, arrays)
+        save_checkpoint(self.checkpoint, {"done": self.done.__dict__}, arrays)
         self.last_save = time.monotonic()
 
     def assign_result(self) -> None:

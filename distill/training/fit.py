@@ -26,7 +26,6 @@ def fit(
     objective: Objective,
     schedule: Schedule,
     checkpoint: Path,
-    key: str,
     name: str,
     prepare: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
@@ -39,8 +38,7 @@ def fit(
         train: (initial epoch, initial step in it) -> dataset of (images, targets) from there to
             the last epoch.
         validation: -> (images, labels) of the validation split.
-        checkpoint: file the state is kept in until the caller removes it.
-        key: digest of all the training depends on; a checkpoint of another key is not used.
+        checkpoint: the file that keeps the state, in the step's workspace.
         name: what is trained, for the progress bar.
         prepare: done once, before the first epoch (the head's own training); its outcome is
             part of the first checkpoint.
@@ -52,7 +50,6 @@ def fit(
     with track(name, schedule.epochs * schedule.steps_per_epoch) as advance:
         keeper = EpochKeeper(
             checkpoint=checkpoint,
-            key=key,
             validation=validation,
             advance=advance,
             schedule=schedule,

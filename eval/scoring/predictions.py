@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from configs.artifacts import file_sha256, whole_file
 from configs.progress import track
-from configs.resume import Step
+from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from eval.devices.probe import open_model
 from eval.images import evaluation_batches
@@ -47,7 +46,7 @@ def file_predictions_step(
     target = run.predictions(path.name)
     inputs = {"photos": file_sha256(run.photos_manifest), "file": file_sha256(path)}
 
-    def build() -> tuple[list[Path], dict[str, Any]]:
+    def build(workspace: Workspace) -> Built:
         probs = {s.split: file_probabilities(path, s, num_threads=num_threads) for s in splits}
         with whole_file(target) as unfinished:
             np.savez(unfinished, **probs)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import numpy as np
 
 from configs.artifacts import file_sha256, whole_file
 from configs.progress import track
-from configs.resume import Step
+from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from eval.devices.probe import open_model
@@ -92,7 +92,7 @@ def corrupted_file_step(
 ) -> Step:
     """What one file of the run answers about the corrupted photos."""
 
-    def build() -> tuple[list[Path], dict[str, Any]]:
+    def build(workspace: Workspace) -> Built:
         size = open_model(path, num_threads).input_shape[:2]
         with track(f"{path.name}: corrupted", len(photos)) as advance:
             probs = predict_file(
@@ -109,7 +109,7 @@ def corrupted_step(
     photos: CorruptedPhotos,
     *,
     model: str,
-    build: Callable[[], tuple[list[Path], dict[str, Any]]],
+    build: Callable[[Workspace], Built],
 ) -> Step:
     """The step of one model or file, of which `model` is the digest."""
     manifest = run.corrupted_answers(name).with_name(name + ".json")

@@ -1,13 +1,12 @@
 """Latencies on disk: written by a step, read for the report."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from configs.artifacts import file_sha256, read_json
 from configs.progress import track
-from configs.resume import Step
+from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from eval.devices.machine import machine
 from eval.devices.registry import device_label
@@ -39,9 +38,8 @@ def latency_step(
         "device": device_inputs(device, options),
         "runs": [num_threads, num_warmup, num_runs, RUNS_PER_ROUND],
     }
-    journal = Journal(path.with_suffix(".rounds"), json.dumps(inputs, sort_keys=True))
 
-    def build() -> tuple[list[Path], dict[str, Any]]:
+    def build(workspace: Workspace) -> Built:
         rows = timed(
             files,
             device=device,
@@ -49,14 +47,14 @@ def latency_step(
             num_threads=num_threads,
             num_warmup=num_warmup,
             num_runs=num_runs,
-            journal=journal,
+            journal=Journal(workspace.file("rounds.jsonl")),
         )
         # The packages that made the files are those of here, whatever runs them.
         told = next(iter(rows.values()))["state"]
         where = machine() | {key: told[key] for key in MACHINE if key in told}
         return [], {"machine": where, "latency": {file.name: row for file, row in rows.items()}}
 
-    return Step(f"latency on {label}", path, inputs, build, journal.forget)
+    return Step(f"latency on {label}", path, inputs, build)
 
 
 def device_inputs(device: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -44,23 +44,22 @@ class Turn:
 
 
 class Journal:
-    """Rounds on disk, for the call that goes on where one was cut off.
+    """Rounds on disk, for the call that continues where another was cut off.
 
     Args:
-        path: the file; None keeps nothing.
-        key: of what is measured; rounds under another key are no use and forgotten.
+        path: a file in the step's workspace; None keeps nothing.
     """
 
-    def __init__(self, path: Path | None = None, key: str = "") -> None:
-        self._path, self._head = path, json.dumps({"key": key})
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
 
     def rounds(self) -> list[list[Turn]]:
         """What is kept; a line that was cut off ends it."""
         if self._path is None:
             return []
         lines = self._path.read_text().splitlines() if self._path.exists() else []
-        kept, found = [self._head], []
-        for line in lines[1:] if lines[:1] == [self._head] else []:
+        kept, found = [], []
+        for line in lines:
             try:
                 found.append([Turn(**turn) for turn in json.loads(line)])
             except (ValueError, TypeError):
@@ -74,11 +73,6 @@ class Journal:
         if self._path is not None:
             with self._path.open("a") as file:
                 print(json.dumps([asdict(turn) for turn in turns]), file=file, flush=True)
-
-    def forget(self) -> None:
-        """All that was kept."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
 
 
 def take_rounds(

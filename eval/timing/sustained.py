@@ -9,7 +9,7 @@ import numpy as np
 from configs.artifacts import file_sha256
 from configs.errors import UserError
 from configs.progress import track
-from configs.resume import Step
+from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from eval.devices.registry import DEVICES, Session, device_label
 from eval.timing.latency import CHANGING
@@ -164,7 +164,7 @@ def sustain_step(
         "settings": settings,
     }
 
-    def build() -> tuple[list[Path], dict[str, Any]]:
+    def build(workspace: Workspace) -> Built:
         told = sustain(
             files, task, name=name, device=device, options=options, num_threads=num_threads
         )

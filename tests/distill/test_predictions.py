@@ -48,7 +48,7 @@ def test_a_model_is_asked_about_the_views_that_files_see(
     photos = CorruptedPhotos(paths, np.zeros(4, int), ["blur", "noise"], 16)
     write_model(run, "student", 0.0)
     step = corrupted_model_step(run, experiment, "student", photos)
-    take_step(run, step)
+    take_step(step)
     expected = np.stack([images.mean(axis=(1, 2)) for images in photos.batches((SIZE, SIZE))])
     answers = np.load(run.corrupted_answers("student"))
     np.testing.assert_array_equal(answers, expected.argmax(axis=2).reshape(4, 2, 5))
@@ -57,5 +57,5 @@ def test_a_model_is_asked_about_the_views_that_files_see(
     write_model(run, "student", 1e6)  # another model is a miss
     again = corrupted_model_step(run, experiment, "student", photos)
     assert not is_current(again.manifest, again.inputs)
-    take_step(run, again)
+    take_step(again)
     assert (np.load(run.corrupted_answers("student")) == 2).all()

@@ -211,7 +211,9 @@ def test_a_loss_that_is_no_number_stops_before_it_is_saved(tiny_model, course, t
 def test_tfmot_leaves_keras_and_the_environment_as_they_were():
     assert import_tfmot().sparsity.keras.prune_low_magnitude
     assert "TF_USE_LEGACY_KERAS" not in os.environ
-    child = "import compress.tfmot as t; t.import_tfmot(); import os, keras, tensorflow as tf; "
+    child = (
+        "import compress.methods.tfmot as t; t.import_tfmot(); import os, keras, tensorflow as tf; "
+    )
     child += "print(tf.keras.version()[0], 'TF_USE_LEGACY_KERAS' in os.environ)"
     run = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["3", "False"]

@@ -125,7 +125,7 @@ def test_names_with_spaces_and_letters_of_all_kinds_survive_the_manifest(
     odd = photo_folder / "cat" / 'Gänse, "grün" 鳥 .png'
     (photo_folder / "cat" / "0.png").rename(odd)
     run = RunDir(tmp_path / "run")
-    take_step(run, data_step(run, DataConfig(path=photo_folder)))
+    take_step(data_step(run, DataConfig(path=photo_folder)))
     paths = [
         p for split in ("train", "validation", "test") for p in load_examples(run, split).paths
     ]
@@ -202,7 +202,7 @@ def test_a_folder_that_cannot_train_a_classifier_is_refused(
 def test_skipped_files_are_listed_in_the_run(photo_folder: Path, tmp_path: Path) -> None:
     (photo_folder / "cat" / "empty.jpg").touch()
     run = RunDir(tmp_path / "run")
-    facts = take_step(run, data_step(run, DataConfig(path=photo_folder)))
+    facts = take_step(data_step(run, DataConfig(path=photo_folder)))
     with open(run.photos_manifest.with_name("skipped.csv"), newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == ["cat/empty.jpg"]
@@ -211,7 +211,7 @@ def test_skipped_files_are_listed_in_the_run(photo_folder: Path, tmp_path: Path)
 
 def test_the_digits_are_real_photos_of_ten_classes(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    facts = take_step(run, data_step(run, DataConfig(source="digits")))
+    facts = take_step(data_step(run, DataConfig(source="digits")))
     assert facts["classes"] == [str(digit) for digit in range(10)]
     assert sum(facts[f"num_{s}"] for s in ("train", "validation", "test")) == 1797
 
@@ -220,7 +220,7 @@ def test_a_folder_outside_a_run_is_split_by_the_same_rule(
     photo_folder: Path, tmp_path: Path
 ) -> None:
     run = RunDir(tmp_path / "run")
-    take_step(run, data_step(run, DataConfig(path=photo_folder)))
+    take_step(data_step(run, DataConfig(path=photo_folder)))
     assert scan_folder(photo_folder)["test"].ids == load_examples(run, "test").ids
 
 
@@ -238,7 +238,7 @@ def test_unlabelled_photos_are_a_split_of_their_own(photo_folder: Path, tmp_path
         shutil.copy(photo_folder / photo.path, further / f"copy of {photo.id}.png")
     run = RunDir(tmp_path / "run")
     data = DataConfig(path=photo_folder, unlabelled=further, validation=0.2, test=0.3)
-    facts = take_step(run, data_step(run, data))
+    facts = take_step(data_step(run, data))
     assert facts["num_unlabelled"] == 3
     assert facts["num_skipped"] == 4  # the copies: what is tested is not learned
     assert facts["classes"] == ["cat", "dog"]

@@ -47,7 +47,12 @@ def test_classes_beyond_65535_keep_their_numbers(tmp_path) -> None:
     top = LabelFormat(70_000, top_k=1)
     path = tmp_path / "labels.npy"
     write_label_file(
-        path, top, rows=range(1), num_views=2, chunks_from=lambda first: iter([logits])
+        path,
+        top,
+        rows=range(1),
+        num_views=2,
+        chunks_from=lambda first: iter([logits]),
+        unfinished=tmp_path / "unfinished.npy",
     )
     read = label_reader(path, top)
     first, second = read(np.array([0, 0]), np.array([0, 1]))
@@ -66,7 +71,7 @@ def test_what_a_killed_writing_left_is_used_as_far_as_it_is_whole(
 ) -> None:
     monkeypatch.setattr(label_file, "ROWS_PER_CHUNK", 8)
     logits = np.random.default_rng(0).normal(0, 3, (100 * 6, 20)).astype("float32")
-    asked = []
+    asked, unfinished = [], tmp_path / "unfinished.npy"
 
     def chunks_from(first: int) -> Iterator[np.ndarray]:
         for start in range(first, 100, 8):
@@ -74,13 +79,20 @@ def test_what_a_killed_writing_left_is_used_as_far_as_it_is_whole(
             yield logits[start * 6 : (start + 8) * 6]
 
     def write(path) -> bytes:
-        write_label_file(path, label_format, rows=range(100), num_views=6, chunks_from=chunks_from)
+        write_label_file(
+            path,
+            label_format,
+            rows=range(100),
+            num_views=6,
+            chunks_from=chunks_from,
+            unfinished=unfinished,
+        )
         return path.read_bytes()
 
     whole = write(tmp_path / "labels.npy")
     assert asked == list(range(0, 100, 8))
     asked.clear()
-    (tmp_path / ".unfinished-labels.npy").write_bytes(whole[:kept_bytes])
+    unfinished.write_bytes(whole[:kept_bytes])
     assert write(tmp_path / "labels.npy") == whole
     row_bytes = (len(whole) - 128) // 100  # the header of a .npy file this small takes 128
     assert asked[0] == max(min(kept_bytes, len(whole)) - 128, 0) // (8 * row_bytes) * 8

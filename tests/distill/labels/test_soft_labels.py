@@ -41,7 +41,7 @@ def teacher() -> Teacher:
 
 def write(teacher: Teacher, source: ViewSource, path: Path, rows: range | None = None) -> Path:
     rows = range(len(source.examples)) if rows is None else rows
-    label_views([teacher], source, path, TWO, rows=rows)
+    label_views([teacher], source, path, TWO, rows=rows, unfinished=path.with_suffix(".part"))
     return path
 
 

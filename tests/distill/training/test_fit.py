@@ -54,7 +54,6 @@ def train(
     path: Path,
     *,
     kill_at: tuple[int, int] | None = None,
-    key: str = "k",
     model: keras.Model | None = None,
     **schedule,
 ) -> tuple[keras.Model, list[dict], list[int]]:
@@ -67,7 +66,6 @@ def train(
         objective=label_objective(0.0),
         schedule=Schedule(4, 6, learning_rate=0.01, weight_decay=1e-4, **schedule),
         checkpoint=path,
-        key=key,
         name="tiny",
         prepare=lambda: prepared.append(1),
     )
@@ -105,8 +103,8 @@ import keras, numpy as np, tensorflow as tf
 from pathlib import Path
 tf.config.experimental.enable_op_determinism()
 sys.path.insert(0, sys.argv[1])
-import test_training
-from distill import epochs, training
+import test_fit
+from distill.training import epochs, fit
 
 epochs.SECONDS_BETWEEN_CHECKPOINTS = 0.0
 out, last_batch = Path(sys.argv[2]), int(sys.argv[3])
@@ -116,13 +114,13 @@ class Kill(keras.callbacks.Callback):
         if self.model.optimizer.iterations == last_batch:
             os.kill(os.getpid(), signal.SIGKILL)
 
-training.EpochKeeper = type("Keeper", (training.EpochKeeper,), {
+fit.EpochKeeper = type("Keeper", (fit.EpochKeeper,), {
     "on_train_batch_end": lambda self, batch, logs=None: (
-        training.EpochKeeper.__mro__[1].on_train_batch_end(self, batch, logs),
+        fit.EpochKeeper.__mro__[1].on_train_batch_end(self, batch, logs),
         Kill.on_train_batch_end(self, batch),
     ),
 })
-model, _, _ = test_training.train(out, ema_momentum=0.9)
+model, _, _ = test_fit.train(out, ema_momentum=0.9)
 np.savez(out.with_suffix(".end.npz"), *model.get_weights())
 """
 
@@ -163,14 +161,6 @@ def test_the_average_keeps_to_the_constraints_of_the_weights(tmp_path: Path) -> 
     train(tmp_path / "f.npz", model=model, ema_momentum=0.9)
     assert (np.asarray(kernel)[~mask] == 0).all()
     assert (np.asarray(kernel)[mask] != 0).all()
-
-
-def test_a_checkpoint_of_other_settings_is_not_used(tmp_path: Path) -> None:
-    with pytest.raises(tf.errors.UnknownError):
-        train(tmp_path / "c.npz", kill_at=(2, 3))
-    _, history, prepared = train(tmp_path / "c.npz", key="other")
-    assert prepared
-    assert len(history) == 4
 
 
 def test_early_stopping_brings_the_best_weights_back(tmp_path: Path) -> None:

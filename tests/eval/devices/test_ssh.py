@@ -140,14 +140,14 @@ def test_a_measurement_goes_on_after_a_cut(
     kept = tmp_path / "kept"
 
     def cut_after_two_rounds() -> None:
-        while len(kept.read_text().splitlines() if kept.exists() else []) < 3:
+        while len(kept.read_text().splitlines() if kept.exists() else []) < 2:
             time.sleep(0.01)
         server.cut()
 
     thread = threading.Thread(target=cut_after_two_rounds)
     thread.start()
     options = {"host": "board", "python": sys.executable, "config": str(server.config)}
-    journal = Journal(kept, "these files")
+    journal = Journal(kept)
     monkeypatch.setattr(logging.getLogger("potstill"), "propagate", True)
     rows = measure([onnx_file], device="ssh", options=options, num_runs=80, journal=journal)
     thread.join()

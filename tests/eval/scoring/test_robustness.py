@@ -52,13 +52,13 @@ def test_a_photo_is_seen_in_every_kind_and_strength(photos: CorruptedPhotos) -> 
 
 def test_a_file_is_asked_once(run: RunDir, photos: CorruptedPhotos, onnx_file: Path) -> None:
     step = corrupted_file_step(run, onnx_file, photos, num_threads=1)
-    take_step(run, step)
+    take_step(step)
     answers = np.load(run.corrupted_answers(onnx_file.name))
     assert answers.shape == (3, 2, 5)
     # A JPEG of one colour keeps it; contrast leaves a flat photo as it is.
     np.testing.assert_array_equal(answers, np.broadcast_to([[[0]], [[1]], [[2]]], (3, 2, 5)))
     written = run.corrupted_answers(onnx_file.name).stat().st_mtime_ns
-    take_step(run, corrupted_file_step(run, onnx_file, photos, num_threads=1))
+    take_step(corrupted_file_step(run, onnx_file, photos, num_threads=1))
     assert run.corrupted_answers(onnx_file.name).stat().st_mtime_ns == written
 
 

@@ -99,15 +99,15 @@ def test_what_was_done_with_files_of_a_run_is_kept(tmp_path: Path, onnx_file: Pa
             num_threads=1,
         )
 
-    found = take_step(run, step(30))["files"][onnx_file.name]
+    found = take_step(step(30))["files"][onnx_file.name]
     assert len(found["times_ms"]) == found["num_queries"] >= 30
     assert found["runtime"].startswith("onnxruntime ")
     assert found["state"]["cpu"]
     path = tmp_path / "results" / "single-stream-local.json"
     written = path.stat().st_mtime_ns
-    assert take_step(run, step(30))["files"][onnx_file.name] == found
+    assert take_step(step(30))["files"][onnx_file.name] == found
     assert path.stat().st_mtime_ns == written
-    take_step(run, step(31))
+    take_step(step(31))
     assert path.stat().st_mtime_ns != written
 
 
