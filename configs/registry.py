@@ -1,49 +1,76 @@
-"""Names a config may choose, and the functions behind them."""
+"""Registries: the functions behind the names that a config may choose."""
 
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from configs.errors import UserError
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The sentence that helps with a misspelt name: its nearest neighbour and all there are."""
-    known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    return f"{hint} Known: {', '.join(known) or '(none)'}."
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """A hint for a misspelt word: the most similar name, and the list of all names."""
+    names = sorted(names)
+    matches = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {matches[0]}?" if matches else ""
+    return f"{hint} Known: {', '.join(names) or '(none)'}."
 
 
 class Registry:
-    """Functions by name.
+    """Functions that a config may choose by name.
 
-    A function's arguments with a default are the options a config may set (checked against
-    their annotations); the others are passed by the code.
+    A function's arguments with a default are the options that a config may set. Their values are
+    checked against the annotations. The code passes all other arguments.
 
     Args:
-        kind: what an entry is, as errors call it ("loss").
-        prefix: put before every function's name ("tflite." makes int8 tflite.int8).
+        kind: the noun that errors use for an entry ("loss").
+        prefix: stands before every function's name ("tflite." makes int8 tflite.int8).
     """
 
     def __init__(self, kind: str, prefix: str = "") -> None:
         self.kind = kind
         self.prefix = prefix
         self._functions: dict[str, Callable[..., Any]] = {}
+        self._facts: dict[str, Mapping[str, Any]] = {}
 
-    def add(self, function: Callable[..., Any], name: str | None = None) -> Callable[..., Any]:
-        """Enter a function under its own name (or `name`); usable as a decorator."""
+    @overload
+    def add(self, function: Function, /, *, name: str | None = None) -> Function: ...
+
+    @overload
+    def add(
+        self, /, *, name: str | None = None, **facts: Any
+    ) -> Callable[[Function], Function]: ...
+
+    def add(
+        self, function: Function | None = None, /, *, name: str | None = None, **facts: Any
+    ) -> Function | Callable[[Function], Function]:
+        """Register a function under its own name, or under `name`.
+
+        Works as a bare decorator and with keywords. The keywords are facts about the function,
+        which `facts` returns:
+
+            @METHODS.add(undone_by=("channels",))
+            def cluster(model, num_clusters: int = 16): ...
+        """
+        if function is None:
+            return lambda decorated: self._enter(decorated, name, facts)
+        return self._enter(function, name, facts)
+
+    def _enter(self, function: Function, name: str | None, facts: Mapping[str, Any]) -> Function:
         name = self.prefix + (name or function.__name__)
         assert name not in self._functions, f"{self.kind} {name} is registered twice"
         self._functions[name] = function
+        self._facts[name] = facts
         return function
 
     def __or__(self, other: "Registry") -> "Registry":
         both = Registry(self.kind)
         both._functions = {**self._functions, **other._functions}
+        both._facts = {**self._facts, **other._facts}
         return both
 
     def names(self) -> list[str]:
@@ -55,16 +82,25 @@ class Registry:
             raise UserError(f"unknown {self.kind} {name!r}.{nearest(name, self._functions)}")
         return self._functions[name]
 
+    def facts(self, name: str) -> Mapping[str, Any]:
+        """The keywords that `name` was registered with; empty for a bare decorator.
+
+        Raises:
+            UserError: no function has this name.
+        """
+        self[name]
+        return self._facts[name]
+
     def _option_parameters(self, name: str) -> dict[str, inspect.Parameter]:
         parameters = inspect.signature(self[name], eval_str=True).parameters
         return {k: p for k, p in parameters.items() if p.default is not inspect.Parameter.empty}
 
     def options(self, name: str) -> dict[str, Any]:
-        """The options of `name` and their defaults."""
+        """The options of `name` with their defaults."""
         return {k: p.default for k, p in self._option_parameters(name).items()}
 
     def check(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """All options of `name`, the given ones checked, the others at their defaults.
+        """Every option of `name`: the values in `options`, checked, and defaults for the rest.
 
         Raises:
             UserError: the name or an option is unknown, or a value does not fit.
@@ -86,8 +122,9 @@ class Registry:
         try:
             return TypeAdapter(annotation, config=ConfigDict(strict=False)).validate_python(value)
         except ValidationError as error:
-            # Of an annotation with several forms the one that the value came nearest to.
-            problem = max(error.errors(), key=lambda each: len(each["loc"]))["msg"]
+            # An annotation with several alternatives has one problem for each. The longest path
+            # belongs to the alternative that fits best.
+            problem = max(error.errors(), key=lambda problem: len(problem["loc"]))["msg"]
             raise UserError(
                 f"option {key} of {self.kind} {name!r} is {value!r}: {problem}."
             ) from None

@@ -52,3 +52,29 @@ def test_a_prefix_stands_before_every_name() -> None:
     other = Registry("recipe", prefix="onnx.")
     other.add(int8)
     assert (recipes | other).names() == ["onnx.int8", "tflite.int8"]
+
+
+def test_a_function_declares_facts_where_it_registers() -> None:
+    methods = Registry("method")
+
+    @methods.add
+    def channels() -> None:
+        pass
+
+    @methods.add(undone_by=("channels",))
+    def cluster(*, num_clusters: int = 16) -> int:
+        return num_clusters
+
+    @methods.add(name="qat", undone_by=("cluster",))
+    def quantization_aware() -> None:
+        pass
+
+    assert methods.names() == ["channels", "cluster", "qat"]
+    assert methods["cluster"] is cluster
+    assert cluster() == 16
+    assert methods.facts("channels") == {}
+    assert methods.facts("cluster") == {"undone_by": ("channels",)}
+    assert (methods | Registry("other")).facts("qat") == {"undone_by": ("cluster",)}
+    assert methods.check("cluster", {}) == {"num_clusters": 16}
+    with pytest.raises(UserError, match="unknown method 'clusters'"):
+        methods.facts("clusters")
