@@ -21,11 +21,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from commands.options import registries
 from compress.files import file_step
 from compress.methods import METHODS
 from compress.pipeline import STEPS
 from compress.prune import method_step
+from compress.registries import REGISTRIES
 from configs.artifacts import read_json
 from configs.loading import load_experiment
 from configs.resume import take_step
@@ -64,7 +64,7 @@ def experiment_of(options: argparse.Namespace) -> Experiment:
         f"student.epochs={options.epochs}",
         f"soft_labels.num_views={options.epochs}",
     ]
-    return load_experiment(CONFIG, registries(), overrides)
+    return load_experiment(CONFIG, REGISTRIES, overrides)
 
 
 @METHODS.add

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from commands.options import registries
 from compress.pipeline import STEPS
+from compress.registries import REGISTRIES
 from configs.artifacts import whole_file
 from configs.loading import load_experiment
 from configs.resume import take_step
@@ -67,7 +67,7 @@ def experiment_of(
         *VIEWS[views],
         *LOSSES[loss],
     ]
-    return load_experiment(CONFIG, registries(), overrides)
+    return load_experiment(CONFIG, REGISTRIES, overrides)
 
 
 def trained(

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from commands.options import (
-    CONFIGS,
     Debug,
     Force,
     Json,
@@ -184,4 +183,6 @@ def student(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of a config, for editors that complete and check YAML."""
+    from configs.targets import CONFIGS
+
     typer.echo((CONFIGS / "experiment.schema.json").read_text(), nl=False)

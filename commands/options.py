@@ -1,10 +1,10 @@
-"""What commands take in common, and how a TARGET becomes a run."""
+"""What commands have in common: options, logging and how a result is printed."""
 
 import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +14,9 @@ import typer
 from configs.errors import UserError
 
 if TYPE_CHECKING:
+    from configs.registry import Registry
     from configs.run_dir import RunDir
     from configs.schema import BudgetConfig, Experiment
-
-CONFIGS = Path(__file__).parent.parent / "configs"
 
 Target = Annotated[
     str,
@@ -77,148 +76,26 @@ def _silent_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def registries() -> dict[str, Any]:
-    """Every registry a config chooses from; loads TensorFlow."""
+def _registries() -> "Mapping[str, Registry]":
     with _silent_stderr():
-        import tensorflow
-
-    # It warns of retracing as one model after the other predicts.
-    tensorflow.get_logger().setLevel(logging.ERROR)
-
-    from compress.methods import METHODS
-    from compress.recipes import RECIPES
-    from distill.backbones import BACKBONES
-    from distill.data.sources import SOURCES
-    from distill.losses import LOSSES
-    from distill.training.strategies import STRATEGIES
-    from eval.devices.registry import DEVICES
-    from eval.scoring.corruptions import CORRUPTIONS
-
-    return {
-        "source": SOURCES,
-        "backbone": BACKBONES,
-        "strategy": STRATEGIES,
-        "loss": LOSSES,
-        "method": METHODS,
-        "recipe": RECIPES,
-        "device": DEVICES,
-        "corruption": CORRUPTIONS,
-    }
+        from compress.registries import REGISTRIES
+    return REGISTRIES
 
 
 def open_run(
     target: str, run: Path | None, overrides: list[str] | None
 ) -> "tuple[RunDir, Experiment]":
-    """The run directory and the checked experiment of a TARGET.
+    """The run directory and the checked experiment of a TARGET; see `configs.targets`."""
+    from configs import targets
 
-    Raises:
-        UserError: there is no such target, its config is wrong, or the run directory is taken.
-    """
-    config, name, _ = _resolve(target)
-    from configs.artifacts import write_text
-    from configs.run_dir import RunDir
-    from configs.schema import to_yaml
-
-    experiment = _with_absolute_paths(open_config(target, overrides))
-    here = config.parent if name is None else Path("runs") / name
-    directory = RunDir(run or here)
-    _check_free(directory, experiment)
-    if not directory.experiment.exists():  # else the first step taken says what holds now
-        write_text(directory.experiment, to_yaml(experiment))
-    _log_to(directory.path / "log.jsonl")
-    return directory, experiment
+    return targets.open_run(target, run=run, overrides=overrides or [], registries=_registries)
 
 
 def open_config(target: str, overrides: list[str] | None) -> "Experiment":
     """The checked experiment of a TARGET, without its run directory."""
-    config, _, extra = _resolve(target)
-    from configs.loading import load_experiment
+    from configs import targets
 
-    experiment = load_experiment(config, registries(), [*extra, *(overrides or [])])
-    from eval.devices.registry import check_labels
-
-    check_labels((device.name, device.options) for device in experiment.evaluate.devices)
-    return experiment
-
-
-def _with_absolute_paths(experiment: "Experiment") -> "Experiment":
-    """So that the run directory means the same from wherever it is used."""
-    from configs.schema import GivenTeacherConfig
-
-    paths = {k: v.resolve() for k, v in experiment.data if isinstance(v, Path)}
-    data, teacher = experiment.data.model_copy(update=paths), experiment.teacher
-    if isinstance(teacher, GivenTeacherConfig):
-        files = [file.model_copy(update={"path": file.path.resolve()}) for file in teacher.files]
-        teacher = teacher.model_copy(update={"files": files})
-    return experiment.model_copy(update={"data": data, "teacher": teacher})
-
-
-def _resolve(target: str) -> tuple[Path, str | None, list[str]]:
-    """The config of a target, the run's default name (None: beside the config), overrides."""
-    path = Path(target)
-    bundled = CONFIGS / f"{target}.yaml"
-    if path.is_dir() and (path / "experiment.yaml").exists():
-        return path / "experiment.yaml", None, []
-    if path.is_dir():
-        name = path.resolve().name or "photos"
-        return CONFIGS / "photos.yaml", name, [f"data.path={_quoted(path)}", "data.source=folder"]
-    if path.is_file() and path.suffix in (".yaml", ".yml"):
-        return path, path.stem, []
-    if bundled.is_file():
-        return bundled, target, []
-    known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
-    what = "is no config" if path.exists() else "does not exist"
-    raise UserError(
-        f"{target} {what}. Expected a config file (.yaml), a folder of photos, a run directory, "
-        f"or the name of a bundled config: {known}."
-    )
-
-
-def _quoted(path: Path) -> str:
-    """A path as a YAML string, so that a folder called 2024 or 'a: b' stays a path."""
-    return json.dumps(str(path))
-
-
-def _check_free(run: "RunDir", experiment: "Experiment") -> None:
-    from omegaconf import OmegaConf
-
-    if run.path.is_file():
-        raise UserError(f"{run} is a file. Name a folder for the run with --run.")
-    if not run.experiment.exists():
-        # What a killed run left begins with a dot.
-        if run.path.is_dir() and any(p.name[0] != "." for p in run.path.iterdir()):
-            raise UserError(
-                f"{run} holds other files and no run. Name a new folder for the run with --run."
-            )
-        return
-    try:
-        held: Any = OmegaConf.to_container(OmegaConf.load(run.experiment))
-        before = held["data"]
-    except Exception:  # whatever a damaged YAML file may raise
-        raise UserError(f"{run.experiment} is damaged. Delete it, and give a config.") from None
-    if not run.photos_manifest.with_suffix(".json").exists():
-        return  # it never came to hold photos: a path that was mistyped, say
-    now = experiment.data.model_dump(mode="json")
-    if (before.get("source"), before.get("path")) != (now["source"], now["path"]):
-        raise UserError(
-            f"{run} holds a run on other photos ({before.get('path') or before.get('source')}, "
-            f"not {now['path'] or now['source']}). Name another run directory with --run."
-        )
-
-
-def _log_to(path: Path) -> None:
-    class JsonLines(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            line = {
-                "time": self.formatTime(record),
-                "level": record.levelname,
-                "message": record.getMessage(),
-            }
-            return json.dumps(line)
-
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(JsonLines())
-    logging.getLogger("potstill").addHandler(handler)
+    return targets.open_config(target, overrides=overrides or [], registries=_registries)
 
 
 def budget_of(limits: dict[str, float | None]) -> "BudgetConfig | None":

@@ -130,12 +130,12 @@ def _check_choices(experiment: Experiment, registries: Mapping[str, Registry]) -
         )
 
     def checked_list(kind: str, where: str, choices: list[Choice]) -> list[Choice]:
-        # Files are called by their recipe, models by their method; of devices there may be two.
-        names = [str(choice) if kind == "device" else choice.name for choice in choices]
-        twice = {name for name in names if names.count(name) > 1}
+        choices = [checked(kind, f"{where}[{i}]", choice) for i, choice in enumerate(choices)]
+        labels = [registries[kind].label(choice.name, choice.options) for choice in choices]
+        twice = {label for label in labels if labels.count(label) > 1}
         if twice:
             raise UserError(f"{where} names {', '.join(sorted(twice))} twice. Keep one.")
-        return [checked(kind, f"{where}[{i}]", choice) for i, choice in enumerate(choices)]
+        return choices
 
     compress, evaluate = experiment.compress, experiment.evaluate
     registries["source"][experiment.data.source]

@@ -29,11 +29,19 @@ class Registry:
     Args:
         kind: the noun that errors use for an entry ("loss").
         prefix: stands before every function's name ("tflite." makes int8 tflite.int8).
+        label: returns what results call a choice, from its name and options. A config may not
+            hold two choices of one label. By default the label is the name.
     """
 
-    def __init__(self, kind: str, prefix: str = "") -> None:
+    def __init__(
+        self,
+        kind: str,
+        prefix: str = "",
+        label: Callable[[str, Mapping[str, Any]], str] = lambda name, options: name,
+    ) -> None:
         self.kind = kind
         self.prefix = prefix
+        self.label = label
         self._functions: dict[str, Callable[..., Any]] = {}
         self._facts: dict[str, Mapping[str, Any]] = {}
 

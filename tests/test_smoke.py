@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from commands.options import registries
 from compress import prune as apply
 from compress.methods import METHODS, channel_sizes
 from compress.prune import method_step
+from compress.registries import REGISTRIES
 from configs.artifacts import file_sha256, read_json
 from configs.loading import load_experiment
 from configs.resume import take_step
 from configs.run_dir import RunDir
-from configs.schema import Choice
+from configs.schema import Choice, Experiment
 from distill.backbones.efficientnet import num_macs
 from support import Outcome, command, save_photo, timed_by_size
 
@@ -107,14 +107,18 @@ def test_a_second_run_does_nothing_again(smoke_run: Path) -> None:
 
 
 def test_another_temperature_leaves_teacher_soft_labels_and_control(smoke_run: Path) -> None:
-    from commands.options import open_run
     from configs.resume import is_current
+    from configs.targets import open_run
     from distill.labels.soft_labels import soft_labels_step
     from distill.student import control_step, student_step
     from distill.teacher import teacher_step
 
     changed = ["student.loss.temperature=2"]
-    run, experiment = open_run("smoke", smoke_run, changed)
+
+    def opened(overrides: list[str]) -> tuple[RunDir, Experiment]:
+        return open_run("smoke", run=smoke_run, overrides=overrides, registries=lambda: REGISTRIES)
+
+    run, experiment = opened(changed)
     current = {
         step.name: is_current(step.manifest, step.inputs)
         for step in (
@@ -122,7 +126,7 @@ def test_another_temperature_leaves_teacher_soft_labels_and_control(smoke_run: P
         )
     }
     assert current == {"teacher": True, "soft labels": True, "control": True, "student": False}
-    open_run("smoke", smoke_run, [])  # experiment.yaml as it was
+    opened([])  # experiment.yaml as it was
 
 
 @pytest.mark.parametrize("name", ["student-int8.tflite", "student-int8.onnx"])
@@ -229,7 +233,7 @@ def test_channels_that_were_measured_before_a_kill_are_those_that_learn_after_it
     smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunDir(shutil.copytree(smoke_run, tmp_path / "run"))
-    experiment = load_experiment(run.experiment, registries(), [])
+    experiment = load_experiment(run.experiment, REGISTRIES, [])
     options = METHODS.check("channels", {"keep": 0.8, "of": "tflite.float32"})
     step = method_step(
         run, experiment, source="student", name="channels",

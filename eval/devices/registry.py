@@ -1,7 +1,7 @@
 """`DEVICES`: where a probe runs."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,11 +16,22 @@ from eval.devices.machine import machine
 from eval.devices.session import ProbeSession, probe_words
 from eval.devices.ssh import Board
 
-DEVICES = Registry("device")
-
 PROBE = Path(__file__).with_name("probe.py")
 # The option that says which of its kind a device is.
 ADDRESSES = ("host", "serial")
+
+
+def device_label(name: str, options: Mapping[str, Any]) -> str:
+    """What results call a device: local, ssh:pi@kitchen or local (openvino, cores 1 2)."""
+    address = next((options[key] for key in ADDRESSES if options.get(key)), None)
+    label = name if address is None else f"{name}:{address}"
+    cores = options.get("cores") or []
+    told = ["openvino"] * bool(options.get("openvino"))
+    told += [f"cores {' '.join(map(str, cores))}"] * bool(cores)
+    return f"{label} ({', '.join(told)})" if told else label
+
+
+DEVICES = Registry("device", label=device_label)
 
 
 class Session(Protocol):
@@ -164,27 +175,6 @@ def android(serial: str = "", benchmark_model: str = "", adb: str = "adb") -> It
         )
     with Phone(serial, benchmark_model=Path(benchmark_model), adb=adb) as phone:
         yield phone
-
-
-def device_label(name: str, options: Mapping[str, Any]) -> str:
-    """What results call a device: local, ssh:pi@kitchen or local (openvino, cores 1 2)."""
-    address = next((options[key] for key in ADDRESSES if options.get(key)), None)
-    label = name if address is None else f"{name}:{address}"
-    cores = options.get("cores") or []
-    told = ["openvino"] * bool(options.get("openvino"))
-    told += [f"cores {' '.join(map(str, cores))}"] * bool(cores)
-    return f"{label} ({', '.join(told)})" if told else label
-
-
-def check_labels(devices: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-    """Raise UserError if results could not tell two devices apart."""
-    labels = [device_label(name, options) for name, options in devices]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise UserError(
-            f"evaluate.devices names {', '.join(twice)} twice. Keep one, or give them another "
-            "host, serial, runtime or other cores."
-        )
 
 
 def check_device(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

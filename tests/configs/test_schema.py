@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.options import registries
+from compress.registries import REGISTRIES
 from configs.errors import UserError
 from configs.loading import load_experiment
 from configs.schema import Experiment, json_schema, to_yaml
@@ -14,7 +14,7 @@ ALL_CONFIGS = sorted(CONFIGS.glob("*.yaml"))
 
 @pytest.fixture(scope="module")
 def names() -> dict:
-    return registries()
+    return REGISTRIES
 
 
 @pytest.mark.parametrize("path", ALL_CONFIGS, ids=lambda path: path.stem)
@@ -55,6 +55,7 @@ def test_every_bundled_config_says_how_to_run_it(path: Path) -> None:
         ("data.source=tape", r"unknown source 'tape'"),
         ("evaluate.corruptions=[nois]", r"corruptions\[0\]: unknown corruption .* mean noise"),
         ("evaluate.corruptions=[blur,blur]", r"evaluate.corruptions names blur twice"),
+        ("evaluate.devices=[local,{name: local}]", r"evaluate.devices names local twice"),
         ("evaluate.corruptions=[]", r"num_corrupted has no effect without corruptions"),
         ("no_equals_sign", r"expected key.path=value"),
     ],
@@ -62,6 +63,12 @@ def test_every_bundled_config_says_how_to_run_it(path: Path) -> None:
 def test_a_wrong_setting_is_refused_by_name(override: str, message: str, names: dict) -> None:
     with pytest.raises(UserError, match=message):
         load_experiment(CONFIGS / "smoke.yaml", names, [override])
+
+
+def test_one_device_may_be_there_with_other_cores(names: dict) -> None:
+    devices = "evaluate.devices=[local,{name: local, cores: [1]}]"
+    experiment = load_experiment(CONFIGS / "smoke.yaml", names, [devices])
+    assert [device.options["cores"] for device in experiment.evaluate.devices] == [None, [1]]
 
 
 def test_an_override_reads_numbers_as_yaml_would_not(names: dict) -> None:
