@@ -71,10 +71,12 @@ def train_classifier(run: RunDir, course: Course, workspace: Workspace) -> Built
 
     def prepare() -> None:
         if plan.head_first:
+            # A student also learns from photos without labels, which cannot fit the head.
+            labelled = load_examples(run, "train")
             fit_head(
                 model,
-                evaluation_images(examples, size, EVALUATION_BATCH),
-                num_examples=len(examples),
+                evaluation_images(labelled, size, EVALUATION_BATCH),
+                num_examples=len(labelled),
                 seed=course.seed,
             )
 

@@ -75,6 +75,25 @@ def fit(
     return keeper.history
 
 
+class LabelledAccuracy(keras.metrics.Mean):
+    """Top-1 of the training photos that have a label.
+
+    A batch counts by the share of its photos that are labelled. A mixed label counts by its
+    largest class.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="accuracy")
+
+    def update_state(self, targets: Any, logits: Any, sample_weight: Any = None) -> None:
+        labels = targets[:, : logits.shape[-1]]
+        right = keras.ops.argmax(labels, axis=-1) == keras.ops.argmax(logits, axis=-1)
+        weights = keras.ops.sum(labels, axis=-1)  # 0 for a photo without a label
+        num_right = keras.ops.sum(keras.ops.cast(right, weights.dtype) * weights)
+        accuracy = keras.ops.divide_no_nan(num_right, keras.ops.sum(weights))
+        super().update_state(accuracy, sample_weight=keras.ops.mean(weights))
+
+
 def compile_model(model: keras.Model, objective: Objective, schedule: Schedule) -> None:
     """Give a model the optimizer, loss and accuracy it is trained with."""
     steps = schedule.epochs * schedule.steps_per_epoch
@@ -93,15 +112,10 @@ def compile_model(model: keras.Model, objective: Objective, schedule: Schedule) 
     optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
     optimizer.build(model.trainable_variables)
 
-    def accuracy(targets: Any, logits: Any) -> Any:
-        labels = targets[:, : logits.shape[-1]]
-        right = keras.ops.argmax(labels, axis=-1) == keras.ops.argmax(logits, axis=-1)
-        known = keras.ops.sum(labels, axis=-1)  # 0 of a photo without a label
-        right = keras.ops.cast(right, known.dtype) * known
-        return keras.ops.sum(right) / keras.ops.maximum(keras.ops.sum(known), 1.0)
-
     # XLA takes minutes to compile a B4, and gains nothing back on CPU.
-    model.compile(optimizer=optimizer, loss=objective, metrics=[accuracy], jit_compile=False)
+    model.compile(
+        optimizer=optimizer, loss=objective, metrics=[LabelledAccuracy()], jit_compile=False
+    )
     # A metric makes its variables when it first sees values. Within the first step that would have
     # the step traced twice, which for a B4 takes longer than an epoch of small photos.
     nothing = keras.ops.zeros((1, model.output_shape[-1]))

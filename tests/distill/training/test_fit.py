@@ -12,7 +12,7 @@ from distill.losses import label_objective
 from distill.training import epochs
 from distill.training.checkpoint import load_checkpoint, save_checkpoint
 from distill.training.epochs import Schedule, validate
-from distill.training.fit import fit
+from distill.training.fit import LabelledAccuracy, fit
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(0, 1, (24, 4, 4, 3)).astype("float32")
@@ -179,6 +179,17 @@ def test_validation_matches_values_worked_by_hand() -> None:
     scores = validate(Fixed(), lambda: iter([(IMAGES[:2], np.array([1, 0]))]))
     assert scores["val_loss"] == pytest.approx((np.log(4) + np.log(2)) / 2)
     assert scores["val_accuracy"] == 0.5
+
+
+def test_the_accuracy_of_training_ignores_photos_without_a_label() -> None:
+    metric = LabelledAccuracy()
+    labels = np.array([[1, 0], [0, 1], [0, 0], [0, 0]], "float32")
+    logits = np.array([[2, 0], [2, 0], [2, 0], [0, 2]], "float32")
+    metric.update_state(labels, logits)  # one of two labelled photos is right
+    metric.update_state(labels[2:], logits[2:])  # a batch without labels says nothing
+    metric.update_state(labels[:1], logits[:1])  # one of one, in a batch that is all labelled
+    # Batches weigh 1/2, 0 and 1: (1/2 * 1/2 + 1 * 1) / (3/2)
+    assert float(metric.result()) == pytest.approx(5 / 6)
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
