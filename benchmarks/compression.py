@@ -192,7 +192,7 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
                 "against_student": float((scores - student[: len(some)]).mean()),
                 "against_student_low": low,
                 "against_student_high": high,
-                "p50_ms": latency[some[0]]["p50_ms"],
+                "p50_ms": latency[some[0]].p50_ms,
                 "zip_bytes": zip_bytes(some[0]),
                 "times_smaller": zip_bytes(whole) / zip_bytes(some[0]),
             }

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from eval.timing.latency import measure
+from eval.timing.measure import measure
 
 
 def litert_benchmark_ms(file: Path, *, num_threads: int, num_runs: int) -> float:
@@ -46,7 +46,7 @@ def main() -> None:
     ours, theirs = [], []
     for _ in range(options.alternations):
         counts = {"num_threads": options.num_threads, "num_runs": options.num_runs}
-        ours.append(measure([options.file], **counts)[options.file]["p50_ms"])
+        ours.append(measure([options.file], **counts)[options.file].p50_ms)
         theirs.append(litert_benchmark_ms(options.file, **counts))
         if not options.json:
             print(

@@ -14,12 +14,14 @@ import statistics
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import keras
 
 from compress.recipes import RECIPES
-from eval.timing.latency import difference, measure
+from configs.records import to_json
+from eval.timing.differences import difference
+from eval.timing.latency import SpeedDifference
+from eval.timing.measure import measure
 
 
 def stack(depth: int) -> keras.Model:
@@ -47,9 +49,9 @@ def main() -> None:
     parser.add_argument("--recipe", default="tflite.float32", help="or onnx.float32")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    copies: list[dict[str, Any]] = []
-    slower: list[dict[str, Any]] = []
-    floors = []
+    copies: list[SpeedDifference] = []
+    slower: list[SpeedDifference] = []
+    floors: list[float] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         one, more = (write(folder, options.recipe, depth) for depth in (20, 22))
@@ -58,26 +60,28 @@ def main() -> None:
             rows = measure(
                 [one, copy, more], num_threads=options.num_threads, num_runs=options.num_runs
             )
-            found = [difference(rows[file], rows[one]) for file in (copy, more)]
-            if None in found:
-                parser.error(f"--num-runs {options.num_runs}: too few to tell. Give 70 or more.")
-            copies, slower = [*copies, found[0] or {}], [*slower, found[1] or {}]
-            floors.append(rows[one]["noise_floor"])
+            of_copy, of_more = (difference(rows[file], rows[one]) for file in (copy, more))
+            floor = rows[one].noise_floor
+            if of_copy is None or of_more is None or floor is None:
+                parser.error(f"--num-runs {options.num_runs} is too few. Give 70 or more.")
+            copies.append(of_copy)
+            slower.append(of_more)
+            floors.append(floor)
             if not options.json:
-                said = [f"{f['verdict']} ({f['ratio']:.3f})" for f in (copies[-1], slower[-1])]
                 print(
-                    f"{number:3}  copy: {said[0]}  10 % more: {said[1]}  "
-                    f"noise floor {100 * floors[-1]:.1f} %",
+                    f"{number:3}  copy: {of_copy.verdict} ({of_copy.ratio:.3f})  "
+                    f"10 % more: {of_more.verdict} ({of_more.ratio:.3f})  "
+                    f"noise floor {100 * floor:.1f} %",
                     flush=True,
                 )
     result = {
-        "copies": Counter(found["verdict"] for found in copies),
-        "ten_percent_more": Counter(found["verdict"] for found in slower),
-        "copy_ratios": [round(found["ratio"], 4) for found in copies],
-        "ten_percent_more_ratios": [round(found["ratio"], 4) for found in slower],
+        "copies": Counter(speed.verdict for speed in copies),
+        "ten_percent_more": Counter(speed.verdict for speed in slower),
+        "copy_ratios": [round(speed.ratio, 4) for speed in copies],
+        "ten_percent_more_ratios": [round(speed.ratio, 4) for speed in slower],
         "median_noise_floor": round(statistics.median(floors), 4),
-        "state": rows[one]["state"],
-        "runtime": rows[one]["runtime"],
+        "state": to_json(rows[one].state),
+        "runtime": rows[one].runtime,
         **{key: value for key, value in vars(options).items() if key != "json"},
     }
     print(json.dumps(result))

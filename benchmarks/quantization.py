@@ -29,6 +29,7 @@ from distill.data.scan import scan_folder
 from eval.scoring.accuracy import OWN_PIXELS
 from eval.scoring.predictions import Photos, file_probabilities
 from eval.scoring.statistics import wilson_interval
+from eval.timing.latency import Latency
 from eval.timing.results import timed
 
 Calibration = Callable[[], Iterator[np.ndarray]]
@@ -201,7 +202,7 @@ def compared(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             "agreement_on_data": float(same[tool][:num_own].mean()),
             "changed": int((~same[tool]).sum()),
             "num_photos": len(unseen),
-            "p50_ms": latency[path]["p50_ms"],
+            "p50_ms": latency[path].p50_ms,
             "file_bytes": path.stat().st_size,
             **costs[tool],
         }
@@ -209,7 +210,7 @@ def compared(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _timed(paths: list[Path], options: argparse.Namespace, **device: Any) -> dict[Path, Any]:
+def _timed(paths: list[Path], options: argparse.Namespace, **device: Any) -> dict[Path, Latency]:
     return timed(paths, options=device, num_threads=1, num_warmup=10, num_runs=options.num_runs)
 
 

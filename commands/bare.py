@@ -8,6 +8,7 @@ import numpy as np
 
 from compress.pipeline import as_photos
 from configs.errors import UserError
+from configs.records import to_json
 from distill.data.manifest import Examples
 from distill.data.scan import scan_folder
 from eval.devices.probe import ModelFileError, open_model
@@ -16,6 +17,7 @@ from eval.metadata import FileMetadata, expected_pixels, read_metadata
 from eval.scoring.accuracy import Pixels, predict_file
 from eval.scoring.file_rows import Reference, file_row
 from eval.scoring.predictions import file_probabilities
+from eval.timing.latency import Latency
 from eval.timing.results import timed
 
 log = logging.getLogger("potstill")
@@ -79,10 +81,9 @@ def measure_files(
     return rows
 
 
-def latency_row(file: Path, latency: list[dict[str, Any]]) -> dict[str, Any]:
-    """A row of report.json with the timing alone, raw times left out."""
+def latency_row(file: Path, latency: list[Latency]) -> dict[str, Any]:
+    """A row of report.json with the timing alone."""
     from eval.footprint import file_bytes
-    from eval.timing.results import RAW_LATENCY
 
     metadata = describe(file)
     return {
@@ -91,7 +92,7 @@ def latency_row(file: Path, latency: list[dict[str, Any]]) -> dict[str, Any]:
         "format": file.suffix[1:],
         **_facts(metadata),
         "file_bytes": file_bytes(file),
-        "latency": [{k: v for k, v in row.items() if k != RAW_LATENCY} for row in latency],
+        "latency": to_json(latency),
     }
 
 

@@ -5,9 +5,11 @@ from typing import Any
 from commands.bare import latency_row
 from commands.tables import files_table
 from compress.pipeline import file_names, model_names, run_photos
+from configs.records import from_json
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from eval.report.report import build_report, write_report
+from eval.timing.latency import Latency
 
 
 def finish_report(directory: RunDir, experiment: Experiment) -> tuple[dict[str, Any], str]:
@@ -49,7 +51,12 @@ def latency_rows(directory: RunDir, manifests: list[dict[str, Any]]) -> list[dic
     names = dict.fromkeys(name for manifest in manifests for name in manifest["latency"])
     return [
         latency_row(
-            directory.file(name), [m["latency"][name] for m in manifests if name in m["latency"]]
+            directory.file(name),
+            [
+                from_json(Latency, manifest["latency"][name])
+                for manifest in manifests
+                if name in manifest["latency"]
+            ],
         )
         for name in names
     ]

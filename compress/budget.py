@@ -28,6 +28,7 @@ from eval.devices.probe import ModelFileError
 from eval.footprint import file_bytes
 from eval.scoring.accuracy import Pixels
 from eval.scoring.predictions import Photos, file_probabilities
+from eval.timing.latency import Latency
 from eval.timing.results import timed
 
 log = logging.getLogger("potstill")
@@ -117,7 +118,7 @@ def search(
     validation_probs: np.ndarray,
     pixels: Pixels,
     learned: Callable[[keras.Model], keras.Model] | None = None,
-) -> tuple[list[Tried], dict[Path, dict[str, Any]], dict[str, Any]]:
+) -> tuple[list[Tried], dict[Path, Latency], dict[str, Any]]:
     """Make candidates from the cheapest up until one holds the budget; time those that do.
 
     Args:
@@ -127,7 +128,7 @@ def search(
         learned: has a model learn to be rounded; None leaves out what has to.
 
     Returns:
-        Every candidate of the ladder; latency rows of the files that were timed; the verdict.
+        Every candidate of the ladder; the latencies of the files that were timed; the verdict.
 
     Raises:
         UserError: not even a float32 file can be made.
@@ -195,10 +196,10 @@ def shortfall(validation: dict[str, Any], num_bytes: int, budget: BudgetConfig) 
 
 def _fastest(
     tried: list[Tried], budget: BudgetConfig
-) -> tuple[dict[Path, dict[str, Any]], dict[str, Any]]:
+) -> tuple[dict[Path, Latency], dict[str, Any]]:
     """Time the candidates that hold so far and choose; says of the others why not they."""
     held = {each.file: each for each in tried if each.file and not each.turned_down}
-    latency = {}
+    latency: dict[Path, Latency] = {}
     if held:
         latency = timed(list(held), num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
     rows: list[dict[str, Any]] = [
@@ -213,6 +214,6 @@ def _fastest(
     else:
         verdict = choose(rows, losses=losses, budget=budget, model="the float model")
     for file, each in held.items():
-        each.p50_ms = latency[file]["p50_ms"]
+        each.p50_ms = latency[file].p50_ms
         each.turned_down = verdict["turned_down"].get(file.name)
     return latency, verdict

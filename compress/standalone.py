@@ -20,6 +20,7 @@ from compress.recipes.write import file_name, write_file
 from compress.self_taught import self_taught_qat
 from configs.artifacts import digest, file_sha256
 from configs.errors import UserError
+from configs.records import to_json
 from configs.resume import Built, Step, Workspace, take_step
 from configs.schema import BudgetConfig, Choice
 from distill.data.manifest import Examples
@@ -30,6 +31,7 @@ from eval.choice.verdict import choose, loss_of
 from eval.scoring.accuracy import OWN_PIXELS, Pixels
 from eval.scoring.file_rows import Reference, file_row
 from eval.scoring.predictions import Photos, file_probabilities
+from eval.timing.latency import Latency
 from eval.timing.results import timed
 
 Rows = list[dict[str, Any]]
@@ -144,7 +146,7 @@ class _Work:
         """Probabilities of one file on the photos of a split."""
         return file_probabilities(file, self.photos[split], num_threads=1, pixels=self.pixels)
 
-    def row(self, file: Path, facts: dict[str, Any], latency: dict[str, Any]) -> dict[str, Any]:
+    def row(self, file: Path, facts: dict[str, Any], latency: Latency) -> dict[str, Any]:
         """The row of one file, scored on the test photos."""
         return file_row(
             file,
@@ -167,12 +169,12 @@ def _measured(
     latency = timed(list(facts), num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
     rows = [work.row(file, some, latency[file]) for file, some in facts.items()]
     if budget is None:
-        return rows, None
+        return to_json(rows), None
     own, labels = work.probs["validation"], work.photos["validation"].labels
     losses = {
         file.name: loss_of(work.answers(file, "validation"), own, own, labels) for file in facts
     }
-    return rows, choose(rows, losses=losses, budget=budget, model="the float model")
+    return to_json(rows), choose(rows, losses=losses, budget=budget, model="the float model")
 
 
 def _learned(work: _Work, path: Path, data: Path, epochs: int, model: Any) -> Any:
@@ -204,4 +206,4 @@ def _searched(
     )
     facts = {each.file: each.facts for each in tried if each.file}
     rows = [work.row(file, facts[file], row) for file, row in latency.items()]
-    return rows, {**verdict, "candidates": [each.describe() for each in tried]}
+    return to_json(rows), {**verdict, "candidates": [each.describe() for each in tried]}

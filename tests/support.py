@@ -5,9 +5,12 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from eval.timing.latency import Latency
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,15 +47,20 @@ def command(*words: object, cwd: Path | None = None) -> Outcome:
     return Outcome(result.returncode, result.stdout, result.stderr)
 
 
-def timed_by_size(files: list[Path], **_: object) -> dict[Path, dict]:
-    """Latency rows as if every file took a millisecond for a kilobyte, always."""
-    how = dict.fromkeys(("device", "runtime", "num_threads", "num_warmup", "num_runs"), 1)
+def latency_of(p50_ms: float, **fields: Any) -> Latency:
+    """A latency of which only the given fields matter."""
+    usual: dict[str, Any] = {
+        "device": "local", "runtime": "litert", "num_threads": 1, "num_runs": 200,
+        "num_warmup": 10, "batch": 1, "p90_ms": p50_ms, "p99_ms": p50_ms, "mean_ms": p50_ms,
+        "load_ms": 1.0, "peak_rss_mib": 50.0,
+    }  # fmt: skip
+    return Latency(p50_ms=p50_ms, **{**usual, **fields})
+
+
+def timed_by_size(files: list[Path], **_: object) -> dict[Path, Latency]:
+    """Latencies as if every file took a millisecond for each kilobyte, always."""
+    times_ms = {file: file.stat().st_size / 1000 for file in files}
     return {
-        file: {
-            **how,
-            "p50_ms": file.stat().st_size / 1000,
-            "round_min_ms": [file.stat().st_size / 1000] * 10,
-            "noise_floor": 0.0,
-        }
-        for file in files
+        file: latency_of(time_ms, round_min_ms=(time_ms,) * 10, noise_floor=0.0)
+        for file, time_ms in times_ms.items()
     }

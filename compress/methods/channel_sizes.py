@@ -17,9 +17,10 @@ from pydantic import AfterValidator
 from compress.methods.channel_groups import ChannelGroups, Term, total
 from compress.recipes import RECIPES
 from configs.errors import UserError
+from configs.records import to_json
 from configs.registry import nearest
 from eval.devices.machine import machine
-from eval.timing.latency import difference
+from eval.timing.differences import difference
 from eval.timing.results import timed
 
 log = logging.getLogger("potstill")
@@ -139,7 +140,7 @@ def file_latency(
     """A function from a model to the latency of its file, against that of the whole one.
 
     Files of one recipe, timed in turns on this machine with one thread. It says what
-    `eval.timing.latency.difference` does (`ratio` and more), how it was measured and where.
+    `eval.timing.differences.difference` does (`ratio` and more), how it was measured and where.
     """
     suffix = f".{recipe.partition('.')[0]}"
     options = ANY_RANGES if "ranges" in RECIPES.options(recipe) else {}
@@ -154,13 +155,13 @@ def file_latency(
             of_whole, of_smaller = (rows[file] for file in files)
             told = difference(of_smaller, of_whole)
             assert told, "there are rounds enough"
-            log.info("channels: %.1f %% of the latency of %s", 100 * told["ratio"], recipe)
+            log.info("channels: %.1f %% of the latency of %s", 100 * told.ratio, recipe)
             return {
-                **told,
+                **to_json(told),
                 "recipe": recipe,
-                "p50_ms": of_smaller["p50_ms"],
-                "whole_p50_ms": of_whole["p50_ms"],
-                **{key: of_smaller[key] for key in MEASURED_HOW},
+                "p50_ms": of_smaller.p50_ms,
+                "whole_p50_ms": of_whole.p50_ms,
+                **{key: getattr(of_smaller, key) for key in MEASURED_HOW},
                 "machine": machine(),
             }
 

@@ -56,12 +56,17 @@ def _chosen(report: dict[str, Any]) -> dict[str, Any]:
 def _conditions(report: dict[str, Any]) -> dict[str, str]:
     """What must be alike for two latencies to be compared, as far as a report tells it."""
     row: dict[str, Any] = next(iter(_chosen(report)["latency"]), {})
-    state = {"cpu": report["machine"]["cpu"], **row.get("state", {})}
-    kept = {key: state[key] for key in ("cpu", "cores", "governor") if key in state}
+    state = row.get("state", {})
+    state = {**state, "cpu": state.get("cpu") or report["machine"]["cpu"]}
+    kept = {key: state.get(key) for key in ("cpu", "cores", "governor")}
     kept |= {key: row[key] for key in ("device", "num_threads", "batch") if key in row}
     # Files of two formats have two runtimes; of one, it should be one version.
     runtime, _, version = row.get("runtime", "").partition(" ")
-    return {key: str(value) for key, value in (kept | {runtime: version}).items() if key}
+    return {
+        key: str(value)
+        for key, value in (kept | {runtime: version}).items()
+        if key and value is not None
+    }
 
 
 def _unlike(first: dict[str, str], other: dict[str, str]) -> list[str]:

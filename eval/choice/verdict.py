@@ -7,13 +7,13 @@ import numpy as np
 
 from configs.schema import BudgetConfig
 from eval.scoring.statistics import expected_drop, paired_interval
-from eval.timing.latency import difference
+from eval.timing.differences import difference
 
 SAME_MODEL = 1e-3
 """Models whose probabilities are nowhere further apart are one, written in another way."""
 
 Row = dict[str, Any]
-"""An entry of `files` in report.json."""
+"""An entry of `files` in report.json, before its latencies become JSON."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _as_fast_as_the_fastest(rows: list[Row]) -> list[Row]:
 
 def _is_no_slower(row: Row, other: Row) -> bool:
     told = difference(row["latency"][0], other["latency"][0])
-    return told is not None and told["verdict"] != "slower"
+    return told is not None and told.verdict != "slower"
 
 
 def _as_small_as_the_smallest(rows: list[Row]) -> list[Row]:
@@ -214,5 +214,5 @@ def _limits(budget: BudgetConfig, model: str, chosen: Row | None = None) -> str:
 
 
 def _speed(row: Row) -> tuple[float, int]:
-    p50_ms = row["latency"][0]["p50_ms"] if row["latency"] else float("inf")
+    p50_ms = row["latency"][0].p50_ms if row["latency"] else float("inf")
     return p50_ms, row["file_bytes"]

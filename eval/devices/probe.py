@@ -26,6 +26,7 @@ import re
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Union
@@ -35,6 +36,55 @@ import numpy as np
 
 class ModelFileError(ValueError):
     """A file that cannot be run: says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Delegate:
+    """How many of a file's operators a delegate of LiteRT executes."""
+
+    name: str
+    num_partitions: int
+    num_ops: int
+    num_delegated_ops: int
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What of a machine's state changes while it works; None where the machine does not say."""
+
+    mhz: float | None = None
+    temperature_c: float | None = None
+    load: float | None = None
+
+
+@dataclass(frozen=True)
+class MachineState:
+    """What affects times on a machine; None where the machine does not say.
+
+    Attributes:
+        isa: the instruction sets that int8 arithmetic can use.
+        cores: those that the process may run on, by their numbers.
+        mhz: of the fastest of these cores now.
+        temperature_c: of the warmest sensor.
+        load: processes that wanted to run, on average over the last minute.
+        after: what was read again at the end of a measurement.
+    """
+
+    cpu: str | None = None
+    isa: tuple[str, ...] | None = None
+    num_cores: int | None = None
+    cores: tuple[int, ...] | None = None
+    os: str | None = None
+    python: str | None = None
+    governor: str | None = None
+    mhz: float | None = None
+    temperature_c: float | None = None
+    load: float | None = None
+    after: Readings | None = None
+
+    def readings(self) -> Readings:
+        """What changes while the machine works."""
+        return Readings(self.mhz, self.temperature_c, self.load)
 
 
 class TfliteModel:

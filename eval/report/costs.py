@@ -80,6 +80,6 @@ def _sizes(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[
         found |= {
             f"{when}_file": row["name"] if row else None,
             f"bytes_{when}": row["file_bytes"] if row else None,
-            f"ms_{when}": latency["p50_ms"] if latency else None,
+            f"ms_{when}": latency.p50_ms if latency else None,
         }
     return found

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from PIL import Image
 
+from configs.records import from_json
 from eval.images import UnreadablePhoto, evaluation_image
 from eval.report.charts import (
     Point,
@@ -23,7 +24,8 @@ from eval.report.wording import (
     known,
     ratio,
 )
-from eval.timing.latency import difference
+from eval.timing.differences import difference
+from eval.timing.latency import Latency
 
 TEMPLATES = Path(__file__).with_name("templates")
 THUMBNAIL = (160, 160)
@@ -148,8 +150,8 @@ def _against_float(
     said = [ratio(other["file_bytes"] / chosen["file_bytes"], "smaller", "larger")]
     ours, theirs = times[chosen["name"]], times[other["name"]]
     if ours and theirs and ours.get("num_threads") == theirs.get("num_threads"):
-        told = difference(ours, theirs)
-        alike = told is not None and told["verdict"] == "no difference"
+        speed = difference(from_json(Latency, ours), from_json(Latency, theirs))
+        alike = speed is not None and speed.verdict == "no difference"
         faster = ratio(theirs["p50_ms"] / ours["p50_ms"], "faster", "slower")
         said.append("no faster or slower" if alike else faster)
     return f"{' and '.join(said)} than {other['name']}"

@@ -13,6 +13,7 @@ from configs.artifacts import (
     write_json,
     write_text,
 )
+from configs.records import to_json
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from eval.choice.verdict import Loss, choose, loss_of
@@ -27,6 +28,7 @@ from eval.scoring.accuracy import accuracy
 from eval.scoring.file_rows import Reference, file_row
 from eval.scoring.predictions import Photos, load_predictions
 from eval.scoring.robustness import corrupted_photos, robustness, robustness_sentence
+from eval.timing.latency import Latency
 from eval.timing.results import latency_path, load_latency
 
 
@@ -79,7 +81,7 @@ def build_report(
         "machine": _machine(run, rows),
         "data": {"source": _source(experiment), "classes": photos.classes, **counts},
         "models": [_model_row(run, n, probs[n]["test"], photos.test, teacher) for n in models],
-        "files": rows,
+        "files": to_json(rows),
         "distillation": _distillation(run, experiment, photos.test, probs),
         "steps": step_costs(
             models=[name for name in models if name not in ("teacher", "control")],
@@ -146,7 +148,7 @@ def _distillation(
 
 def _machine(run: RunDir, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Where the files were timed; this machine where they were not."""
-    timed = next((row["latency"][0]["device"] for row in rows if row["latency"]), None)
+    timed = next((row["latency"][0].device for row in rows if row["latency"]), None)
     return machine() if timed is None else dict(read_json(latency_path(run, timed))["machine"])
 
 
@@ -177,7 +179,7 @@ def _file_row(
     probs: dict[str, dict[str, np.ndarray]],
     photos: RunPhotos,
     teacher: np.ndarray,
-    latency: list[dict[str, Any]],
+    latency: list[Latency],
 ) -> dict[str, Any]:
     path = run.file(name)
     facts = read_json(path.with_name(name + ".json"))

@@ -12,7 +12,7 @@ from eval.scoring.accuracy import (
     compare,
 )
 from eval.scoring.predictions import Photos
-from eval.timing.results import _without_raw
+from eval.timing.latency import Latency
 
 NEEDS_SOURCE = (
     "agreement_with_source", "num_flips", "drop_vs_source", "drop_low", "drop_high",
@@ -37,13 +37,13 @@ def file_row(
     probs: np.ndarray,
     photos: Photos,
     reference: Reference,
-    latency: list[dict[str, Any]],
+    latency: list[Latency],
 ) -> dict[str, Any]:
     """One entry of `files` in report.json.
 
     Args:
         facts: recipe and source, as the file's manifest or metadata gives them.
-        latency: rows with or without their raw times; those are left out.
+        latency: of the file, one for each device.
     """
     scores = accuracy(probs, photos.labels, split=photos.split, teacher_probs=reference.teacher)
     against: dict[str, Any] = dict.fromkeys(NEEDS_SOURCE)
@@ -59,7 +59,7 @@ def file_row(
         "zip_bytes": facts.get("zip_bytes") or zip_bytes(path),
         "parity": _parity(probs, reference.source) if _is_float(facts) else None,
         "accuracy": {**scores, **against},
-        "latency": [_without_raw(row) for row in latency],
+        "latency": latency,
     }
 
 

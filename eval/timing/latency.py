@@ -1,141 +1,68 @@
-"""How long files take, and which differences between them are real."""
+"""The latency of a file on a device, and how two latencies differ: the records that are stored."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-import numpy as np
+from pydantic import Field
 
-from configs.errors import UserError
-from eval.devices.registry import DEVICES, device_label
-from eval.scoring.statistics import median_interval
-from eval.timing.rounds import Journal, Turn, take_rounds
-
-CHANGING = ("mhz", "temperature_c", "load")
-"""What of a machine's state moves while it works."""
+from eval.devices.probe import Delegate, MachineState
 
 
-def measure(
-    files: list[Path],
-    *,
-    device: str = "local",
-    options: dict[str, Any] | None = None,
-    num_threads: int = 1,
-    num_warmup: int = 10,
-    num_runs: int = 200,
-    journal: Journal | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> dict[Path, dict[str, Any]]:
-    """Time some files on one device.
+@dataclass(frozen=True)
+class SpeedDifference:
+    """How many times as long as another file a file takes.
 
-    The files take turns in rounds, each round starting with another one, so that whatever drifts
-    on the machine (heat, frequency, neighbours) hits all alike. Every round loads every file in
-    a new process: where memory comes to lie is drawn once for a process, and no number of runs
-    within one averages it out (Kalibera and Jones 2013, Rigorous Benchmarking in Reasonable
-    Time). The first file takes part twice: how far it seems from itself is the noise floor.
-
-    Args:
-        num_runs: timed executions of each file, ten a round: more of them lower the noise floor.
-        num_warmup: least number of executions before those of a round; 0 for none.
-        journal: keeps rounds that are done, should this call be cut off.
-        progress: told how many timed executions are done, of (files + 1) * num_runs.
-
-    Returns:
-        A latency row of report.json for each file that the device runs, with the raw times as
-        `times_ms`.
-
-    Raises:
-        StepFailed: a file cannot be run there, or the device went away for good.
-        UserError: none of the files is for this kind of device.
+    Attributes:
+        ratio: the median over rounds; 1.1 means 10 % longer.
+        low: lower end of its 98 % interval.
+        high: upper end.
     """
-    files = list(dict.fromkeys(files))
-    if not files:
-        return {}
-    label, journal = device_label(device, options or {}), journal or Journal()
-    with DEVICES[device](**(options or {})) as there:
-        able = [file for file in files if file.suffix.lower() in there.formats]
-        if not able:
-            names = ", ".join(file.name for file in files)
-            raise UserError(f"{label} runs {' and '.join(there.formats)} files; got {names}.")
-        rounds, last = take_rounds(
-            there,
-            [*able, able[0]],
-            num_threads=num_threads,
-            num_warmup=num_warmup,
-            num_runs=num_runs,
-            journal=journal,
-            progress=progress,
-        )
-    turns = [list(of_file) for of_file in zip(*rounds, strict=True)]
-    shared: dict[str, Any] = {
-        "device": label,
-        "num_threads": num_threads,
-        "num_runs": num_runs,
-        "noise_floor": _noise_floor(turns[0], turns[-1]),
-    }
-    rows = [shared | _row(*told, num_runs) for told in zip(turns[:-1], last[:-1], strict=True)]
-    fastest = min(rows, key=lambda row: row["p50_ms"])
-    return {
-        file: {**row, "against_fastest": difference(row, fastest)}
-        for file, row in zip(able, rows, strict=True)
-    }
+
+    ratio: float
+    low: float
+    high: float
+    verdict: Literal["faster", "slower", "no difference"]
 
 
-def _row(turns: list[Turn], last: dict[str, Any], num_runs: int) -> dict[str, Any]:
-    ready = turns[0].ready
-    times_ms = [time for turn in turns for time in turn.times_ms]
-    percentiles: list[float | None] = [float(p) for p in np.percentile(times_ms, [50, 90, 99])]
-    if len(times_ms) < num_runs:
-        percentiles[1:] = None, None  # a device that tells means says nothing of the slow ones
-    p50, p90, p99 = percentiles
-    after = {k: v for k, v in last.get("state", {}).items() if k in CHANGING}
-    return {
-        "runtime": f"{ready['runtime']} {ready['runtime_version']}".strip(),
-        "delegate": ready.get("delegate"),
-        "batch": ready["batch"],
-        "num_warmup": max(turn.num_warmup for turn in turns),
-        "p50_ms": p50,
-        "p90_ms": p90,
-        "p99_ms": p99,
-        "mean_ms": float(np.mean(times_ms)),
-        "load_ms": float(np.median([turn.ready["load_ms"] for turn in turns])),
-        "first_ms": float(np.median([turn.ready["first_ms"] for turn in turns])),
-        "peak_rss_mib": last["peak_rss_mib"],
-        "state": {**ready.get("state", {}), "after": after},
-        "round_min_ms": [turn.min_ms for turn in turns],
-        "times_ms": times_ms,
-    }
+@dataclass(frozen=True)
+class Latency:
+    """How long one file takes on one device: an entry of `latency` in report.json.
 
+    The raw times stay out of report.json. They are stored in `results/latency-<device>.json`.
 
-def _noise_floor(one: list[Turn], other: list[Turn]) -> float | None:
-    """How far apart a file and itself may lie by these rounds, as a share; None if they are few."""
-    logs = np.log([turn.min_ms for turn in one]) - np.log([turn.min_ms for turn in other])
-    interval = median_interval(logs)
-    return None if interval is None else float(np.expm1(max(map(abs, interval))))
-
-
-def difference(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any] | None:
-    """How many times as long as the other a file takes, from latency rows measured together.
-
-    The ratio is the median over rounds, with its 98 % interval, of each round's shortest times:
-    what disturbs a run only ever lengthens it, so on a busy machine they waver least (Chen and
-    Revels 2016, Robust benchmarking in noisy environments, arXiv:1608.04295). It is a difference
-    only if the interval leaves out 1 and the ratio lies beyond the noise floor.
-
-    Returns:
-        `ratio`, `low`, `high` and `verdict`: "faster", "slower" or "no difference"; None where
-        there are too few rounds to tell, or the rows were not measured together.
+    Attributes:
+        device: the label of the device (`eval.devices.registry.device_label`).
+        num_runs: timed executions.
+        noise_floor: how far apart a file and itself may lie by chance, as a share; None where
+            there were too few rounds to say.
+        runtime: its name and version.
+        delegate: how much of the file a delegate of LiteRT executes; None for other runtimes.
+        num_warmup: most executions before the timed ones of a round.
+        p90_ms: None where the device reports means only, and so for `p99_ms`.
+        load_ms: median time to load the file, over the rounds.
+        first_ms: median time of the first execution after loading.
+        state: the state of the machine before the first round, and after the last.
+        round_min_ms: the shortest time of each round.
+        against_fastest: the difference from the fastest file that was timed with it.
+        times_ms: every timed execution, in order.
     """
-    ours, theirs = row.get("round_min_ms", []), other.get("round_min_ms", [])
-    floor = row.get("noise_floor")
-    if floor is None or floor != other.get("noise_floor") or len(ours) != len(theirs):
-        return None
-    logs = np.log(ours) - np.log(theirs)
-    interval, middle = median_interval(logs), float(np.median(logs))
-    if interval is None:
-        return None
-    low, high = interval
-    told = (low > 0 or high < 0) and abs(middle) > np.log1p(floor)
-    verdict = ("slower" if middle > 0 else "faster") if told else "no difference"
-    low, ratio, high = (float(np.exp(value)) for value in (low, middle, high))
-    return {"ratio": ratio, "low": low, "high": high, "verdict": verdict}
+
+    device: str
+    num_threads: int
+    num_runs: int
+    num_warmup: int
+    runtime: str
+    batch: int
+    p50_ms: float
+    p90_ms: float | None
+    p99_ms: float | None
+    mean_ms: float
+    load_ms: float
+    peak_rss_mib: float | None
+    first_ms: float | None = None
+    delegate: Delegate | None = None
+    noise_floor: float | None = None
+    state: MachineState = MachineState()  # noqa: RUF009 - frozen
+    round_min_ms: tuple[float, ...] = ()
+    against_fastest: SpeedDifference | None = None
+    times_ms: Annotated[tuple[float, ...], Field(exclude=True)] = ()

@@ -6,15 +6,14 @@ from typing import Any
 
 from configs.artifacts import file_sha256, read_json
 from configs.progress import track
+from configs.records import from_json, to_json
 from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from eval.devices.machine import machine
 from eval.devices.registry import device_label
-from eval.timing.latency import measure
+from eval.timing.latency import Latency
+from eval.timing.measure import measure
 from eval.timing.rounds import RUNS_PER_ROUND, Journal
-
-RAW_LATENCY = "times_ms"
-
 
 MACHINE = ("cpu", "num_cores", "isa", "os", "python")
 """What `machine` of report.json takes from the state of the device that files were timed on."""
@@ -50,9 +49,15 @@ def latency_step(
             journal=Journal(workspace.file("rounds.jsonl")),
         )
         # The packages that made the files are those of here, whatever runs them.
-        told = next(iter(rows.values()))["state"]
-        where = machine() | {key: told[key] for key in MACHINE if key in told}
-        return [], {"machine": where, "latency": {file.name: row for file, row in rows.items()}}
+        state = to_json(next(iter(rows.values())).state)
+        where = machine() | {key: state[key] for key in MACHINE if state[key] is not None}
+        return [], {
+            "machine": where,
+            "latency": {
+                file.name: {**to_json(row), "times_ms": list(row.times_ms)}
+                for file, row in rows.items()
+            },
+        }
 
     return Step(f"latency on {label}", path, inputs, build)
 
@@ -78,8 +83,8 @@ def timed(
     num_warmup: int,
     num_runs: int,
     journal: Journal | None = None,
-) -> dict[Path, dict[str, Any]]:
-    """Latency rows by file, the raw times in each."""
+) -> dict[Path, Latency]:
+    """The latency of each file that the device runs, with progress shown on the way."""
     with track(
         f"latency on {device_label(device, options or {})}", (len(set(files)) + 1) * num_runs
     ) as advance:
@@ -95,30 +100,28 @@ def timed(
         )
 
 
-def load_latency(
-    run: RunDir, devices: list[str], files: list[str]
-) -> dict[str, list[dict[str, Any]]]:
-    """The latency rows of each file by device, without their raw times.
+def load_latency(run: RunDir, devices: list[str], files: list[str]) -> dict[str, list[Latency]]:
+    """The latencies of each file, one for each device that timed it.
 
-    The first row of every file is of one device, so that first rows can be compared: the first
-    that timed all of `files`, else the first; what was not timed there has no rows. A row of a file
-    that was written anew since is left out.
+    The first latency of every file is from the same device, so that these can be compared. That is
+    the first device that timed all of `files`, or else the first of `devices`; a file that it did
+    not time is left out. So is a latency that is older than its file.
     """
-    by_file: dict[str, list[dict[str, Any]]] = {}
+    by_file: dict[str, list[Latency]] = {}
     for device in devices:
         path = latency_path(run, device)
         stored = read_json(path) if path.exists() else {"latency": {}}
         for name, row in stored["latency"].items():
             file = run.file(name)
             if file.exists() and stored["inputs"]["files"][name] == file_sha256(file):
-                by_file.setdefault(name, []).append(_without_raw(row))
+                by_file.setdefault(name, []).append(from_json(Latency, row))
     on = {
-        device: {n for n in files for row in by_file.get(n, []) if row["device"] == device}
+        device: {n for n in files for row in by_file.get(n, []) if row.device == device}
         for device in devices
     }
     first = next((device for device in devices if on[device] == set(files)), devices[0])
     return {
-        name: sorted(rows, key=lambda row: row["device"] != first)
+        name: sorted(rows, key=lambda row: row.device != first)
         for name, rows in by_file.items()
         if name in on[first]
     }
@@ -132,7 +135,3 @@ def latency_path(run: RunDir, device: str) -> Path:
 def file_part(label: str) -> str:
     """A device's label as a part of a file's name."""
     return re.sub(r"[^A-Za-z0-9.@_-]", "-", label)
-
-
-def _without_raw(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key != RAW_LATENCY}

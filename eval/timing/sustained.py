@@ -12,13 +12,14 @@ from configs.progress import track
 from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from eval.devices.registry import DEVICES, Session, device_label
-from eval.timing.latency import CHANGING
 from eval.timing.results import device_inputs, file_part
 from eval.timing.rounds import warm_up
 
 NUM_INTERVALS = 20
 MIN_QUERIES = 1024
 MIN_SECONDS = 60.0
+CHANGING = ("mhz", "temperature_c", "load")
+"""What of a machine's state changes while it works."""
 
 Task = Callable[[Session], dict[str, Any]]
 """What is done with a file once it is loaded; returns what is to be kept."""

@@ -93,6 +93,7 @@ TIMED: dict[str, Any] = {
         ({}, []),
         ({"state": {"cpu": "a", "governor": "performance", "load": 0.9}}, []),
         ({"state": {"cpu": "a"}}, []),  # what is not known is not held against it
+        ({"state": {"cpu": "a", "governor": None}}, []),
         ({"runtime": "onnxruntime 1.31.1"}, []),  # a file of the other format
         ({"runtime": "litert 2.2.0"}, ["litert 2.2.0, not 2.3.0"]),
         ({"num_threads": 4}, ["num_threads 4, not 1"]),

@@ -8,6 +8,7 @@ from eval.choice.verdict import (
     loss_by_rounding,
     loss_of,
 )
+from support import latency_of
 
 LABELS = np.array([0, 0, 0, 1])
 SOURCE = np.tile([[0.75, 0.25]], (4, 1))
@@ -15,7 +16,7 @@ SOURCE = np.tile([[0.75, 0.25]], (4, 1))
 
 
 def row(name: str, p50_ms: float, num_bytes: int = 1) -> dict:
-    return {"name": name, "file_bytes": num_bytes, "latency": [{"p50_ms": p50_ms}]}
+    return {"name": name, "file_bytes": num_bytes, "latency": [latency_of(p50_ms)]}
 
 
 ROWS = [row("slow", 9.0), row("fast", 2.0, 300), row("fastest", 1.0)]
@@ -56,12 +57,9 @@ def test_where_none_is_within_the_budget_the_best_is_named_as_such() -> None:
 
 def timed(name: str, factor: float, *, file_bytes: int) -> dict:
     """A file timed in ten rounds together with the others, none of which wavers."""
-    rounds = {"round_min_ms": [factor * ms for ms in range(1, 11)], "noise_floor": 0.04}
-    return {
-        "name": name,
-        "file_bytes": file_bytes,
-        "latency": [{"p50_ms": 5.5 * factor, **rounds}],
-    }
+    round_min_ms = tuple(factor * ms for ms in range(1, 11))
+    latency = latency_of(5.5 * factor, round_min_ms=round_min_ms, noise_floor=0.04)
+    return {"name": name, "file_bytes": file_bytes, "latency": [latency]}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from adb_server import AdbServer
 from configs.errors import StepFailed, UserError
 from eval.devices.registry import DEVICES
 from eval.devices.session import DeviceLost
-from eval.timing.latency import measure
+from eval.timing.measure import measure
 
 android = DEVICES["android"]
 ADB = shutil.which("adb")
@@ -74,11 +74,11 @@ def test_a_file_is_timed_on_a_phone_and_nothing_is_left(
     file = tflite_files["int8"]
     options = {"serial": "emulator-5554", "benchmark_model": tool}
     row = measure([file], device="android", options=options, num_warmup=1, num_runs=20)[file]
-    assert (row["device"], row["runtime"]) == ("android:emulator-5554", "benchmark_model")
-    assert (row["p50_ms"], row["mean_ms"]) == (2.5, 2.5)
-    assert (row["load_ms"], row["peak_rss_mib"]) == (1.39, 12.5)
+    assert (row.device, row.runtime) == ("android:emulator-5554", "benchmark_model")
+    assert (row.p50_ms, row.mean_ms) == (2.5, 2.5)
+    assert (row.load_ms, row.peak_rss_mib) == (1.39, 12.5)
     # The tool tells no times of single executions.
-    assert row["p90_ms"] is None
+    assert row.p90_ms is None
     assert not list((tmp_path / "storage").iterdir())
 
 

@@ -21,7 +21,7 @@ from configs.errors import StepFailed, UserError
 from eval.devices.probe import open_model
 from eval.devices.registry import DEVICES, parse_device
 from eval.devices.session import DeviceLost
-from eval.timing.latency import measure
+from eval.timing.measure import measure
 from eval.timing.rounds import Journal
 from support import Outcome
 
@@ -99,10 +99,10 @@ def test_files_are_timed_there_and_nothing_is_left(
     options = {"host": "board", "python": sys.executable, "config": str(server.config)}
     rows = measure(files, device="ssh", options=options, num_warmup=2, num_runs=12)
     for file in files:
-        assert rows[file]["device"] == "ssh:board"
-        assert len(rows[file]["times_ms"]) == 12
-        assert rows[file]["p50_ms"] > 0
-        assert rows[file]["peak_rss_mib"] > 10
+        assert rows[file].device == "ssh:board"
+        assert len(rows[file].times_ms) == 12
+        assert rows[file].p50_ms > 0
+        assert rows[file].peak_rss_mib > 10
     assert not server.call_folders()
 
 
@@ -153,7 +153,7 @@ def test_a_measurement_goes_on_after_a_cut(
     thread.join()
     assert "connection to board broke" in caplog.text
     assert "of 8 rounds are done. Waiting for the device" in caplog.text
-    assert len(rows[onnx_file]["times_ms"]) == 80
+    assert len(rows[onnx_file].times_ms) == 80
     assert len(journal.rounds()) == 8
 
 

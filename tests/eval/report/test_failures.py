@@ -8,6 +8,7 @@ import pytest
 from eval.report.costs import step_costs
 from eval.report.failures import confusion_counts, flips_by_class, galleries
 from eval.scoring.predictions import Photos
+from support import latency_of
 
 CLASSES = ["a", "b", "c"]
 LABELS = np.array([0, 0, 0, 1, 1, 2])
@@ -69,7 +70,7 @@ def test_steps_are_held_against_what_they_started_from() -> None:
         scores = {"drop_vs_source": 0.5, "drop_low": 0.1, "drop_high": 0.7}
         return {
             "name": name, "recipe": recipe, "source": source, "format": "onnx", "file_bytes": size,
-            "latency": [{"p50_ms": p50}], "accuracy": scores,
+            "latency": [latency_of(p50)], "accuracy": scores,
         }  # fmt: skip
 
     files = [
