@@ -67,7 +67,7 @@ def experiment_of(options: argparse.Namespace) -> Experiment:
     return load_experiment(CONFIG, REGISTRIES, overrides)
 
 
-@METHODS.add
+@METHODS.add(needs=("finetune",))
 def narrow(
     model: keras.Model,
     *,

@@ -1,7 +1,6 @@
 """The methods of a config, one on the result of the other, fine-tuned under the student's loss."""
 
 import contextlib
-import inspect
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +10,7 @@ import keras
 
 from compress.finetune import finetune, finetune_data
 from compress.graph.graph import image_size_of
-from compress.methods import METHODS
+from compress.methods import METHODS, facts_of
 from compress.recipes.write import calibration_of
 from configs.errors import UserError
 from configs.progress import track
@@ -34,14 +33,14 @@ from eval.scoring.accuracy import OWN_PIXELS
 def check_order(experiment: Experiment) -> None:
     """Look whether a method would undo one before it, before anything is trained.
 
-    A method says by which in its own file, as UNDONE_BY; `*` stands for all.
+    A method declares them where it registers, as `undone_by`; "*" stands for all.
 
     Raises:
         UserError: one would.
     """
     names = [method.name for method in experiment.compress.methods]
     for place, name in enumerate(names):
-        undone_by = getattr(inspect.getmodule(METHODS[name]), "UNDONE_BY", ())
+        undone_by = facts_of(name).undone_by
         for later in names[place + 1 :]:
             if later in undone_by or "*" in undone_by:
                 raise UserError(
@@ -91,9 +90,7 @@ def _applied(
 ) -> tuple[keras.Model, dict[str, Any]]:
     """The model that the method makes of `model`, and what there is to say of it.
 
-    A method asks by argument name for what it needs: `calibration` images, `finetune` to train a
-    Keras 3 model, `finetune_data` to train elsewhere, `remember` for what would turn out otherwise
-    when a killed run goes on.
+    The method gets the arguments that it declared as `needs` (`compress.methods.Facts`).
     """
     checkpoint = workspace.file(CHECKPOINT)
     remembered: dict[str, Any] = {}
@@ -104,24 +101,24 @@ def _applied(
         keras.utils.set_random_seed(experiment.seed)
         return remembered
 
-    wanted = inspect.signature(METHODS[method.name]).parameters
-    given: dict[str, Any] = {}
+    needs = facts_of(method.name).needs
+    arguments: dict[str, Any] = {}
     start = time.monotonic()
     with contextlib.ExitStack() as bar:
-        if "calibration" in wanted:
+        if "calibration" in needs:
             examples = load_examples(run, "train")
-            given["calibration"] = calibration_of(examples, image_size_of(model), OWN_PIXELS)
-        if "remember" in wanted:
-            given["remember"] = remember
-        if "finetune" in wanted:
-            given["finetune"] = partial(finetune, run, experiment, name, checkpoint)
-        if "finetune_data" in wanted:
+            arguments["calibration"] = calibration_of(examples, image_size_of(model), OWN_PIXELS)
+        if "remember" in needs:
+            arguments["remember"] = remember
+        if "finetune" in needs:
+            arguments["finetune"] = partial(finetune, run, experiment, name, checkpoint)
+        if "finetune_data" in needs:
             epochs, config = method.options["epochs"], experiment.student
             steps = steps_per_epoch(len(taught_examples(run)), config.batch_size)
             advance = bar.enter_context(track(name, epochs * steps))
-            given["finetune_data"] = finetune_data(
+            arguments["finetune_data"] = finetune_data(
                 run, experiment, checkpoint, epochs=epochs, advance=advance
             )
-        smaller = METHODS[method.name](model, **given, **method.options)
+        smaller = METHODS[method.name](model, **arguments, **method.options)
     facts = {"seconds_to_train": round(time.monotonic() - start, 1)}
     return smaller, facts | remembered

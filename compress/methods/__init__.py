@@ -1,11 +1,39 @@
-"""`METHODS`: Keras model -> Keras model, one file each; every file in this folder is imported."""
+"""`METHODS`: functions that make one Keras model from another. Every file here is imported.
+
+To add a method, write one file here with one function under `@METHODS.add(...)`. Its arguments
+with a default are its options in a config. Its facts are the attributes of `Facts`.
+"""
 
 import importlib
 import pkgutil
+from dataclasses import dataclass
 
 from configs.registry import Registry
 
 METHODS = Registry("method")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a method declares where it registers.
+
+    Attributes:
+        needs: arguments that the run passes to the method, by name:
+            `calibration` starts an iterator of calibration images,
+            `finetune` trains a Keras 3 model in place: (model, epochs, learning_rate),
+            `finetune_data` is the material for a training of the method's own,
+            `remember` keeps results that a killed run would not find again, such as times.
+        undone_by: methods that destroy what this one achieved, when they come later; "*": all.
+    """
+
+    needs: tuple[str, ...] = ()
+    undone_by: tuple[str, ...] = ()
+
+
+def facts_of(name: str) -> Facts:
+    """What the method `name` declared."""
+    return Facts(**METHODS.facts(name))
+
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -28,7 +28,7 @@ log = logging.getLogger("potstill")
 Remember = Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]
 
 
-@METHODS.add
+@METHODS.add(needs=("calibration", "finetune", "remember"))
 def channels(
     model: keras.Model,
     *,

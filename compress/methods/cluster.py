@@ -15,11 +15,8 @@ from configs.errors import UserError
 NUM_STEPS = 100
 
 
-UNDONE_BY = ("equalize", "magnitude")
-"""Neither leaves equal weights equal."""
-
-
-@METHODS.add
+# Neither of the two keeps equal weights equal.
+@METHODS.add(needs=("finetune",), undone_by=("equalize", "magnitude"))
 def cluster(
     model: keras.Model,
     *,

@@ -36,7 +36,7 @@ NOTICED = 1e-6
 """Nats that a rewrite without one must save. Less is chance."""
 
 
-@METHODS.add
+@METHODS.add(needs=("calibration",))
 def equalize(
     model: keras.Model,
     *,

@@ -23,11 +23,8 @@ NUM_PRUNINGS = 100
 """About how often the masks are drawn again on the way there."""
 
 
-UNDONE_BY = ("channels",)
-"""2:4 is a pattern of neighbours, and removed channels make others neighbours."""
-
-
-@METHODS.add
+# 2:4 is a pattern of neighbouring weights. Where channels leave, other weights become neighbours.
+@METHODS.add(needs=("finetune_data",), undone_by=("channels",))
 def magnitude(
     model: keras.Model,
     *,

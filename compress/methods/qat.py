@@ -20,11 +20,8 @@ OF_SIGMOIDS = 0.0, 255 / 256
 """The range that TFLite gives the result of every sigmoid."""
 
 
-UNDONE_BY = ("*",)
-"""Constants in the steps of int8, and a network that has learned with them."""
-
-
-@METHODS.add
+# The constants are multiples of int8 steps, and the network has learned with exactly these.
+@METHODS.add(needs=("calibration", "finetune"), undone_by=("*",))
 def qat(
     model: keras.Model,
     *,
