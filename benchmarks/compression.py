@@ -32,7 +32,7 @@ from configs.resume import take_step
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
 from distill.backbones import BACKBONES
-from distill.backbones.efficientnet import num_macs
+from distill.backbones.macs import count_macs
 from distill.data.manifest import load_examples
 from distill.student import seed_name, student_step
 from eval.footprint import zip_bytes
@@ -81,7 +81,7 @@ def narrow(
     start = BACKBONES["efficientnet_b0"](
         image_size=model.inputs[0].shape[1], num_classes=model.outputs[0].shape[-1], weights="lite"
     )
-    while num_macs(found := _of_width(start, width)) > macs:
+    while count_macs(found := _of_width(start, width)) > macs:
         width -= 0.025
     finetune(found, epochs=epochs, learning_rate=learning_rate)
     return found

@@ -17,7 +17,7 @@ from configs.loading import load_experiment
 from configs.resume import take_step
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
-from distill.backbones.efficientnet import num_macs
+from distill.backbones.macs import count_macs
 from support import Outcome, command, save_photo, timed_by_size
 
 FILES = {
@@ -242,7 +242,7 @@ def test_channels_that_were_measured_before_a_kill_are_those_that_learn_after_it
     learning: list[int] = []
 
     def killed(*words: object, **_: object) -> None:
-        learning.append(num_macs(words[-1]))
+        learning.append(count_macs(words[-1]))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(channel_sizes, "timed", timed_by_size)
@@ -250,7 +250,9 @@ def test_channels_that_were_measured_before_a_kill_are_those_that_learn_after_it
     with pytest.raises(KeyboardInterrupt):
         take_step(step)
     monkeypatch.setattr(channel_sizes, "timed", None)
-    monkeypatch.setattr(apply, "finetune", lambda *words, **_: learning.append(num_macs(words[-1])))
+    monkeypatch.setattr(
+        apply, "finetune", lambda *words, **_: learning.append(count_macs(words[-1]))
+    )
     take_step(step)
     assert learning[0] == learning[1]
     manifest = read_json(run.model_dir("channels") / "manifest.json")

@@ -1,10 +1,9 @@
 """`BACKBONES`: name -> Keras model from raw pixels to logits."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import keras
 from keras import layers
@@ -31,18 +30,6 @@ SMALLEST_IMAGE = 32
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
-
-
-def num_macs(model: keras.Model) -> int:
-    """Multiply-accumulates of one image in the convolutions and dense layers of a flat model."""
-    return sum(_layer_macs(layer) for layer in model.layers)
-
-
-def _layer_macs(layer: Any) -> int:
-    if not isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D | layers.Dense):
-        return 0
-    # Every number of a kernel is used once at each place of the output.
-    return math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1])
 
 
 def _efficientnet_b(variant: int) -> Callable[..., keras.Model]:

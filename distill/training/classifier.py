@@ -14,7 +14,7 @@ from configs.resume import Built, Workspace
 from configs.run_dir import RunDir
 from configs.schema import TrainingConfig
 from distill.backbones import BACKBONES
-from distill.backbones.efficientnet import num_macs
+from distill.backbones.macs import count_macs
 from distill.data.inputs import (
     ViewSource,
     evaluation_images,
@@ -161,7 +161,7 @@ def describe(model: keras.Model, backbone: str, image_size: int) -> dict[str, An
         "backbone": backbone,
         "input_shape": [image_size, image_size, 3],
         "num_parameters": int(model.count_params()),
-        "num_macs": int(num_macs(model)),
+        "num_macs": count_macs(model),
     }
 
 

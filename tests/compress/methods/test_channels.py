@@ -11,9 +11,9 @@ from compress.methods import METHODS, channel_sizes
 from compress.methods.channel_groups import ChannelGroups, total, with_channels
 from compress.methods.channel_sizes import sizes_within
 from compress.methods.channels import _importances, without_channels
-from compress.prune import remembered
 from configs.errors import UserError
-from distill.backbones.efficientnet import num_macs
+from configs.resume import Workspace
+from distill.backbones.macs import count_macs
 from small_models import build, logits_of, random_images, settle
 from support import timed_by_size
 
@@ -55,9 +55,9 @@ def test_expanded_channels_of_every_block_can_leave_and_sums_stay_whole(name):
 
 def test_multiply_accumulates_are_those_of_the_model(tiny_model):
     groups = ChannelGroups(Graph.of(tiny_model))
-    assert total(groups.macs, sizes_of(groups)) == num_macs(tiny_model)
+    assert total(groups.macs, sizes_of(groups)) == count_macs(tiny_model)
     smaller = with_channels(tiny_model, groups, [np.arange(3), np.arange(16)])
-    assert total(groups.macs, [3, 16]) == num_macs(smaller)
+    assert total(groups.macs, [3, 16]) == count_macs(smaller)
 
 
 def test_numbers_written_are_counted_by_hand(tiny_model):
@@ -137,7 +137,7 @@ def test_the_smaller_model_has_the_share_asked_for_and_learns(efficientnet):
     asked = []
 
     def finetune(model, *, epochs, learning_rate):
-        asked.append((num_macs(model), epochs, learning_rate))
+        asked.append((count_macs(model), epochs, learning_rate))
 
     smaller = METHODS["channels"](
         efficientnet,
@@ -147,8 +147,8 @@ def test_the_smaller_model_has_the_share_asked_for_and_learns(efficientnet):
         keep=0.6,
         epochs=3,
     )
-    assert 0.57 < num_macs(smaller) / num_macs(efficientnet) <= 0.6
-    assert asked == [(num_macs(smaller), 3, 1e-3)]
+    assert 0.57 < count_macs(smaller) / count_macs(efficientnet) <= 0.6
+    assert asked == [(count_macs(smaller), 3, 1e-3)]
     changed = [
         (old.filters, new.filters)
         for old, new in zip(efficientnet.layers, smaller.layers, strict=True)
@@ -207,11 +207,9 @@ def test_latency_is_that_of_the_file_of_a_recipe(wide, images, recipe, tmp_path,
         return timed_by_size(files, **options)
 
     monkeypatch.setattr(channel_sizes, "timed", timed)
-    memory = tmp_path / "found.json"
-    smaller = without_channels(
-        wide, images, keep=0.5, of=recipe, multiple_of=8, remember=partial(remembered, memory)
-    )
-    found = json.loads(memory.read_text())
+    remember = partial(Workspace(tmp_path).once, "found")
+    smaller = without_channels(wide, images, keep=0.5, of=recipe, multiple_of=8, remember=remember)
+    found = json.loads((tmp_path / "found.json").read_text())
     # Nearly all of a file are the kernels here: half of it is half of their weights.
     weights = [sum(w.size for w in model.get_weights()) for model in (wide, smaller)]
     expected = weights[1] / weights[0]
@@ -225,14 +223,13 @@ def test_latency_is_that_of_the_file_of_a_recipe(wide, images, recipe, tmp_path,
 
 @pytest.mark.slow
 def test_a_share_of_the_latency_is_measured_where_it_runs(wide, images, tmp_path):
-    memory = tmp_path / "found.json"
-    remember = partial(remembered, memory)
+    remember = partial(Workspace(tmp_path).once, "found")
     options = {"keep": 0.6, "of": "tflite.int8", "multiple_of": 8, "remember": remember}
     smaller = without_channels(wide, images, **options)
-    told = json.loads(memory.read_text())["latency"]
+    told = json.loads((tmp_path / "found.json").read_text())["latency"]
     assert told["ratio"] <= 0.6
     assert told["num_threads"] == 1
-    assert num_macs(smaller) < num_macs(wide)
+    assert count_macs(smaller) < count_macs(wide)
 
 
 def test_what_is_no_recipe_has_no_latency():

@@ -4,7 +4,6 @@ import pytest
 
 from configs.errors import UserError
 from distill.backbones import BACKBONES
-from distill.backbones.efficientnet import num_macs
 from distill.backbones.weights import find_normalization
 from small_models import SIZE, build, logits_of
 
@@ -99,23 +98,3 @@ def test_defaults_are_imagenet_weights_where_there_are_any():
     assert BACKBONES.options("efficientnet_b4")["weights"] == "imagenet"
     assert BACKBONES.options("efficientnet_lite2")["weights"] == "imagenet"
     assert BACKBONES.options("efficientnet_lite3")["weights"] is None
-
-
-# --- multiply-accumulates -------------------------------------------------------------------
-
-
-def test_num_macs_of_a_model_worked_by_hand():
-    image = keras.Input((8, 8, 3))
-    x = keras.layers.Conv2D(4, 3, strides=2, padding="same")(image)  # 4x4 places x 3*3*3*4 = 1728
-    x = keras.layers.DepthwiseConv2D(3, padding="valid")(x)  # 2x2 places x 3*3*4 = 144
-    x = keras.layers.Conv2D(8, 1, groups=2)(x)  # 2x2 places x 2*8 = 64
-    x = keras.layers.BatchNormalization()(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    model = keras.Model(image, keras.layers.Dense(5)(x))  # 8*5 = 40
-    assert num_macs(model) == 1728 + 144 + 64 + 40
-
-
-def test_num_macs_of_b0_is_the_published_one():
-    model = BACKBONES["efficientnet_b0"](image_size=224, num_classes=1000, weights=None)
-    # 0.39 G in Tan and Le 2019, table 2.
-    assert num_macs(model) / 1e9 == pytest.approx(0.39, abs=0.005)
