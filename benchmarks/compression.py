@@ -21,7 +21,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from compress.files import file_step
+from compress.files import file_steps
 from compress.methods import METHODS
 from compress.pipeline import STEPS
 from compress.prune import method_step
@@ -141,10 +141,14 @@ def narrowed(run: RunDir, experiment: Experiment, options: argparse.Namespace) -
     return "narrow-1"
 
 
-def written(run: RunDir, experiment: Experiment, model: str, recipe: str) -> Path:
-    step = file_step(run, experiment, model, Choice(name=recipe, options={}))
-    take_step(step)
-    return run.path / "files" / step.name
+def written(run: RunDir, experiment: Experiment, model: str) -> dict[str, Path]:
+    """The float32 and int8 files of a model, by recipe."""
+    recipes = [Choice(name=name, options={}) for name in (FLOAT, INT8)]
+    paths = {}
+    for recipe, step in zip(recipes, file_steps(run, experiment, model, recipes), strict=True):
+        take_step(step)
+        paths[recipe.name] = run.file(step.name)
+    return paths
 
 
 def right(file: Path, photos: Photos) -> np.ndarray:
@@ -166,13 +170,11 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
         for chain in CHAINS:
             model = made(run, experiment, options, seed, chain)
             name = "-".join(chain) or "student"
-            for recipe in (FLOAT, INT8):
-                path = written(run, experiment, model, recipe)
+            for recipe, path in written(run, experiment, model).items():
                 files.setdefault(f"{name} {recipe[7:]}", []).append(path)
     if not options.no_narrow:
         model = narrowed(run, experiment, options)
-        for recipe in (FLOAT, INT8):
-            path = written(run, experiment, model, recipe)
+        for recipe, path in written(run, experiment, model).items():
             files[f"narrow {recipe[7:]}"] = [path]
     latency = timed(
         [each[0] for each in files.values()], num_threads=1, num_warmup=20, num_runs=NUM_RUNS

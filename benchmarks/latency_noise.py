@@ -18,6 +18,7 @@ from pathlib import Path
 import keras
 
 from compress.recipes import RECIPES
+from compress.recipes.conversion import Conversion
 from configs.records import to_json
 from eval.timing.differences import difference
 from eval.timing.latency import SpeedDifference
@@ -35,7 +36,7 @@ def stack(depth: int) -> keras.Model:
 
 def write(folder: Path, recipe: str, depth: int) -> Path:
     path = folder / f"depth-{depth}.{recipe.split('.')[0]}"
-    RECIPES[recipe](stack(depth), path, calibration=None, output="logits")
+    RECIPES[recipe](Conversion(stack(depth)), path, output="logits")
     return path
 
 

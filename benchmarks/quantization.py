@@ -46,9 +46,10 @@ def keras_converter(model: Any, path: Path, calibration: Calibration, num_images
 
 def tflite_converter(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
     """On a function of one image with constants for weights, which ours start from, too."""
+    from compress.graph.inference import TracedModel
     from compress.recipes import tflite
 
-    converter = tflite._converter(model, "probabilities")
+    converter = tflite._converter(TracedModel(model), "probabilities")
     write_int8(converter, path, calibration, num_images)
 
 
@@ -69,10 +70,10 @@ def write_int8(converter: Any, path: Path, calibration: Calibration, num_images:
 def litert_quantizer(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
     from litert_quantizer import quantizer, recipe
 
-    from compress.graph.inference import INPUT
+    from compress.graph.inference import INPUT, TracedModel
     from compress.recipes import flatbuffer, tflite
 
-    content = tflite._converted(tflite._converter(model, "probabilities"))
+    content = tflite._converted(tflite._converter(TracedModel(model), "probabilities"))
     content = flatbuffer.with_names(content, "probabilities")
     tool = quantizer.Quantizer(content, recipe.static_wi8_ai8())
     images = [{INPUT: image[None]} for image in islice(calibration(), num_images)]
@@ -85,12 +86,12 @@ def onnxruntime(model: Any, path: Path, calibration: Calibration, num_images: in
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    from compress.graph.inference import quiet_converters
+    from compress.graph.inference import TracedModel, quiet_converters
     from compress.recipes import onnx as ours
 
     with quiet_converters(), tempfile.TemporaryDirectory() as folder:
         converted, prepared = Path(folder) / "converted.onnx", Path(folder) / "prepared.onnx"
-        onnx.save(ours._converted(model, "probabilities"), converted)
+        onnx.save(ours._converted(TracedModel(model), "probabilities"), converted)
         quant_pre_process(converted, prepared)
         quantize_static(
             prepared,
@@ -107,11 +108,11 @@ def nncf(model: Any, path: Path, calibration: Calibration, num_images: int) -> N
     import nncf
     import onnx
 
-    from compress.graph.inference import INPUT, quiet_converters
+    from compress.graph.inference import INPUT, TracedModel, quiet_converters
     from compress.recipes import onnx as ours
 
     with quiet_converters():
-        converted = ours._converted(model, "probabilities")
+        converted = ours._converted(TracedModel(model), "probabilities")
     images = [image[None] for image in islice(calibration(), num_images)]
     dataset = nncf.Dataset(images, lambda image: {INPUT: image})
     onnx.save(nncf.quantize(converted, dataset, subset_size=num_images), path)
@@ -123,10 +124,11 @@ def ours(recipe: str, *, equalized: bool) -> Callable:
     def write(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
         from compress.methods import METHODS
         from compress.recipes import RECIPES
+        from compress.recipes.conversion import Conversion
 
         if equalized:
             model = METHODS["equalize"](model, calibration=calibration)
-        RECIPES[recipe](model, path, calibration=calibration, output="probabilities")
+        RECIPES[recipe](Conversion(model, calibration), path, output="probabilities")
 
     return write
 
@@ -151,12 +153,12 @@ PACKAGES = {"litert-quantizer": ["litert_quantizer"], "NNCF": ["nncf", "openvino
 def write_one(options: argparse.Namespace) -> None:
     """What the process of one tool does: write its file, say what that took."""
     from compress.graph.graph import image_size_of
-    from compress.recipes.write import calibration_of
+    from compress.int8.calibration import calibration_photos
     from distill.training.classifier import load_model
 
     model = load_model(options.model)
     train = scan_folder(options.data)["train"]
-    calibration = calibration_of(train, image_size_of(model), OWN_PIXELS)
+    calibration = calibration_photos(train, image_size_of(model), OWN_PIXELS)
     start = time.perf_counter()
     TOOLS[options.tool][1](model, options.out, calibration, options.num_images)
     seconds = time.perf_counter() - start

@@ -10,11 +10,11 @@ import keras
 import numpy as np
 
 from compress.graph.graph import Graph, image_size_of
-from compress.int8.calibration import Images
+from compress.int8.calibration import calibration_photos
 from compress.int8.equalization import spans_of
 from compress.methods.equalize import equalize
 from compress.recipes import RECIPES
-from compress.recipes.write import calibration_of
+from compress.recipes.conversion import Conversion
 from configs.errors import UserError
 from configs.schema import BudgetConfig, Choice
 from distill.data.manifest import Examples
@@ -112,7 +112,7 @@ def search(
     model: keras.Model,
     *,
     budget: BudgetConfig,
-    write: Callable[[keras.Model, Candidate], tuple[Path, dict[str, Any]]],
+    write: Callable[[Conversion, Candidate], tuple[Path, dict[str, Any]]],
     train: Examples,
     validation: Photos,
     validation_probs: np.ndarray,
@@ -122,7 +122,7 @@ def search(
     """Make candidates from the cheapest up until one holds the budget; time those that do.
 
     Args:
-        write: makes the file of a candidate from a model; returns it with its manifest.
+        write: writes the file of a candidate; returns it with its manifest.
         train: the photos to calibrate on.
         validation_probs: of the model, on the validation photos.
         learned: has a model learn to be rounded; None leaves out what has to.
@@ -133,24 +133,24 @@ def search(
     Raises:
         UserError: not even a float32 file can be made.
     """
-    calibration = calibration_of(train, image_size_of(model), pixels)
-    equalized: keras.Model | None = None
+    plain = Conversion(model, calibration_photos(train, image_size_of(model), pixels))
+    equalized: Conversion | None = None
     tried = [Tried(candidate) for candidate in LADDER if learned or not candidate.trained]
     for each in tried:
-        candidate, source = each.candidate, model
+        candidate, source = each.candidate, plain
         each.turned_down = _needless(each, tried)
         if each.turned_down:
             continue
         log.info("budget: making %s", candidate.name)
         try:
             if candidate.equalized:
-                equalized = equalized or _equalized(model, calibration)
+                equalized = equalized or _equalized(plain)
                 source = equalized
-            if candidate.name == "equalize-int8" and source is model:
+            if candidate.name == "equalize-int8" and source is plain:
                 each.turned_down = "not made: equalizing the model saves nothing"
                 continue
             if candidate.trained and learned:
-                source = learned(source)
+                source = Conversion(learned(source.model), plain.photos)
             each.file, each.facts = write(source, candidate)
             probs = file_probabilities(each.file, validation, num_threads=1, pixels=pixels)
         except (UserError, ModelFileError) as error:
@@ -166,9 +166,12 @@ def search(
     return tried, *_fastest(tried, budget)
 
 
-def _equalized(model: keras.Model, calibration: Images) -> keras.Model:
-    """The equalized model; `model` itself where that saves nothing or cannot be done."""
-    return equalize(model, calibration=calibration) if spans_of(Graph.of(model)) else model
+def _equalized(plain: Conversion) -> Conversion:
+    """The equalized model; `plain` itself where equalizing saves nothing or cannot be done."""
+    if not spans_of(Graph.of(plain.model)):
+        return plain
+    model = equalize(plain.model, calibration=plain.photos)
+    return plain if model is plain.model else Conversion(model, plain.photos)
 
 
 def _needless(each: Tried, tried: list[Tried]) -> str | None:

@@ -1,22 +1,49 @@
 """The files of a run: which there are, and the step that writes each."""
 
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
+from compress.graph.graph import image_size_of
+from compress.int8.calibration import calibration_photos
+from compress.recipes.conversion import Conversion
 from compress.recipes.write import file_name, write_file
 from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
 from distill.data.manifest import load_examples
 from distill.training.classifier import load_model
+from eval.scoring.accuracy import OWN_PIXELS
 
 
-def file_step(run: RunDir, experiment: Experiment, source: str, recipe: Choice) -> Step:
-    """Write one file of one model of the run."""
-    path = run.file(file_name(source, recipe.name))
+def file_steps(
+    run: RunDir, experiment: Experiment, parent: str, recipes: list[Choice]
+) -> Iterator[Step]:
+    """The steps that write the files of one model of the run, one step for each recipe.
+
+    The first step that has work to do loads and calibrates the model; the others share it.
+    """
+
+    @cache
+    def conversion() -> Conversion:
+        model = load_model(run.model(parent))
+        photos = load_examples(run, "train")
+        return Conversion(model, calibration_photos(photos, image_size_of(model), OWN_PIXELS))
+
+    for recipe in recipes:
+        yield _file_step(run, experiment, parent, recipe, conversion)
+
+
+def _file_step(
+    run: RunDir,
+    experiment: Experiment,
+    parent: str,
+    recipe: Choice,
+    conversion: Callable[[], Conversion],
+) -> Step:
+    path = run.file(file_name(parent, recipe.name))
     inputs: dict[str, Any] = {
-        "model": output_sha256(run.model_dir(source) / "manifest.json", "model.keras"),
+        "model": output_sha256(run.model_dir(parent) / "manifest.json", "model.keras"),
         "photos": output_sha256(run.photos_manifest.with_suffix(".json"), "manifest.csv"),
         "recipe": recipe.model_dump(mode="json"),
         "output": experiment.compress.output,
@@ -24,23 +51,17 @@ def file_step(run: RunDir, experiment: Experiment, source: str, recipe: Choice) 
 
     def build(workspace: Workspace) -> Built:
         facts = write_file(
-            _loaded(run.model(source), inputs["model"]),
+            conversion(),
             path,
             recipe,
-            source=source,
-            examples=load_examples(run, "train"),
+            parent=parent,
+            classes=load_examples(run, "train").classes,
             output=experiment.compress.output,
             split={"validation": experiment.data.validation, "test": experiment.data.test},
         )
         return [path], facts
 
     return Step(path.name, path.with_name(path.name + ".json"), inputs, build)
-
-
-@lru_cache(maxsize=1)
-def _loaded(path: Path, sha256: str) -> Any:
-    """The model of a run, kept for the next of its files; recipes change copies."""
-    return load_model(path)
 
 
 def sources(experiment: Experiment) -> list[str]:

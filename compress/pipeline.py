@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from compress.files import file_step, method_chain, sources
+from compress.files import file_steps, method_chain, sources
 from compress.prune import check_order, method_step
 from compress.recipes.write import file_name, keeps_float32
 from configs.artifacts import read_json, write_text
@@ -83,17 +83,15 @@ def _prune(run: RunDir, experiment: Experiment) -> Steps:
 
 
 def _export(run: RunDir, experiment: Experiment) -> Steps:
+    recipes = [r for r in experiment.compress.recipes if keeps_float32(r.name)]
     for source in sources(experiment):
-        for recipe in experiment.compress.recipes:
-            if keeps_float32(recipe.name):
-                yield file_step(run, experiment, source, recipe)
+        yield from file_steps(run, experiment, source, recipes)
 
 
 def _quantize(run: RunDir, experiment: Experiment) -> Steps:
+    recipes = [r for r in experiment.compress.recipes if not keeps_float32(r.name)]
     for source in sources(experiment):
-        for recipe in experiment.compress.recipes:
-            if not keeps_float32(recipe.name):
-                yield file_step(run, experiment, source, recipe)
+        yield from file_steps(run, experiment, source, recipes)
 
 
 def _accuracy(run: RunDir, experiment: Experiment) -> Steps:

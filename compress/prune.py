@@ -10,8 +10,8 @@ import keras
 
 from compress.finetune import finetune, finetune_data
 from compress.graph.graph import image_size_of
+from compress.int8.calibration import calibration_photos
 from compress.methods import METHODS, facts_of
-from compress.recipes.write import calibration_of
 from configs.errors import UserError
 from configs.progress import track
 from configs.resume import Built, Step, Workspace, output_sha256
@@ -107,7 +107,9 @@ def _applied(
     with contextlib.ExitStack() as bar:
         if "calibration" in needs:
             examples = load_examples(run, "train")
-            arguments["calibration"] = calibration_of(examples, image_size_of(model), OWN_PIXELS)
+            arguments["calibration"] = calibration_photos(
+                examples, image_size_of(model), OWN_PIXELS
+            )
         if "remember" in needs:
             arguments["remember"] = remember
         if "finetune" in needs:

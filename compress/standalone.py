@@ -15,7 +15,9 @@ from compress.budget import (
 )
 from compress.graph.graph import image_size_of
 from compress.graph.inference import weights_sha256
+from compress.int8.calibration import calibration_photos
 from compress.recipes import RECIPES
+from compress.recipes.conversion import Conversion
 from compress.recipes.write import file_name, write_file
 from compress.self_taught import self_taught_qat
 from configs.artifacts import digest, file_sha256
@@ -77,10 +79,13 @@ def quantize_model(
         assert budget is not None, "neither recipes nor a budget"
         learned = None if qat_epochs is None else partial(_learned, work, path, data, qat_epochs)
         return _searched(work, budget, learned)
+    conversion = Conversion(
+        model, calibration_photos(work.train, image_size_of(model), work.pixels)
+    )
     facts = {}
     for choice in choices:
         file = work.folder / file_name(path.stem, choice.name)
-        facts[file] = work.write(model, file, choice, path.stem)
+        facts[file] = work.write(conversion, file, choice, path.stem)
     return _measured(work, facts, budget)
 
 
@@ -114,22 +119,29 @@ class _Work:
             for split in self.photos
         }
 
-    def write(self, model: Any, file: Path, choice: Choice, source: str) -> dict[str, Any]:
+    def write(
+        self, conversion: Conversion, file: Path, choice: Choice, source: str
+    ) -> dict[str, Any]:
         """Write one file and its manifest; returns what the manifest says.
 
         Args:
-            source: what `model` is called: the bare model, or what was made of it.
+            source: what the model is called: the bare model, or what was made of it.
         """
         inputs = {
             **self.inputs,
             "source": source,
-            "weights": weights_sha256(model),
+            "weights": weights_sha256(conversion.model),
             "recipe": choice.model_dump(mode="json"),
         }
 
         def build(workspace: Workspace) -> Built:
             facts = write_file(
-                model, file, choice, source=source, examples=self.train, pixels=self.pixels
+                conversion,
+                file,
+                choice,
+                parent=source,
+                classes=self.train.classes,
+                pixels=self.pixels,
             )
             return [file], facts
 
@@ -188,11 +200,11 @@ def _learned(work: _Work, path: Path, data: Path, epochs: int, model: Any) -> An
 def _searched(
     work: _Work, budget: BudgetConfig, learned: Callable[[Any], Any] | None
 ) -> tuple[Rows, dict[str, Any]]:
-    def write(model: Any, candidate: Candidate) -> tuple[Path, dict[str, Any]]:
+    def write(conversion: Conversion, candidate: Candidate) -> tuple[Path, dict[str, Any]]:
         file = work.folder / f"{work.name}-{candidate.name}.tflite"
         made_by = "qat" if candidate.trained else "equalize"
-        source = work.name if model is work.model else f"{work.name}-{made_by}"
-        return file, work.write(model, file, candidate.choice, source)
+        source = work.name if conversion.model is work.model else f"{work.name}-{made_by}"
+        return file, work.write(conversion, file, candidate.choice, source)
 
     tried, latency, verdict = search(
         work.model,

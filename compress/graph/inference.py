@@ -67,9 +67,6 @@ def output_function(model: keras.Model, output: str) -> Callable[[Any], Any]:
     return two_classes if output == "logits" else lambda z: tf.nn.softmax(two_classes(z))
 
 
-_kept: dict[tuple[int, str, str], tuple[keras.Model, Any]] = {}
-
-
 def weights_sha256(model: keras.Model) -> str:
     """The digest of all weights."""
     contents = hashlib.sha256()
@@ -78,26 +75,48 @@ def weights_sha256(model: keras.Model) -> str:
     return contents.hexdigest()
 
 
-def inference_function(model: keras.Model, output: str) -> Any:
-    """The model's inference as a TensorFlow function that reads the model's weights.
+class TracedModel:
+    """A model with its inference function, which is traced once for all files of the model."""
 
-    The last one is kept: the files of one model share it.
+    def __init__(self, model: keras.Model) -> None:
+        self.model = model
+        self._traced: tuple[tuple[str, str], Any] | None = None
 
-    The batch is 1 and static: with Keras' dynamic batch EfficientNetB0 falls into 17 pieces for
-    the runtimes.
+    def function(self, output: str) -> Any:
+        """The inference of the model as a TensorFlow function that reads the model's weights.
 
-    Returns:
-        A function of `image`, (1, height, width, 3), to (1, classes).
+        It is traced again when the weights have changed or another output is needed.
+
+        Args:
+            output: "probabilities" or "logits".
+
+        Returns:
+            A function of `image`, (1, height, width, 3), to (1, classes).
+        """
+        key = weights_sha256(self.model), output
+        if self._traced is None or self._traced[0] != key:
+            self._traced = key, _trace(self.model, output)
+        return self._traced[1]
+
+    def frozen_function(self, output: str) -> Any:
+        """The same function with constants in place of the weights.
+
+        Freezing also turns the constants of Normalization layers into plain constants; tf2onnx
+        would otherwise take them for hidden inputs. TFLiteConverter freezes by itself. It would
+        freeze a frozen function again, which takes 0.1 GB more.
+        """
+        from tensorflow.python.framework.convert_to_constants import (
+            convert_variables_to_constants_v2,
+        )
+
+        return convert_variables_to_constants_v2(self.function(output))
+
+
+def _trace(model: keras.Model, output: str) -> Any:
+    """A concrete function with a static batch of 1.
+
+    With Keras' dynamic batch the runtimes would split EfficientNetB0 into 17 pieces.
     """
-    key = id(model), weights_sha256(model), output
-    if key not in _kept:
-        _kept.clear()
-        # With the model, so that no other one gets its id.
-        _kept[key] = model, _traced(model, output)
-    return _kept[key][1]
-
-
-def _traced(model: keras.Model, output: str) -> Any:
     height, width = image_size_of(model)
     finish = output_function(model, output)
 
@@ -107,18 +126,6 @@ def _traced(model: keras.Model, output: str) -> Any:
 
     signature = tf.TensorSpec((1, height, width, 3), tf.float32, name=INPUT)
     return infer.get_concrete_function(signature)
-
-
-def frozen_function(model: keras.Model, output: str) -> Any:
-    """The same with constants for weights.
-
-    Freezing also turns the constants that Normalization layers hold, which tf2onnx else takes for
-    hidden inputs, into plain constants. TFLiteConverter freezes by itself, and with 0.1 GB more
-    does so again to what is frozen.
-    """
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    return convert_variables_to_constants_v2(inference_function(model, output))
 
 
 @contextlib.contextmanager

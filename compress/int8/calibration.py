@@ -1,6 +1,5 @@
-"""A model as int8 recipes convert it, with what calibration images say of it."""
+"""Calibration: the photos that int8 ranges come from, and a model together with them."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import islice
@@ -8,20 +7,61 @@ from itertools import islice
 import keras
 import numpy as np
 
-from compress.graph.inference import weights_sha256
+from compress.graph.inference import TracedModel
 from compress.graph.rewrites import INT8_STEPS, prepared
 from compress.int8.sensitivity import NUM_GRADIENT_IMAGES, Sensitivity, sensitivities
 from configs.errors import UserError
+from distill.data.manifest import Examples
+from eval.images import evaluation_image
+from eval.scoring.accuracy import Pixels
 
 Images = Callable[[], Iterator[np.ndarray]]
 """Starts an iterator of calibration images, float32 (height, width, 3)."""
 
 
-class Calibrated:
-    """A model ready for int8 and the images it is calibrated on.
+def calibration_photos(examples: Examples, size: tuple[int, int], pixels: Pixels) -> Images:
+    """Training photos through the evaluation view; the classes take turns.
+
+    Args:
+        examples: the training split.
+        size: (height, width) of the model's input.
+        pixels: what the model expects of its input.
+
+    Returns:
+        A function that starts over at the first photo. Its images are float32 (height, width, 3).
+    """
+    by_class = [np.flatnonzero(examples.labels == i) for i in range(len(examples.classes))]
+    num_turns = max(map(len, by_class))
+    order = [rows[turn] for turn in range(num_turns) for rows in by_class if turn < len(rows)]
+
+    def images() -> Iterator[np.ndarray]:
+        for index in order:
+            yield pixels.apply(evaluation_image(examples.paths[index], size))
+
+    return images
+
+
+def calibration_images(photos: Images, num_images: int) -> np.ndarray:
+    """The first `num_images` of the calibration photos, float32 (images, height, width, 3).
+
+    Raises:
+        UserError: there are none.
+    """
+    images = [np.asarray(image, "float32") for image in islice(photos(), num_images)]
+    if not images:
+        raise UserError(
+            "this needs calibration photos and got none. Give a folder of photos with --data, or "
+            "choose a recipe without calibration (tflite.dynamic, tflite.float16)."
+        )
+    return np.stack(images)
+
+
+class CalibratedModel:
+    """A model that is ready for int8, and the images that it is calibrated on.
 
     Attributes:
-        model: the same answers in fewer tensors to round (`compress/graph/rewrites.py`).
+        model: gives the same answers with fewer tensors to round (`compress/graph/rewrites.py`).
+        traced: the inference function of that model.
         images: float32, (images, height, width, 3), from the training split.
     """
 
@@ -30,7 +70,7 @@ class Calibrated:
     ) -> None:
         self.images = images
         self.model = prepared(model, images, kernel_steps)
-        self._source = model  # kept alive, so that no other model gets its id
+        self.traced = TracedModel(self.model)
 
     @cached_property
     def sensitivities(self) -> dict[str, Sensitivity]:
@@ -40,45 +80,6 @@ class Calibrated:
     @property
     def of_bytes(self) -> bool:
         """Whether the model takes pixels as photos hold them: whole numbers from 0 to 255."""
-        some = self.images
-        return bool(some.min() >= 0 and some.max() <= 255 and (some == np.round(some)).all())
-
-
-_kept: dict[tuple[int, str, str, int], Calibrated] = {}
-
-
-def calibrated(
-    model: keras.Model, calibration: Images, num_images: int, kernel_steps: int = INT8_STEPS
-) -> Calibrated:
-    """A model with the first `num_images` of its calibration images.
-
-    The last one is kept: the recipes for one model share what takes most of their time.
-
-    Args:
-        kernel_steps: that the largest weight of a kernel will have.
-
-    Raises:
-        UserError: there are no images.
-    """
-    images = calibration_images(calibration, num_images)
-    photos = hashlib.sha256(images.tobytes()).hexdigest()
-    key = id(model), weights_sha256(model), photos, kernel_steps
-    if key not in _kept:
-        _kept.clear()
-        _kept[key] = Calibrated(model, images, kernel_steps)
-    return _kept[key]
-
-
-def calibration_images(calibration: Images, num_images: int) -> np.ndarray:
-    """The first `num_images` of the calibration images, (images, height, width, 3) in float32.
-
-    Raises:
-        UserError: there are none.
-    """
-    images = [np.asarray(image, "float32") for image in islice(calibration(), num_images)]
-    if not images:
-        raise UserError(
-            "this needs calibration photos and got none. Give a folder of photos with --data, or "
-            "choose a recipe without calibration (tflite.dynamic, tflite.float16)."
-        )
-    return np.stack(images)
+        images = self.images
+        is_whole = bool((images == np.round(images)).all())
+        return is_whole and bool(images.min() >= 0 and images.max() <= 255)

@@ -9,7 +9,7 @@ from pydantic import Field
 from compress.graph.graph import PASSES_VALUES_ON, Graph
 from compress.graph.inference import INPUT
 from compress.graph.rewrites import ACTIVATION
-from compress.int8.calibration import Calibrated
+from compress.int8.calibration import CalibratedModel
 from compress.int8.ranges import FileRanges
 from configs.errors import UserError
 from configs.registry import nearest
@@ -29,7 +29,7 @@ class Operation(NamedTuple):
 
 
 def float_operations(
-    operations: Sequence[Operation], found: FileRanges, ready: Calibrated, keep: KeepFloat
+    operations: Sequence[Operation], found: FileRanges, ready: CalibratedModel, keep: KeepFloat
 ) -> set[str]:
     """Names of the operations that stay in float.
 
@@ -68,7 +68,7 @@ def rounded(operations: Sequence[Operation], kept: set[str]) -> list[str]:
 
 
 def report(
-    operations: Sequence[Operation], found: FileRanges, ready: Calibrated, kept: set[str]
+    operations: Sequence[Operation], found: FileRanges, ready: CalibratedModel, kept: set[str]
 ) -> dict[str, Any]:
     """For a file's manifest: what stays in float, and the layers whose rounding costs most.
 

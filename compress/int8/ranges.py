@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from compress.graph.inference import INPUT
-from compress.int8.calibration import Calibrated
+from compress.int8.calibration import CalibratedModel
 from compress.int8.histogram import (
     Histogram,
     Range,
@@ -46,7 +46,7 @@ class FileRanges:
     ranges: dict[str, Range]
     twins: dict[str, str]
 
-    def costs(self, ready: Calibrated) -> dict[str, float]:
+    def costs(self, ready: CalibratedModel) -> dict[str, float]:
         """Nats that the answers change by when a tensor of the file is rounded within its range.
 
         Of those that the model has, too; pixels in steps of 1 cost nothing.
@@ -67,7 +67,7 @@ class Run(Protocol):
     def __call__(self, image: np.ndarray, names: Collection[str] | None = None) -> Tensors: ...
 
 
-def file_ranges(run: Run, ready: Calibrated, *, ranges: Ranges) -> FileRanges:
+def file_ranges(run: Run, ready: CalibratedModel, *, ranges: Ranges) -> FileRanges:
     """(low, high) of every tensor that a file computes.
 
     `loss` is the range in which rounding costs the answers least: it leaves out what hardly matters

@@ -5,7 +5,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from pydantic import AfterValidator
 
 from compress.methods.channel_groups import ChannelGroups, Term, total
 from compress.recipes import RECIPES
+from compress.recipes.conversion import Conversion
 from configs.errors import UserError
 from configs.records import to_json
 from configs.registry import nearest
@@ -144,7 +145,11 @@ def file_latency(
     """
     suffix = f".{recipe.partition('.')[0]}"
     options = ANY_RANGES if "ranges" in RECIPES.options(recipe) else {}
-    write = partial(RECIPES[recipe], calibration=lambda: iter(images), output="logits", **options)
+
+    def write(model: keras.Model, file: Path) -> None:
+        conversion = Conversion(model, lambda: iter(images))
+        RECIPES[recipe](conversion, file, output="logits", **options)
+
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name).with_suffix(suffix) for name in ("whole", "smaller")]
         write(whole, files[0])

@@ -12,7 +12,7 @@ from pydantic import Field
 from compress.graph.graph import Graph, rebuilt
 from compress.graph.inference import INPUT
 from compress.graph.rewrites import HAS_KERNEL, Offset, rounded_kernel
-from compress.int8.calibration import Calibrated, Images, calibration_images
+from compress.int8.calibration import CalibratedModel, Images, calibration_images
 from compress.methods import METHODS
 from compress.recipes.tflite import float_file
 
@@ -51,13 +51,13 @@ def qat(
         UserError: the model has no int8 counterpart.
     """
     Graph.of(model).check_names("be trained for int8")
-    ready = Calibrated(model, calibration_images(calibration, num_images))
+    ready = CalibratedModel(model, calibration_images(calibration, num_images))
     simulated = rounding(ready)
     finetune(simulated, epochs=epochs, learning_rate=learning_rate)
     return _settled(simulated)
 
 
-def rounding(ready: Calibrated) -> keras.Model:
+def rounding(ready: CalibratedModel) -> keras.Model:
     """A model that learns, its constants and tensors rounded as the int8 file rounds them."""
     _, found = float_file(ready, output="probabilities", ranges="loss")
     ranges = {twin: found.ranges[name] for name, twin in found.twins.items()}

@@ -5,13 +5,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import keras
 import numpy as np
 import onnx
 
-from compress.graph.inference import INPUT, frozen_function, quiet_converters
+from compress.graph.inference import INPUT, TracedModel, quiet_converters
 from compress.graph.rewrites import INT8_STEPS
-from compress.int8.calibration import Images, calibrated
 from compress.int8.histogram import Range
 from compress.int8.precision import (
     KeepFloat,
@@ -20,6 +18,7 @@ from compress.int8.precision import (
     report,
 )
 from compress.int8.ranges import Ranges, Run, file_ranges
+from compress.recipes.conversion import Conversion
 from compress.recipes.tflite import NumImages
 from configs.errors import UserError
 from configs.registry import Registry
@@ -49,18 +48,17 @@ TYPES: dict[Cpu, Types] = {
 
 
 @RECIPES.add
-def float32(model: keras.Model, path: Path, *, calibration: Images, output: str) -> None:
+def float32(conversion: Conversion, path: Path, *, output: str) -> None:
     """The model as it is."""
     with quiet_converters():
-        onnx.save(_converted(model, output), path)
+        onnx.save(_converted(conversion.traced, output), path)
 
 
 @RECIPES.add
 def int8(
-    model: keras.Model,
+    conversion: Conversion,
     path: Path,
     *,
-    calibration: Images,
     output: str,
     num_images: NumImages = 64,
     ranges: Ranges = "loss",
@@ -72,7 +70,6 @@ def int8(
     Measure it against the float file, which may be faster.
 
     Args:
-        calibration: images of the training split, seen through the evaluation view.
         num_images: how many of them set the activation ranges.
         ranges: "loss" keeps the values that the answers depend on, "minmax" keeps all; "mse" and
             {percentile: 99.99} leave some out by how large and how many they are.
@@ -86,10 +83,10 @@ def int8(
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     types = TYPES[cpu]
-    ready = calibrated(model, calibration, num_images, types.kernel_steps)
+    ready = conversion.calibrated(num_images, types.kernel_steps)
     with quiet_converters(), tempfile.TemporaryDirectory() as folder:
         converted, prepared_file = Path(folder) / "converted.onnx", Path(folder) / "prepared.onnx"
-        onnx.save(_converted(ready.model, output), converted)
+        onnx.save(_converted(ready.traced, output), converted)
         quant_pre_process(converted, prepared_file)
         found = file_ranges(_all_tensors(prepared_file), ready, ranges=ranges)
         parts = _operations(prepared_file)
@@ -173,10 +170,10 @@ class _CalibrationReader:
         return None if image is None else {INPUT: image[None]}
 
 
-def _converted(model: keras.Model, output: str) -> onnx.ModelProto:
+def _converted(traced: TracedModel, output: str) -> onnx.ModelProto:
     import tf2onnx
 
-    function = frozen_function(model, output)
+    function = traced.frozen_function(output)
     image, result = function.inputs[0].name, function.outputs[0].name
     converted, _ = tf2onnx.convert.from_graph_def(
         function.graph.as_graph_def(),

@@ -9,15 +9,14 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import keras
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from pydantic import Field
 
-from compress.graph.inference import inference_function, quiet_converters
-from compress.int8.calibration import Calibrated, Images, calibrated
+from compress.graph.inference import TracedModel, quiet_converters
+from compress.int8.calibration import CalibratedModel
 from compress.int8.precision import KeepFloat, float_operations, report
 from compress.int8.ranges import (
     FileRanges,
@@ -25,6 +24,7 @@ from compress.int8.ranges import (
     Run,
     file_ranges,
 )
+from compress.recipes.conversion import Conversion
 from compress.recipes.flatbuffer import (
     edge_types,
     operations,
@@ -43,34 +43,33 @@ CONTROL_FLOW = {"Case", "If", "StatelessCase", "StatelessIf", "StatelessWhile", 
 
 
 @RECIPES.add
-def float32(model: keras.Model, path: Path, *, calibration: Images, output: str) -> None:
+def float32(conversion: Conversion, path: Path, *, output: str) -> None:
     """The model as it is."""
-    _write(_converter(model, output), path, output)
+    _write(_converter(conversion.traced, output), path, output)
 
 
 @RECIPES.add
-def float16(model: keras.Model, path: Path, *, calibration: Images, output: str) -> None:
+def float16(conversion: Conversion, path: Path, *, output: str) -> None:
     """float16 weights, float32 arithmetic: half the size."""
-    converter = _converter(model, output)
+    converter = _converter(conversion.traced, output)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_types = [tf.float16]
     _write(converter, path, output)
 
 
 @RECIPES.add
-def dynamic(model: keras.Model, path: Path, *, calibration: Images, output: str) -> None:
+def dynamic(conversion: Conversion, path: Path, *, output: str) -> None:
     """int8 weights; activations are quantized by the range each image turns out to have."""
-    converter = _converter(model, output)
+    converter = _converter(conversion.traced, output)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     _write(converter, path, output)
 
 
 @RECIPES.add
 def weights(
-    model: keras.Model,
+    conversion: Conversion,
     path: Path,
     *,
-    calibration: Images,
     output: str,
     num_images: NumImages = 64,
 ) -> None:
@@ -79,17 +78,16 @@ def weights(
     Args:
         num_images: how many images the biases are corrected on.
     """
-    ready = calibrated(model, calibration, num_images)
-    content = with_int8_kernels(_converted(_converter(ready.model, output)))
+    ready = conversion.calibrated(num_images)
+    content = with_int8_kernels(_converted(_converter(ready.traced, output)))
     path.write_bytes(with_names(content, output))
 
 
 @RECIPES.add
 def int16(
-    model: keras.Model,
+    conversion: Conversion,
     path: Path,
     *,
-    calibration: Images,
     output: str,
     num_images: NumImages = 64,
 ) -> None:
@@ -98,8 +96,8 @@ def int16(
     For devices that have such arithmetic: runtimes on CPUs execute it many times slower than
     floats. Its ranges are those of all values, for 65,535 steps leave room for them.
     """
-    ready = calibrated(model, calibration, num_images)
-    converter = _integer_converter(ready.model, output)
+    ready = conversion.calibrated(num_images)
+    converter = _integer_converter(ready.traced, output)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: ([image[None]] for image in ready.images)
     converter.target_spec.supported_ops = [
@@ -110,10 +108,9 @@ def int16(
 
 @RECIPES.add
 def int8(
-    model: keras.Model,
+    conversion: Conversion,
     path: Path,
     *,
-    calibration: Images,
     output: str,
     num_images: NumImages = 64,
     ranges: Ranges = "loss",
@@ -124,7 +121,6 @@ def int8(
     """int8 weights and activations.
 
     Args:
-        calibration: images of the training split, seen through the evaluation view.
         num_images: how many of them set the activation ranges.
         ranges: "loss" keeps the values that the answers depend on, "minmax" keeps all; "mse" and
             {percentile: 99.99} leave some out by how large and how many they are.
@@ -133,7 +129,7 @@ def int8(
         input_type: of the image in the file. uint8 is the photo's own bytes, int8 is 128 less.
         output_type: of the answers in the file, which says by which scale they are read.
     """
-    ready = calibrated(model, calibration, num_images)
+    ready = conversion.calibrated(num_images)
     if input_type != "float32" and not ready.of_bytes:
         raise UserError(
             f"input_type {input_type} is for models that take pixels from 0 to 255 as they are. "
@@ -148,18 +144,18 @@ def int8(
     return report(parts, found, ready, kept) if ranges == "loss" or kept else {}
 
 
-def float_file(ready: Calibrated, *, output: str, ranges: Ranges) -> tuple[bytes, FileRanges]:
+def float_file(ready: CalibratedModel, *, output: str, ranges: Ranges) -> tuple[bytes, FileRanges]:
     """The float file that becomes the int8 one, and the ranges of its tensors.
 
     Raises:
         UserError: the model has no int8 counterpart.
     """
-    content = _converted(_integer_converter(ready.model, output))
+    content = _converted(_integer_converter(ready.traced, output))
     return content, file_ranges(_all_tensors(content), ready, ranges=ranges)
 
 
-def _converter(model: keras.Model, output: str) -> Any:
-    return _converter_of(inference_function(model, output))
+def _converter(traced: TracedModel, output: str) -> Any:
+    return _converter_of(traced.function(output))
 
 
 def _converter_of(function: Any) -> Any:
@@ -169,18 +165,18 @@ def _converter_of(function: Any) -> Any:
     return converter
 
 
-def _integer_converter(model: keras.Model, output: str) -> Any:
+def _integer_converter(traced: TracedModel, output: str) -> Any:
     """A converter of a model whose tensors all get a range.
 
     Raises:
         UserError: the model has loops or conditions; TensorFlow's calibration crashes on them.
     """
-    function = inference_function(model, output)
+    function = traced.function(output)
     if CONTROL_FLOW & set(_operation_types(function.graph.as_graph_def())):
         raise UserError(
-            f"model {model.name!r} has loops or conditions (a GRU is one), and no int8 or int16 "
-            "ranges are known inside of them. Build its layers with unroll=True, or choose "
-            "tflite.dynamic or tflite.weights."
+            f"model {traced.model.name!r} has loops or conditions (a GRU is one), and no "
+            "int8 or int16 ranges are known inside of them. Build its layers with "
+            "unroll=True, or choose tflite.dynamic or tflite.weights."
         )
     return _converter_of(function)
 

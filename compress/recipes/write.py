@@ -1,6 +1,5 @@
-"""Write one file by a recipe: calibration, parity with its model, metadata."""
+"""Write one file by a recipe: parity with its model, metadata."""
 
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,12 @@ import numpy as np
 
 from compress.graph.graph import image_size_of
 from compress.graph.inference import check_parity
-from compress.int8.calibration import Images
 from compress.recipes import RECIPES
+from compress.recipes.conversion import Conversion
 from compress.recipes.metadata import write_metadata
 from configs.artifacts import whole_file
 from configs.schema import Choice
-from distill.data.manifest import Examples
 from eval.footprint import zip_bytes
-from eval.images import evaluation_image
 from eval.metadata import FileMetadata
 from eval.scoring.accuracy import OWN_PIXELS, Pixels
 
@@ -34,38 +31,25 @@ def file_name(source: str, recipe: str) -> str:
     return f"{source}-{short}.{format_}"
 
 
-def calibration_of(examples: Examples, size: tuple[int, int], pixels: Pixels) -> Images:
-    """Training photos through the evaluation view, the classes taking turns.
-
-    Returns:
-        A function that starts over: float32 (height, width, 3), as the model wants its pixels.
-    """
-    by_class = [np.flatnonzero(examples.labels == i) for i in range(len(examples.classes))]
-    turns = max(map(len, by_class))
-    order = [some[turn] for turn in range(turns) for some in by_class if turn < len(some)]
-
-    def images() -> Iterator[np.ndarray]:
-        for index in order:
-            yield pixels.apply(evaluation_image(examples.paths[index], size))
-
-    return images
-
-
 def write_file(
-    model: Any,
+    conversion: Conversion,
     path: Path,
     recipe: Choice,
     *,
-    source: str,
-    examples: Examples,
+    parent: str,
+    classes: list[str],
     pixels: Pixels = OWN_PIXELS,
     output: str = "probabilities",
     split: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Convert `model` by one recipe to `path`, whole or not at all.
+    """Convert a model to a file by one recipe. `path` is complete afterwards or absent.
 
     Args:
-        examples: the training photos; the recipe calibrates on some of them.
+        conversion: the model and its calibration photos, shared by all files of the model.
+        parent: the name of the model, for the metadata.
+        classes: the class names in the order of the model's answers.
+        pixels: what the model expects of its input; the calibration photos have it already.
+        split: shares of the validation and test photos.
 
     Returns:
         What the file's manifest says of it.
@@ -73,28 +57,24 @@ def write_file(
     Raises:
         StepFailed: a float file answers differently from its model.
     """
-    size = image_size_of(model)
-    calibration = calibration_of(examples, size, pixels)
     with whole_file(path) as unfinished:
-        facts = RECIPES[recipe.name](
-            model, unfinished, calibration=calibration, output=output, **recipe.options
-        )
+        facts = RECIPES[recipe.name](conversion, unfinished, output=output, **recipe.options)
         parity = None
         if keeps_float32(recipe.name):
-            some = list(islice(calibration(), NUM_PARITY_IMAGES))
-            parity = check_parity(model, unfinished, np.stack(some), output=output)
+            images = np.stack(list(islice(conversion.photos(), NUM_PARITY_IMAGES)))
+            parity = check_parity(conversion.model, unfinished, images, output=output)
         metadata = FileMetadata(
-            classes=examples.classes,
+            classes=classes,
             output=output,
             pixels=pixels.describe(),
-            image_size=list(size),
-            source=source,
+            image_size=list(image_size_of(conversion.model)),
+            source=parent,
             recipe=recipe.name,
             split=split,
         )
         write_metadata(unfinished, metadata)
     return {
-        "source": source,
+        "source": parent,
         "recipe": recipe.name,
         "format": path.suffix[1:],
         "parity": parity,

@@ -7,11 +7,12 @@ import numpy as np
 import onnx
 import pytest
 
-from compress.int8.calibration import Calibrated
+from compress.int8.calibration import CalibratedModel
 from compress.methods.channels import without_channels
 from compress.methods.qat import rounding
 from compress.methods.tfmot import to_tf_keras
 from compress.recipes import RECIPES
+from compress.recipes.conversion import Conversion
 from distill.backbones import BACKBONES
 from distill.backbones.efficientnet import num_macs
 from eval.devices.probe import open_model
@@ -32,7 +33,7 @@ def backbone(request):
 def test_every_backbone_becomes_an_int8_file_without_floats(backbone, tmp_path):
     model, images = backbone
     path = tmp_path / "int8.tflite"
-    RECIPES["tflite.int8"](model, path, calibration=lambda: iter(images), output="probabilities")
+    RECIPES["tflite.int8"](Conversion(model, lambda: iter(images)), path, output="probabilities")
     graph = flatbuffer(path).subgraphs[0]
     assert float_tensors(path) == {int(graph.inputs[0]), int(graph.outputs[0])}
     np.testing.assert_allclose(open_model(path).predict(images).sum(axis=1), 1, atol=0.02)
@@ -43,7 +44,7 @@ def test_every_backbone_becomes_an_int8_file_without_floats(backbone, tmp_path):
 def test_every_backbone_becomes_an_int8_onnx_file(backbone, tmp_path):
     model, images = backbone
     path = tmp_path / "int8.onnx"
-    RECIPES["onnx.int8"](model, path, calibration=lambda: iter(images), output="probabilities")
+    RECIPES["onnx.int8"](Conversion(model, lambda: iter(images)), path, output="probabilities")
     kinds = Counter(node.op_type for node in onnx.load(path).graph.node)
     assert kinds["DequantizeLinear"] > kinds["Conv"] > 40
     np.testing.assert_allclose(open_model(path).predict(images).sum(axis=1), 1, atol=0.02)
@@ -53,7 +54,7 @@ def test_every_backbone_becomes_an_int8_onnx_file(backbone, tmp_path):
 def test_every_backbone_learns_with_rounding_and_with_zeros(backbone):
     model, images = backbone
     logits = logits_of(model, images)
-    simulated = rounding(Calibrated(model, images))
+    simulated = rounding(CalibratedModel(model, images))
     assert np.std(logits_of(simulated, images) - logits) > 1e-3 * np.std(logits)
     # Steps of a size of their own: rounding blows up what an untrained B7 answers, and its slopes.
     simulated.compile(keras.optimizers.Adam(1e-4), "mse")

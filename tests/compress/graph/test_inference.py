@@ -6,11 +6,12 @@ from keras import layers
 
 from compress.graph.graph import copy_of
 from compress.graph.inference import (
+    TracedModel,
     check_parity,
-    frozen_function,
     last_activation,
     output_function,
 )
+from compress.recipes.conversion import Conversion
 from compress.recipes.tflite import RECIPES
 from configs.errors import StepFailed, UserError
 from small_models import classifier
@@ -68,7 +69,7 @@ def test_logits_of_a_model_that_ends_in_softmax_are_refused():
 
 
 def test_the_frozen_function_has_one_input_of_static_shape_and_no_variables(tiny_model, images):
-    frozen = frozen_function(tiny_model, "logits")
+    frozen = TracedModel(tiny_model).frozen_function("logits")
     assert [tuple(tensor.shape) for tensor in frozen.inputs] == [(1, 16, 16, 3)]
     assert not frozen.variables
     assert tuple(frozen.outputs[0].shape) == (1, 4)
@@ -79,7 +80,7 @@ def test_the_frozen_function_has_one_input_of_static_shape_and_no_variables(tiny
 
 def test_parity_of_a_float_file_is_measured_and_a_wrong_file_refused(tiny_model, images, tmp_path):
     path = tmp_path / "tiny.tflite"
-    RECIPES["tflite.float32"](tiny_model, path, calibration=lambda: iter(images), output="logits")
+    RECIPES["tflite.float32"](Conversion(tiny_model, lambda: iter(images)), path, output="logits")
     assert check_parity(tiny_model, path, images, output="logits") < 1e-5
     other = copy_of(tiny_model)
     bias = other.get_layer("logits").bias

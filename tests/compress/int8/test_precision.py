@@ -6,7 +6,7 @@ import onnx
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from compress.int8.calibration import Calibrated
+from compress.int8.calibration import CalibratedModel
 from compress.int8.precision import (
     Operation,
     _layers_of,
@@ -16,6 +16,7 @@ from compress.int8.precision import (
 )
 from compress.int8.ranges import FileRanges, file_ranges
 from compress.recipes import RECIPES, tflite
+from compress.recipes.conversion import Conversion
 from compress.recipes.flatbuffer import operations
 from configs.errors import UserError
 
@@ -25,13 +26,13 @@ NAMED = {"input_offset", "stem", "depthwise", "gate", "project", "hidden", "logi
 
 
 @pytest.fixture(scope="module")
-def ready(tiny_model, images) -> Calibrated:
-    return Calibrated(tiny_model, images)
+def ready(tiny_model, images) -> CalibratedModel:
+    return CalibratedModel(tiny_model, images)
 
 
 @pytest.fixture(scope="module")
 def parts_and_ranges(ready):
-    content = tflite._converted(tflite._converter(ready.model, "logits"))
+    content = tflite._converted(tflite._converter(ready.traced, "logits"))
     found = file_ranges(tflite._all_tensors(content), ready, ranges="loss")
     return operations(content), found
 
@@ -39,7 +40,7 @@ def parts_and_ranges(ready):
 def written(model: keras.Model, images: np.ndarray, path, **options) -> dict:
     recipe = "tflite.int8" if path.suffix == ".tflite" else "onnx.int8"
     return RECIPES[recipe](
-        model, path, calibration=lambda: iter(images), output="probabilities", **options
+        Conversion(model, lambda: iter(images)), path, output="probabilities", **options
     )
 
 

@@ -1,10 +1,9 @@
-import keras
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from compress.int8.calibration import Calibrated
+from compress.int8.calibration import CalibratedModel
 from compress.int8.ranges import (
     BYTES,
     HEADROOM,
@@ -13,45 +12,41 @@ from compress.int8.ranges import (
 )
 from compress.int8.sensitivity import tensors_of
 from compress.recipes import RECIPES, onnx, tflite
+from compress.recipes.conversion import Conversion
 from configs.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def ready(tiny_model, images) -> Calibrated:
-    return Calibrated(tiny_model, images)
+def ready(tiny_model, images) -> CalibratedModel:
+    return CalibratedModel(tiny_model, images)
 
 
 @pytest.fixture(scope="module")
-def simple(ready) -> keras.Model:
-    return ready.model
+def tflite_tensors(ready):
+    return tflite._all_tensors(tflite._converted(tflite._converter(ready.traced, "logits")))
 
 
 @pytest.fixture(scope="module")
-def tflite_tensors(simple):
-    return tflite._all_tensors(tflite._converted(tflite._converter(simple, "logits")))
-
-
-@pytest.fixture(scope="module")
-def onnx_tensors(simple, tmp_path_factory):
+def onnx_tensors(ready, tmp_path_factory):
     converted = tmp_path_factory.mktemp("onnx") / "converted.onnx"
-    onnx.onnx.save(onnx._converted(simple, "logits"), converted)
+    onnx.onnx.save(onnx._converted(ready.traced, "logits"), converted)
     quant_pre_process(converted, converted.with_name("folded.onnx"))
     return onnx._all_tensors(converted.with_name("folded.onnx"))
 
 
 @pytest.mark.parametrize("format_", ["tflite", "onnx"])
 def test_tensors_of_a_file_are_found_in_the_model_by_their_values(
-    format_, simple, images, tflite_tensors, onnx_tensors
+    format_, ready, images, tflite_tensors, onnx_tensors
 ):
     run = tflite_tensors if format_ == "tflite" else onnx_tensors
     of_file = [run(image) for image in images[:2]]
-    twins = _twins(of_file, simple, images[:2])
+    twins = _twins(of_file, ready.model, images[:2])
     assert twins["image"] == "image"
     # What an activation of the model hides from it: the gate within a swish. And ONNX moves
     # channels before it subtracts the offset, or after.
     lost = [name for name in of_file[0] if name not in twins]
     assert all("igmoid" in name or "input_offset" in name for name in lost), lost
-    tensors = tensors_of(simple, images[:2])
+    tensors = tensors_of(ready.model, images[:2])
     for name, twin in twins.items():
         np.testing.assert_allclose(
             np.sort(np.ravel(of_file[0][name])), np.sort(np.ravel(tensors[twin][0])), atol=1e-3
@@ -105,7 +100,7 @@ def test_ranges_of_values_need_no_gradients(
     monkeypatch.setattr(
         "compress.int8.calibration.sensitivities", lambda *args: pytest.fail("asked")
     )
-    found = file_ranges(tflite_tensors, Calibrated(tiny_model, images), ranges=ranges)
+    found = file_ranges(tflite_tensors, CalibratedModel(tiny_model, images), ranges=ranges)
     assert all(low <= 0 <= high for low, high in found.ranges.values())
     assert len(found.ranges) > 10
 
@@ -140,16 +135,16 @@ def test_other_ranges_are_refused_before_anything_runs(recipe, ranges, problem):
 
 @pytest.mark.parametrize("ranges", ["loss", "minmax", "mse", {"percentile": 99.99}])
 def test_pixels_in_whole_numbers_are_not_rounded(tiny_model, images, tflite_tensors, ranges):
-    ready = Calibrated(tiny_model, np.round(images * 0.8))  # no photo need have a 255
+    ready = CalibratedModel(tiny_model, np.round(images * 0.8))  # no photo need have a 255
     found = file_ranges(tflite_tensors, ready, ranges=ranges)
     assert found.ranges["image"] == BYTES
     assert found.costs(ready)["image"] == 0
 
 
-def test_an_int8_file_has_the_steps_of_its_ranges(tiny_model, simple, images, tmp_path):
+def test_an_int8_file_has_the_steps_of_its_ranges(tiny_model, images, tmp_path):
     path = tmp_path / "int8.tflite"
     tflite.RECIPES["tflite.int8"](
-        tiny_model, path, calibration=lambda: iter(images), output="logits", ranges="minmax"
+        Conversion(tiny_model, lambda: iter(images)), path, output="logits", ranges="minmax"
     )
     graph = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0).subgraphs[0]
     quantize = graph.operators[0]

@@ -13,6 +13,7 @@ from compress.methods.equalize import (
     _rewritten,
     _scale,
 )
+from compress.recipes.conversion import Conversion
 from compress.recipes.tflite import RECIPES
 from configs.errors import UserError
 from eval.devices.probe import open_model
@@ -188,9 +189,8 @@ def test_int8_of_an_equalized_model_is_nearer_to_its_float_model(tmp_path) -> No
     def error(model: keras.Model, name: str) -> float:
         path = tmp_path / name
         RECIPES["tflite.int8"](
-            model,
+            Conversion(model, lambda: iter(images)),
             path,
-            calibration=lambda: iter(images),
             output="probabilities",
             ranges="minmax",  # the other ranges help the uneven one, too
         )

@@ -5,10 +5,11 @@ from keras import layers
 
 from compress.graph.graph import copy_of
 from compress.graph.rewrites import rounded_kernel
-from compress.int8.calibration import Calibrated
+from compress.int8.calibration import CalibratedModel
 from compress.methods import METHODS
 from compress.methods.qat import rounding
 from compress.methods.structure import keep_structure
+from compress.recipes.conversion import Conversion
 from compress.recipes.tflite import RECIPES
 from eval.devices.probe import open_model
 from small_models import logits_of, settle
@@ -42,7 +43,7 @@ def calibration(images):
 
 
 def int8_logits(model, images, path):
-    RECIPES["tflite.int8"](model, path, calibration=lambda: iter(images), output="logits")
+    RECIPES["tflite.int8"](Conversion(model, lambda: iter(images)), path, output="logits")
     return open_model(path).predict(images)
 
 
@@ -51,7 +52,7 @@ def distance(some, others):
 
 
 def test_training_sees_what_the_int8_file_answers(model, images, tmp_path):
-    simulated = logits_of(rounding(Calibrated(model, images)), images)
+    simulated = logits_of(rounding(CalibratedModel(model, images)), images)
     answered = int8_logits(model, images, tmp_path / "tiny.tflite")
     assert distance(answered, simulated) < 0.1 * distance(answered, logits_of(model, images))
 
@@ -61,7 +62,7 @@ def test_it_does_where_all_that_files_do_is_to_round(tiny_model, images, tmp_pat
     model = copy_of(tiny_model)
     kernel = model.get_layer("logits").kernel
     kernel.assign(10 * kernel)
-    simulated = logits_of(rounding(Calibrated(model, images)), images)
+    simulated = logits_of(rounding(CalibratedModel(model, images)), images)
     answered = int8_logits(model, images, tmp_path / "tiny.tflite")
     assert distance(answered, simulated) < 0.5 * distance(answered, logits_of(model, images))
 
@@ -86,7 +87,7 @@ def test_a_network_without_training_is_the_one_it_was_but_for_its_rounded_consta
     model, images, calibration, tmp_path
 ):
     same = METHODS["qat"](model, calibration=calibration, finetune=lambda model, **options: None)
-    prepared = Calibrated(model, images).model
+    prepared = CalibratedModel(model, images).model
     for layer in prepared.layers:
         if isinstance(layer, HAS_KERNEL):
             layer.kernel.assign(rounded_kernel(layer, layer.kernel))

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from compress.graph.inference import check_parity
+from compress.recipes.conversion import Conversion
 from compress.recipes.onnx import RECIPES, TYPES
 from configs.errors import UserError
 from eval.devices.probe import open_model
@@ -20,7 +21,7 @@ def files(tiny_model, images, tmp_path_factory):
     paths = {name.partition(".")[2]: folder / f"{name}.onnx" for name in RECIPES.names()}
     for name, path in paths.items():
         RECIPES[f"onnx.{name}"](
-            tiny_model, path, calibration=lambda: iter(images), output="probabilities"
+            Conversion(tiny_model, lambda: iter(images)), path, output="probabilities"
         )
     return paths
 
@@ -80,7 +81,7 @@ def test_int8_has_weights_by_channel_in_int8_and_activations_in_uint8(files):
 def test_types_are_those_of_the_cpu(cpu, activations, largest, tiny_model, images, tmp_path):
     path = tmp_path / f"{cpu}.onnx"
     facts = RECIPES["onnx.int8"](
-        tiny_model, path, calibration=lambda: iter(images), output="probabilities", cpu=cpu
+        Conversion(tiny_model, lambda: iter(images)), path, output="probabilities", cpu=cpu
     )
     assert (facts["cpu"], facts["activations"], facts["kernel_steps"]) == (
         cpu,
@@ -119,20 +120,18 @@ def test_int8_calibrates_on_the_first_num_images(tiny_model, images, tmp_path):
         pytest.fail("read a fourth image")
 
     path = tmp_path / "file.onnx"
-    RECIPES["onnx.int8"](tiny_model, path, calibration=first_three, output="logits", num_images=3)
+    RECIPES["onnx.int8"](Conversion(tiny_model, first_three), path, output="logits", num_images=3)
     assert [tensor.name for tensor in session(path).get_outputs()] == ["logits"]
 
 
 def test_int8_without_calibration_images_is_refused(tiny_model, tmp_path):
     with pytest.raises(UserError, match="needs calibration photos"):
-        RECIPES["onnx.int8"](
-            tiny_model, tmp_path / "file.onnx", calibration=lambda: iter(()), output="logits"
-        )
+        RECIPES["onnx.int8"](Conversion(tiny_model), tmp_path / "file.onnx", output="logits")
 
 
 def test_standard_output_stays_clean(tiny_model, images, tmp_path, capsys):
     RECIPES["onnx.int8"](
-        tiny_model, tmp_path / "file.onnx", calibration=lambda: iter(images), output="logits"
+        Conversion(tiny_model, lambda: iter(images)), tmp_path / "file.onnx", output="logits"
     )
     assert capsys.readouterr().out == ""
 
@@ -147,7 +146,7 @@ def test_a_softmax_is_not_put_on_a_softmax(images, tmp_path):
         ]
     )
     path = tmp_path / "foreign.onnx"
-    RECIPES["onnx.float32"](model, path, calibration=lambda: iter(()), output="probabilities")
+    RECIPES["onnx.float32"](Conversion(model), path, output="probabilities")
     np.testing.assert_allclose(answers(path, images), model(images), atol=1e-6)
 
 
@@ -156,15 +155,13 @@ def test_a_layer_without_counterpart_is_named(tmp_path):
     x = layers.GlobalAveragePooling2D()(pixels)
     model = keras.Model(pixels, layers.Lambda(lambda x: tf.math.igamma(x + 1.0, x))(x))
     with pytest.raises(UserError, match="Igamma"):
-        RECIPES["onnx.float32"](
-            model, tmp_path / "file.onnx", calibration=lambda: iter(()), output="logits"
-        )
+        RECIPES["onnx.float32"](Conversion(model), tmp_path / "file.onnx", output="logits")
 
 
 def test_efficientnet_crosses_exactly(efficientnet, tmp_path):
     images = np.random.default_rng(2).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
     path = tmp_path / "b0.onnx"
-    RECIPES["onnx.float32"](efficientnet, path, calibration=lambda: iter(images), output="logits")
+    RECIPES["onnx.float32"](Conversion(efficientnet, lambda: iter(images)), path, output="logits")
     assert [tensor.name for tensor in session(path).get_inputs()] == ["image"]
     assert check_parity(efficientnet, path, images, output="logits") < 1e-4
 
@@ -174,7 +171,7 @@ def test_int8_logits_have_a_range_from_all_images(tiny_model, images, tmp_path):
     black = np.zeros_like(images[:1])  # its logits are ten times those of the noise before it
     calibration = np.concatenate([images, black])
     RECIPES["onnx.int8"](
-        tiny_model, path, calibration=lambda: iter(calibration), output="logits", ranges="minmax"
+        Conversion(tiny_model, lambda: iter(calibration)), path, output="logits", ranges="minmax"
     )
     found = session(path).run(None, {"image": black})[0]
     expected = tiny_model(black).numpy()
@@ -193,6 +190,6 @@ def test_a_sum_of_maps_of_one_pixel_is_no_second_bias(tmp_path):
     photos = random_images(8, 4)
     settle(model, photos)
     path = tmp_path / "sum.onnx"
-    RECIPES["onnx.int8"](model, path, calibration=lambda: iter(photos), output="logits")
+    RECIPES["onnx.int8"](Conversion(model, lambda: iter(photos)), path, output="logits")
     exact = logits_of(model, photos)
     assert np.abs(open_model(path).predict(photos) - exact).max() < 0.1 * np.abs(exact).max()

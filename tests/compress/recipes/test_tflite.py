@@ -7,6 +7,7 @@ from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
 from compress.graph.inference import check_parity
+from compress.recipes.conversion import Conversion
 from compress.recipes.tflite import RECIPES
 from configs.errors import UserError
 from eval.devices.probe import open_model
@@ -20,7 +21,7 @@ def files(tiny_model, images, tmp_path_factory):
     paths = {name.partition(".")[2]: folder / f"{name}.tflite" for name in RECIPES.names()}
     for name, path in paths.items():
         RECIPES[f"tflite.{name}"](
-            tiny_model, path, calibration=lambda: iter(images), output="probabilities"
+            Conversion(tiny_model, lambda: iter(images)), path, output="probabilities"
         )
     return paths
 
@@ -89,7 +90,7 @@ def test_integer_edges_leave_no_float_and_take_the_bytes_of_a_photo(
     def written(name, **options):
         path = tmp_path / f"{name}.tflite"
         RECIPES["tflite.int8"](
-            tiny_model, path, calibration=lambda: iter(photos), output="probabilities", **options
+            Conversion(tiny_model, lambda: iter(photos)), path, output="probabilities", **options
         )
         return path
 
@@ -108,9 +109,8 @@ def test_integer_edges_leave_no_float_and_take_the_bytes_of_a_photo(
 def test_an_integer_input_of_scaled_pixels_is_refused(tiny_model, images, tmp_path):
     with pytest.raises(UserError, match="input_type uint8 is for models that take pixels"):
         RECIPES["tflite.int8"](
-            tiny_model,
+            Conversion(tiny_model, lambda: iter(images / 255)),
             tmp_path / "file",
-            calibration=lambda: iter(images / 255),
             output="logits",
             input_type="uint8",
         )
@@ -141,7 +141,7 @@ def looping(images):
 def test_weights_of_a_model_with_a_loop_are_kept_as_int8(looping, images, tmp_path):
     path = tmp_path / "file.tflite"
     RECIPES["tflite.weights"](
-        looping, path, calibration=lambda: iter(images), output="probabilities"
+        Conversion(looping, lambda: iter(images)), path, output="probabilities"
     )
     assert len(flatbuffer(path).subgraphs) == 3
     expected = tf.nn.softmax(looping(images)).numpy()
@@ -152,7 +152,7 @@ def test_weights_of_a_model_with_a_loop_are_kept_as_int8(looping, images, tmp_pa
 def test_integer_files_of_a_model_with_a_loop_are_refused(recipe, looping, images, tmp_path):
     with pytest.raises(UserError, match="has loops or conditions"):
         RECIPES[f"tflite.{recipe}"](
-            looping, tmp_path / "file", calibration=lambda: iter(images), output="logits"
+            Conversion(looping, lambda: iter(images)), tmp_path / "file", output="logits"
         )
 
 
@@ -171,7 +171,7 @@ def test_int8_calibrates_on_the_first_num_images(tiny_model, images, tmp_path):
         pytest.fail("read a fourth image")
 
     RECIPES["tflite.int8"](
-        tiny_model, tmp_path / "file", calibration=first_three, output="logits", num_images=3
+        Conversion(tiny_model, first_three), tmp_path / "file", output="logits", num_images=3
     )
     (logits,) = Interpreter(str(tmp_path / "file")).get_output_details()
     assert logits["name"] == "logits"
@@ -179,9 +179,7 @@ def test_int8_calibrates_on_the_first_num_images(tiny_model, images, tmp_path):
 
 def test_int8_without_calibration_images_is_refused(tiny_model, tmp_path):
     with pytest.raises(UserError, match="needs calibration photos"):
-        RECIPES["tflite.int8"](
-            tiny_model, tmp_path / "file", calibration=lambda: iter(()), output="logits"
-        )
+        RECIPES["tflite.int8"](Conversion(tiny_model), tmp_path / "file", output="logits")
 
 
 def test_num_images_must_be_positive():
@@ -191,7 +189,7 @@ def test_num_images_must_be_positive():
 
 def test_standard_output_stays_clean(tiny_model, images, tmp_path, capsys):
     RECIPES["tflite.int8"](
-        tiny_model, tmp_path / "file", calibration=lambda: iter(images), output="logits"
+        Conversion(tiny_model, lambda: iter(images)), tmp_path / "file", output="logits"
     )
     assert capsys.readouterr().out == ""
 
@@ -206,7 +204,7 @@ def test_a_foreign_two_class_model_becomes_a_file_with_two_classes(images, tmp_p
         ]
     )
     path = tmp_path / "foreign.tflite"
-    RECIPES["tflite.float32"](model, path, calibration=lambda: iter(()), output="probabilities")
+    RECIPES["tflite.float32"](Conversion(model), path, output="probabilities")
     second = model(images).numpy()
     np.testing.assert_allclose(
         answers(path, images), np.concatenate([1 - second, second], axis=1), atol=1e-6
@@ -219,13 +217,11 @@ def test_a_layer_without_counterpart_is_named(tmp_path):
     x = layers.GlobalAveragePooling2D()(pixels)
     model = keras.Model(pixels, layers.Lambda(lambda x: tf.math.igamma(x + 1.0, x))(x))
     with pytest.raises(UserError, match="Custom ops: Igamma"):
-        RECIPES["tflite.float32"](
-            model, tmp_path / "file", calibration=lambda: iter(()), output="logits"
-        )
+        RECIPES["tflite.float32"](Conversion(model), tmp_path / "file", output="logits")
 
 
 def test_efficientnet_crosses_exactly(efficientnet, tmp_path):
     images = np.random.default_rng(2).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
     path = tmp_path / "b0.tflite"
-    RECIPES["tflite.float32"](efficientnet, path, calibration=lambda: iter(images), output="logits")
+    RECIPES["tflite.float32"](Conversion(efficientnet, lambda: iter(images)), path, output="logits")
     assert check_parity(efficientnet, path, images, output="logits") < 1e-4

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from compress.recipes import onnx as onnx_recipes
 from compress.recipes import tflite as tflite_recipes
+from compress.recipes.conversion import Conversion
 from configs.errors import UserError
 from configs.schema import TeacherFile
 from distill.labels.teacher_files import as_logits, open_teacher_file, path_sha256
@@ -42,8 +43,9 @@ def files(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> dict[
     paths = {kind: folder / f"a.{kind}" for kind in ("keras", "onnx", "tflite")}
     model.save(paths["keras"])
     model.export(folder / "saved", verbose=False)
-    onnx_recipes.float32(model, paths["onnx"], calibration=None, output="logits")
-    tflite_recipes.float32(model, paths["tflite"], calibration=None, output="logits")
+    conversion = Conversion(model)
+    onnx_recipes.float32(conversion, paths["onnx"], output="logits")
+    tflite_recipes.float32(conversion, paths["tflite"], output="logits")
     channels_first(paths["onnx"], folder / "first.onnx")
     return {**paths, "saved": folder / "saved", "channels first": folder / "first.onnx"}
 
