@@ -36,8 +36,8 @@ from distill.backbones.macs import count_macs
 from distill.data.manifest import load_examples
 from distill.student import seed_name, student_step
 from eval.footprint import zip_bytes
+from eval.scoring.intervals import paired_bootstrap
 from eval.scoring.predictions import Photos, file_probabilities
-from eval.scoring.statistics import paired_bootstrap
 from eval.timing.results import timed
 
 CONFIG = Path(__file__).parents[1] / "configs" / "photos_lite.yaml"

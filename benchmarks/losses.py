@@ -30,7 +30,7 @@ from distill.data.manifest import load_examples
 from distill.predictions import model_probabilities, save_predictions
 from distill.student import control_step, seed_name, student_step
 from distill.training.classifier import load_model
-from eval.scoring.statistics import paired_bootstrap
+from eval.scoring.intervals import paired_bootstrap
 
 CONFIG = Path(__file__).parents[1] / "configs" / "photos_lite.yaml"
 VIEWS = {

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 
 from distill.data.scan import scan_folder
-from eval.scoring.accuracy import OWN_PIXELS
+from eval.pixels import OWN_PIXELS
+from eval.scoring.intervals import wilson_interval
 from eval.scoring.predictions import Photos, file_probabilities
-from eval.scoring.statistics import wilson_interval
 from eval.timing.latency import Latency
 from eval.timing.results import timed
 

@@ -14,9 +14,9 @@ from distill.data.scan import scan_folder
 from eval.devices.probe import ModelFileError, open_model
 from eval.images import UnreadablePhoto, evaluation_image
 from eval.metadata import FileMetadata, expected_pixels, read_metadata
-from eval.scoring.accuracy import Pixels, predict_file
+from eval.pixels import Pixels
 from eval.scoring.file_rows import Reference, file_row
-from eval.scoring.predictions import file_probabilities
+from eval.scoring.predictions import file_probabilities, predict_file
 from eval.timing.latency import Latency
 from eval.timing.results import timed
 

@@ -150,7 +150,7 @@ def quantize(
     start_logging(quiet)
     from commands.tables import candidates_table, files_table
     from compress.standalone import quantize_model
-    from eval.scoring.accuracy import pixels_from_options
+    from eval.pixels import pixels_from_options
 
     budget = budget_of(limits)
     if recipe or budget is None:

@@ -75,7 +75,7 @@ def accuracy(
     if is_file_target(target):
         refuse(target[0], ONLY_RUN, run=run, set_=set_, force=force)
         from commands.bare import measure_files
-        from eval.scoring.accuracy import pixels_from_options
+        from eval.pixels import pixels_from_options
 
         rows = measure_files(
             [Path(file) for file in target],
@@ -281,7 +281,7 @@ def predict(
     """What one file says of some photos."""
     start_logging(quiet)
     from commands.bare import predict_photos
-    from eval.scoring.accuracy import pixels_from_options
+    from eval.pixels import pixels_from_options
 
     answers = predict_photos(file, photos, pixels=pixels_from_options(pixels, mean, std))
     lines = []

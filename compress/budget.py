@@ -26,7 +26,7 @@ from eval.choice.verdict import (
 )
 from eval.devices.probe import ModelFileError
 from eval.footprint import file_bytes
-from eval.scoring.accuracy import Pixels
+from eval.pixels import Pixels
 from eval.scoring.predictions import Photos, file_probabilities
 from eval.timing.latency import Latency
 from eval.timing.results import timed

@@ -13,7 +13,7 @@ from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
 from distill.data.manifest import load_examples
 from distill.training.classifier import load_model
-from eval.scoring.accuracy import OWN_PIXELS
+from eval.pixels import OWN_PIXELS
 
 
 def file_steps(

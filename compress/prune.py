@@ -27,7 +27,7 @@ from distill.training.classifier import (
     load_model,
     save_model,
 )
-from eval.scoring.accuracy import OWN_PIXELS
+from eval.pixels import OWN_PIXELS
 
 
 def check_order(experiment: Experiment) -> None:

@@ -34,7 +34,7 @@ from distill.data.scan import data_step
 from distill.labels.soft_labels import soft_labels_step
 from distill.teacher import teacher_step
 from distill.training.classifier import describe, load_model, save_model
-from eval.scoring.accuracy import OWN_PIXELS, Pixels
+from eval.pixels import OWN_PIXELS, Pixels
 
 SMALLEST_SIDE = 32
 

@@ -30,7 +30,7 @@ from distill.data.scan import scan_folder
 from distill.predictions import model_probabilities
 from distill.training.classifier import load_model
 from eval.choice.verdict import choose, loss_of
-from eval.scoring.accuracy import OWN_PIXELS, Pixels
+from eval.pixels import OWN_PIXELS, Pixels
 from eval.scoring.file_rows import Reference, file_row
 from eval.scoring.predictions import Photos, file_probabilities
 from eval.timing.latency import Latency

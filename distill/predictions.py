@@ -20,12 +20,8 @@ from distill.teacher import (
     teacher_digest,
 )
 from distill.training.classifier import EVALUATION_BATCH, load_model
-from eval.scoring.accuracy import (
-    Pixels,
-    as_probabilities,
-    output_kind,
-    two_classes,
-)
+from eval.pixels import Pixels
+from eval.scoring.probabilities import as_probabilities, output_kind, two_classes
 from eval.scoring.robustness import CorruptedPhotos, corrupted_step, save_answers
 
 

@@ -30,8 +30,8 @@ from distill.training.classifier import (
     train_classifier,
     weights_input,
 )
-from eval.scoring.accuracy import log_softmax, output_kind
-from eval.scoring.statistics import wilson_interval
+from eval.scoring.intervals import wilson_interval
+from eval.scoring.probabilities import log_softmax, output_kind
 
 log = logging.getLogger("potstill")
 

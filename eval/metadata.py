@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.devices.machine import package_version
-from eval.scoring.accuracy import OWN_PIXELS, Pixels
+from eval.pixels import OWN_PIXELS, Pixels
 
 JSON_MEMBER = "metadata.json"
 OWN_KEY = "potstill"

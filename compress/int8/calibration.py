@@ -13,7 +13,7 @@ from compress.int8.sensitivity import NUM_GRADIENT_IMAGES, Sensitivity, sensitiv
 from configs.errors import UserError
 from distill.data.manifest import Examples
 from eval.images import evaluation_image
-from eval.scoring.accuracy import Pixels
+from eval.pixels import Pixels
 
 Images = Callable[[], Iterator[np.ndarray]]
 """Starts an iterator of calibration images, float32 (height, width, 3)."""

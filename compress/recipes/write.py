@@ -15,7 +15,7 @@ from configs.artifacts import whole_file
 from configs.schema import Choice
 from eval.footprint import zip_bytes
 from eval.metadata import FileMetadata
-from eval.scoring.accuracy import OWN_PIXELS, Pixels
+from eval.pixels import OWN_PIXELS, Pixels
 
 NUM_PARITY_IMAGES = 8
 

@@ -15,7 +15,8 @@ from configs.schema import TeacherFile
 from distill.training.classifier import load_model
 from eval.devices.probe import ModelFileError, open_model
 from eval.metadata import FileMetadata, expected_pixels, read_metadata
-from eval.scoring.accuracy import RANGES, Pixels, two_classes
+from eval.pixels import RANGES, Pixels
+from eval.scoring.probabilities import two_classes
 
 SMALLEST_PROBABILITY = 1e-7
 

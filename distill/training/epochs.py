@@ -14,7 +14,7 @@ import numpy as np
 from configs.errors import StepFailed
 from configs.progress import Advance
 from distill.training.checkpoint import load_checkpoint, save_checkpoint
-from eval.scoring.accuracy import log_softmax
+from eval.scoring.probabilities import log_softmax
 
 log = logging.getLogger("potstill")
 

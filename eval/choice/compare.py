@@ -9,7 +9,7 @@ from configs.artifacts import file_sha256, read_json
 from configs.errors import UserError
 from configs.run_dir import RunDir
 from eval.scoring.predictions import load_predictions
-from eval.scoring.statistics import mcnemar_p
+from eval.scoring.significance import mcnemar_p
 
 
 def compare_runs(

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from configs.schema import BudgetConfig
-from eval.scoring.statistics import expected_drop, paired_interval
+from eval.choice.drop import expected_drop
+from eval.scoring.intervals import paired_interval
 from eval.timing.differences import difference
 
 SAME_MODEL = 1e-3
@@ -23,7 +24,7 @@ class Loss:
     Attributes:
         decisive: what files are chosen by.
         counted: right answers that are missing.
-        is_expected: whether the first is an estimate (`eval.scoring.statistics.expected_drop`).
+        is_expected: whether the first is an estimate (`eval.choice.drop.expected_drop`).
     """
 
     decisive: float
@@ -51,7 +52,7 @@ def loss_by_rounding(
 
     Returns:
         n; agreement; drop, counted, with the ends of its 95 % interval (drop_low, drop_high);
-        expected_drop, which says more, with its own (`eval.scoring.statistics.expected_drop`);
+        expected_drop, which says more, with its own (`eval.choice.drop.expected_drop`);
         and the loss to decide by: what is expected, unless the count contradicts it beyond chance.
     """
     answers, own = probs.argmax(axis=1), source_probs.argmax(axis=1)

@@ -10,7 +10,7 @@ from eval.devices.probe import open_model
 from eval.devices.registry import DEVICES, Device, device_label
 from eval.images import evaluation_image
 from eval.metadata import expected_pixels, read_metadata
-from eval.scoring.accuracy import Pixels
+from eval.pixels import Pixels
 
 
 def verify(

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.scoring.statistics import paired_bootstrap, sign_flip_p
+from eval.scoring.intervals import paired_bootstrap
+from eval.scoring.significance import sign_flip_p
 
 
 def audit(

@@ -7,10 +7,7 @@ from typing import Any
 import numpy as np
 
 from eval.footprint import file_bytes, zip_bytes
-from eval.scoring.accuracy import (
-    accuracy,
-    compare,
-)
+from eval.scoring.accuracy import accuracy, compare
 from eval.scoring.predictions import Photos
 from eval.timing.latency import Latency
 

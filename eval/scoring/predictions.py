@@ -1,21 +1,20 @@
 """What a file answers on the validation and test photos, kept on disk."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from configs.artifacts import file_sha256, whole_file
+from configs.errors import StepFailed, UserError
 from configs.progress import track
 from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
-from eval.devices.probe import open_model
+from eval.devices.probe import ModelFileError, open_model
 from eval.images import evaluation_batches
-from eval.scoring.accuracy import (
-    OWN_PIXELS,
-    Pixels,
-    predict_file,
-)
+from eval.pixels import OWN_PIXELS, Pixels
+from eval.scoring.probabilities import as_probabilities
 
 BATCH_SIZE = 32
 
@@ -27,6 +26,40 @@ class Photos:
     split: str
     paths: list[Path]
     labels: np.ndarray
+
+
+def predict_file(
+    path: Path,
+    batches: Iterable[np.ndarray],
+    pixels: Pixels = OWN_PIXELS,
+    num_threads: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Probabilities of a model file, float32 (examples, classes).
+
+    Args:
+        batches: uint8 images (batch, height, width, 3) of the evaluation view.
+        progress: called with the number of images that are done.
+
+    Raises:
+        UserError: the file cannot be run, or has a single score where classes are expected.
+        StepFailed: it answers with NaN or infinity.
+    """
+    try:
+        model = open_model(path, num_threads)
+    except ModelFileError as error:
+        raise UserError(f"{path} is no model that can be run here: {error}.") from None
+    if model.num_classes < 2:
+        raise UserError(f"{path} answers with a single score; expected one for each class.")
+    outputs = [np.zeros((0, model.num_classes), "float32")]
+    for images in batches:
+        outputs.append(model.predict(pixels.apply(images)))
+        if progress:
+            progress(sum(map(len, outputs)))
+    answers = np.concatenate(outputs)
+    if not np.isfinite(answers).all():
+        raise StepFailed(f"{path} answers with NaN or infinity: its arithmetic overflows.")
+    return as_probabilities(answers)
 
 
 def file_probabilities(

@@ -15,9 +15,9 @@ from configs.run_dir import RunDir
 from configs.schema import Experiment
 from eval.devices.probe import open_model
 from eval.images import decode_photo, evaluation_batches, evaluation_view
-from eval.scoring.accuracy import predict_file
 from eval.scoring.corruptions import STRENGTHS, corrupt
-from eval.scoring.statistics import paired_bootstrap
+from eval.scoring.intervals import paired_bootstrap
+from eval.scoring.predictions import predict_file
 
 HURTS_MORE, HURTS_LESS, NO_DIFFERENCE = "hurts more", "hurts less", "no measurable difference"
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eval.scoring.statistics import median_interval
+from eval.scoring.intervals import median_interval
 from eval.timing.latency import Latency, SpeedDifference
 
 

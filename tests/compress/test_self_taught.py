@@ -15,7 +15,7 @@ from configs.artifacts import read_json
 from configs.errors import UserError
 from configs.run_dir import RunDir
 from configs.schema import BudgetConfig
-from eval.scoring.accuracy import OWN_PIXELS, RANGES
+from eval.pixels import OWN_PIXELS, RANGES
 from small_models import logits_of, random_images, settle
 from support import save_photo
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from eval.metadata import FileMetadata, expected_pixels, read_metadata
-from eval.scoring.accuracy import RANGES
+from eval.pixels import RANGES
 
 VALUES = {
     "classes": ["rose", "tulip", "löwenzahn", "other"],

@@ -4,7 +4,7 @@ import pytest
 from compress.int8.calibration import CalibratedModel, calibration_photos
 from distill.data.manifest import Examples
 from eval.images import evaluation_image
-from eval.scoring.accuracy import Pixels
+from eval.pixels import Pixels
 from support import save_photo
 
 

@@ -11,7 +11,7 @@ from configs.artifacts import write_json
 from configs.errors import UserError
 from configs.run_dir import RunDir
 from eval.choice.compare import compare_runs
-from eval.scoring.statistics import mcnemar_p
+from eval.scoring.significance import mcnemar_p
 
 LABELS = np.array([0, 1] * 20)
 

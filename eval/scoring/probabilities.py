@@ -1,0 +1,51 @@
+"""From what a model answers, probabilities or logits, to probabilities."""
+
+from typing import Literal
+
+import numpy as np
+
+OutputKind = Literal["probabilities", "logits"]
+
+
+def as_probabilities(outputs: np.ndarray) -> np.ndarray:
+    """Probabilities of answers, (examples, classes): renormalised, or logits through softmax."""
+    outputs = outputs.astype("float32")
+    if output_kind(outputs) == "probabilities":
+        sums = outputs.sum(axis=1, keepdims=True)
+        # Where every class was rounded to 0, all classes are equally likely.
+        return np.where(sums > 0, outputs / np.maximum(sums, 1e-7), 1 / outputs.shape[1])
+    return np.asarray(np.exp(log_softmax(outputs)))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities, (examples, classes)."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def output_kind(outputs: np.ndarray) -> OutputKind:
+    """Whether a model answers with probabilities or with logits.
+
+    All rows decide together, because a model returns one or the other. An int8 output holds
+    probabilities in steps of 1/256, so a sum may be off by half a step for each class.
+
+    Args:
+        outputs: (examples, classes), or (examples, 1) for the score of the second of two classes.
+    """
+    num_classes = outputs.shape[1]
+    in_range = outputs.min(initial=0) >= 0 and outputs.max(initial=0) <= 1.01
+    largest_error = np.abs(outputs.sum(axis=1) - 1).max(initial=0)
+    sums_to_one = num_classes == 1 or largest_error <= max(0.05, num_classes / 512)
+    return "probabilities" if in_range and sums_to_one else "logits"
+
+
+def two_classes(outputs: np.ndarray, kind: str) -> np.ndarray:
+    """Answers with one score, of the second of two classes, as two columns; others as they are.
+
+    Args:
+        kind: what `output_kind` returns for the same model.
+    """
+    if outputs.shape[1] != 1:
+        return outputs
+    first = 1 - outputs if kind == "probabilities" else np.zeros_like(outputs)
+    return np.hstack([first, outputs])
