@@ -1,13 +1,10 @@
-"""From a YAML file to an `Experiment`, checked whole before the first step."""
+"""Read a YAML file into an `Experiment` and check all of it before the first step."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
-from yaml import YAMLError
 
 from configs.errors import UserError
 from configs.registry import Registry, nearest
@@ -17,34 +14,37 @@ from configs.schema import (
     Experiment,
     Strict,
     StudentConfig,
+    holds_path,
     kind_of_teacher,
 )
+from configs.yaml_text import parse_yaml, read_yaml
 
 
 def load_experiment(
-    path: Path, registries: Mapping[str, Registry], overrides: list[str] | None = None
+    path: Path,
+    registries: Mapping[str, Registry],
+    overrides: list[str] | None = None,
+    *,
+    photos: Path | None = None,
 ) -> Experiment:
-    """The experiment of a YAML file, with every name and option checked and every default set.
+    """The experiment that a YAML file describes, checked and with every default filled in.
 
     Args:
         registries: by the kind of name they hold: source, backbone, strategy, loss, method,
             recipe, device, corruption.
-        overrides: "key.path=value", applied on top of the file.
+        overrides: "key.path=value" texts. They replace values of the file. The value is YAML,
+            except for a path, which is taken as it stands.
+        photos: a folder of photos that replaces the source of the file.
 
     Raises:
         UserError: the file cannot be read, or a key, name, option or value does not fit.
     """
-    raw = _read_yaml(path)
+    values = _read_config(path)
+    _name_choices(values)
+    if photos is not None:
+        _merge(values, {"data": {"source": "folder", "path": str(photos)}})
     for override in overrides or []:
-        if "=" not in override:
-            raise UserError(f"--set {override}: expected key.path=value, as in student.epochs=5.")
-    try:
-        merged = OmegaConf.merge(
-            _with_named_choices(raw), OmegaConf.from_dotlist(list(overrides or []))
-        )
-        values = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
-        raise UserError(f"{path} with --set {overrides}: {error}") from None
+        _merge(values, _parse_override(override))
     try:
         experiment = Experiment.model_validate(values)
     except ValidationError as error:
@@ -52,47 +52,71 @@ def load_experiment(
     return _check_choices(experiment, registries)
 
 
-def _read_yaml(path: Path) -> Any:
+def _read_config(path: Path) -> dict[str, Any]:
     try:
-        raw = OmegaConf.load(path)
+        values = read_yaml(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist. Expected a config file.") from None
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} is not a YAML file that can be read: {error}") from None
-    if not OmegaConf.is_dict(raw):
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as YAML: {error}") from None
+    if not isinstance(values, dict):
         raise UserError(f"{path} holds no keys and values. See configs/quickstart.yaml for one.")
-    return raw
+    return values
 
 
-def _with_named_choices(raw: Any) -> Any:
-    """Every single choice as a mapping with a name, so that --set can change one option of it."""
-    values = OmegaConf.to_container(raw)
-    assert isinstance(values, dict)
+def _name_choices(values: dict[str, Any]) -> None:
+    """Write each single choice as a mapping with a name, so that --set can change one option."""
     for section in ("teacher", "student"):
-        some = values.get(section)
-        if not isinstance(some, dict):
+        settings = values.get(section)
+        if not isinstance(settings, dict):
             continue
-        model = TEACHERS[kind_of_teacher(some)] if section == "teacher" else StudentConfig
+        model = TEACHERS[kind_of_teacher(settings)] if section == "teacher" else StudentConfig
         for key, field in model.model_fields.items():
             if field.annotation is not Choice:
                 continue
             default = {} if field.is_required() else {"name": field.default.name}
-            given = some.get(key, {})
-            if isinstance(given, str):
-                some[key] = {"name": given}
-            elif isinstance(given, dict) and (given or default):
-                some[key] = {**default, **given}
-    return OmegaConf.create(values)
+            choice = settings.get(key, {})
+            if isinstance(choice, str):
+                settings[key] = {"name": choice}
+            elif isinstance(choice, dict) and (choice or default):
+                settings[key] = {**default, **choice}
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    """The nested values of one --set: {"student": {"epochs": 5}} for "student.epochs=5"."""
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"--set {override}: expected key.path=value, as in student.epochs=5.")
+    if holds_path(key):
+        value: Any = None if text in ("", "null") else text
+    else:
+        try:
+            value = parse_yaml(text)
+        except ValueError as error:
+            raise UserError(f"--set {override}: {error}") from None
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Put `changes` into `values`, mapping by mapping."""
+    for key, change in changes.items():
+        if isinstance(change, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], change)
+        else:
+            values[key] = change
 
 
 def _explain(path: Path, error: ValidationError) -> str:
+    """One line for each problem that pydantic reports."""
     lines = []
     for problem in error.errors():
         place = [str(part) for part in problem["loc"]]
         where = [part for part in place if part not in TEACHERS]
         if problem["type"] == "extra_forbidden":
-            known = _fields_at(place[:-1])
-            lines.append(f"unknown key {'.'.join(where)}.{nearest(where[-1], known)}")
+            hint = nearest(where[-1], _fields_at(place[:-1]))
+            lines.append(f"unknown key {'.'.join(where)}.{hint}")
         elif problem["type"] == "missing":
             lines.append(f"{'.'.join(where)} is missing.")
         else:
@@ -102,6 +126,7 @@ def _explain(path: Path, error: ValidationError) -> str:
 
 
 def _fields_at(where: list[str]) -> list[str]:
+    """The names of the settings in one section of a config."""
     model: Any = Experiment
     for part in where:
         if part in TEACHERS:
@@ -114,7 +139,7 @@ def _fields_at(where: list[str]) -> list[str]:
 
 
 def _check_choices(experiment: Experiment, registries: Mapping[str, Registry]) -> Experiment:
-    """The same experiment with all options of all choices written out."""
+    """The same experiment with the defaults of every choice filled in."""
 
     def checked(kind: str, where: str, choice: Choice) -> Choice:
         try:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from omegaconf import OmegaConf
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -15,8 +16,36 @@ from pydantic import (
     model_validator,
 )
 
+from configs.yaml_text import dump_yaml
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+
+
+def _check_text(value: Any) -> Any:
+    if not isinstance(value, str | Path):
+        raise ValueError("expected a path; put a name that YAML does not read as text in quotes")
+    return value
+
+
+def _absolute(path: Path) -> Path:
+    """The same path from the root, so that a run means the same wherever a command starts."""
+    path = path.resolve()
+    if not is_utf8(path):
+        raise ValueError("the name is not valid UTF-8; rename the file or folder")
+    return path
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a path can be written into a text file."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:  # Python reads bytes that are not UTF-8 as lone surrogates
+        return False
+    return True
+
+
+UserPath = Annotated[Path, BeforeValidator(_check_text), AfterValidator(_absolute)]
 
 
 class Strict(BaseModel):
@@ -62,9 +91,9 @@ class Choice(BaseModel):
 class DataConfig(Strict):
     source: str = "folder"
     """Where photos come from: folder (class folders, or train/, validation/, test/), digits."""
-    path: Path | None = None
+    path: UserPath | None = None
     """The folder of photos; relative to where the command runs."""
-    unlabelled: Path | None = None
+    unlabelled: UserPath | None = None
     """A folder of further photos, in any order: the teacher labels them for the student."""
     validation: Share = 0.1
     """Share of the photos kept for choosing between models."""
@@ -141,7 +170,7 @@ class TeacherConfig(TrainingConfig):
 class TeacherFile(Strict):
     """A model that somebody trained: .keras, a SavedModel folder, .onnx or .tflite."""
 
-    path: Path
+    path: UserPath
     """The file or folder; relative to where the command runs."""
     image_size: Annotated[int, Field(ge=8, le=2048)]
     """Height and width of its input, in pixels."""
@@ -264,6 +293,18 @@ class Experiment(Strict):
     evaluate: EvaluateConfig = EvaluateConfig()
 
 
+def holds_path(key: str) -> bool:
+    """Whether the setting `key` ("data.path") is the path of a file or folder."""
+
+    def is_path(annotation: Any) -> bool:
+        return annotation is Path or any(is_path(part) for part in get_args(annotation))
+
+    section, _, name = key.partition(".")
+    config = Experiment.model_fields.get(section)
+    field = getattr(config.annotation, "model_fields", {}).get(name) if config else None
+    return field is not None and is_path(field.annotation)
+
+
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a config, for editors."""
     return {"title": "Potstill experiment", **Experiment.model_json_schema(by_alias=True)}
@@ -271,4 +312,4 @@ def json_schema() -> dict[str, Any]:
 
 def to_yaml(experiment: Experiment) -> str:
     """The experiment as YAML with every default written out."""
-    return OmegaConf.to_yaml(OmegaConf.create(experiment.model_dump(mode="json")))
+    return dump_yaml(experiment.model_dump(mode="json"))

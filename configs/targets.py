@@ -4,16 +4,14 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-from omegaconf import OmegaConf
 
 from configs.artifacts import write_text
 from configs.errors import UserError
 from configs.loading import load_experiment
 from configs.registry import Registry
 from configs.run_dir import RunDir
-from configs.schema import Experiment, GivenTeacherConfig, to_yaml
+from configs.schema import Experiment, to_yaml
+from configs.yaml_text import read_yaml
 
 CONFIGS = Path(__file__).parent
 
@@ -35,9 +33,7 @@ def open_run(
         UserError: there is no such target, its config is wrong, or the run directory is taken.
     """
     config, name, _ = _resolve(target)
-    experiment = _with_absolute_paths(
-        open_config(target, overrides=overrides, registries=registries)
-    )
+    experiment = open_config(target, overrides=overrides, registries=registries)
     default = config.parent if name is None else Path("runs") / name
     directory = RunDir(run or default)
     _check_free(directory, experiment)
@@ -49,44 +45,29 @@ def open_run(
 
 def open_config(target: str, *, overrides: list[str], registries: Registries) -> Experiment:
     """The checked experiment of a TARGET, without its run directory."""
-    config, _, extra = _resolve(target)
-    return load_experiment(config, registries(), [*extra, *overrides])
+    config, _, photos = _resolve(target)
+    return load_experiment(config, registries(), overrides, photos=photos)
 
 
-def _with_absolute_paths(experiment: Experiment) -> Experiment:
-    """The same experiment, with paths that hold from every working directory."""
-    paths = {k: v.resolve() for k, v in experiment.data if isinstance(v, Path)}
-    data, teacher = experiment.data.model_copy(update=paths), experiment.teacher
-    if isinstance(teacher, GivenTeacherConfig):
-        files = [file.model_copy(update={"path": file.path.resolve()}) for file in teacher.files]
-        teacher = teacher.model_copy(update={"files": files})
-    return experiment.model_copy(update={"data": data, "teacher": teacher})
-
-
-def _resolve(target: str) -> tuple[Path, str | None, list[str]]:
-    """The config of a target, the run's default name (None: beside the config), overrides."""
+def _resolve(target: str) -> tuple[Path, str | None, Path | None]:
+    """The config of a target, the run's default name (None: beside the config), its photos."""
     path = Path(target)
     bundled = CONFIGS / f"{target}.yaml"
     if path.is_dir() and (path / "experiment.yaml").exists():
-        return path / "experiment.yaml", None, []
+        return path / "experiment.yaml", None, None
     if path.is_dir():
         name = path.resolve().name or "photos"
-        return CONFIGS / "photos.yaml", name, [f"data.path={_quoted(path)}", "data.source=folder"]
+        return CONFIGS / "photos.yaml", name, path
     if path.is_file() and path.suffix in (".yaml", ".yml"):
-        return path, path.stem, []
+        return path, path.stem, None
     if bundled.is_file():
-        return bundled, target, []
+        return bundled, target, None
     names = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
     problem = "is no config" if path.exists() else "does not exist"
     raise UserError(
         f"{target} {problem}. Expected a config file (.yaml), a folder of photos, a run directory, "
         f"or the name of a bundled config: {names}."
     )
-
-
-def _quoted(path: Path) -> str:
-    """A path as a YAML string, so that a folder called 2024 or 'a: b' stays a path."""
-    return json.dumps(str(path))
 
 
 def _check_free(run: RunDir, experiment: Experiment) -> None:
@@ -101,9 +82,8 @@ def _check_free(run: RunDir, experiment: Experiment) -> None:
             )
         return
     try:
-        stored: Any = OmegaConf.to_container(OmegaConf.load(run.experiment))
-        before = stored["data"]
-    except Exception:  # whatever a damaged YAML file may raise
+        before = dict(read_yaml(run.experiment)["data"])
+    except (OSError, ValueError, TypeError, KeyError):
         raise UserError(f"{run.experiment} is damaged. Delete it, and give a config.") from None
     if not run.photos_manifest.with_suffix(".json").exists():
         return  # no photos were scanned yet, for example because their path was mistyped

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from configs.errors import UserError
 from configs.registry import Registry
+from configs.yaml_text import parse_yaml
 from eval.devices.android import Phone
 from eval.devices.machine import machine
 from eval.devices.session import ProbeSession, probe_words
@@ -204,9 +204,9 @@ def parse_device(text: str) -> tuple[str, dict[str, Any]]:
     options: Any = {}
     if text.startswith("{"):
         try:
-            options = OmegaConf.to_container(OmegaConf.create(text))
+            options = parse_yaml(text)
             name = str(options.pop("name"))
-        except Exception:  # whatever a damaged YAML text may raise
+        except (ValueError, KeyError):
             raise UserError(f"--device {text}: expected {{name: ssh, host: pi@kitchen}}.") from None
     else:
         name, _, address = text.partition(":")
