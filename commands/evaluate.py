@@ -255,15 +255,18 @@ def gate(
     """Exit with 1 if a file of a run falls short of a limit, with 0 if it holds them all."""
     start_logging(quiet)
     from configs.artifacts import read_json
-    from eval.choice.gate import chosen_row, shortfalls
+    from eval.choice.budget import Limits
+    from eval.choice.gate import gate_shortfalls, reported_file
 
-    row = chosen_row(read_json(run / "report.json"), file)
-    limits = {"min_top1": min_top1, "max_drop": max_drop}
-    found = shortfalls(row, **limits, max_p90_ms=max_p90_ms, max_bytes=max_bytes)
-    text = f"{row['name']}: {'; '.join(found) or 'holds'}"
-    result = {"file": row["name"], "passed": not found, "shortfalls": found}
+    reported = reported_file(read_json(run / "report.json"), file)
+    limits = Limits(
+        min_top1=min_top1, max_drop=max_drop, max_p90_ms=max_p90_ms, max_bytes=max_bytes
+    )
+    reasons = gate_shortfalls(reported, limits)
+    text = f"{reported['name']}: {'; '.join(reasons) or 'holds'}"
+    result = {"file": reported["name"], "passed": not reasons, "shortfalls": reasons}
     show_result(result, text, as_json=json)
-    if found:
+    if reasons:
         raise typer.Exit(1)
 
 

@@ -16,14 +16,12 @@ from compress.methods.equalize import equalize
 from compress.recipes import RECIPES
 from compress.recipes.conversion import Conversion
 from configs.errors import UserError
+from configs.records import to_json
 from configs.schema import BudgetConfig, Choice
 from distill.data.manifest import Examples
-from eval.choice.verdict import (
-    Loss,
-    choose,
-    loss_by_rounding,
-    shortfalls,
-)
+from eval.choice.budget import FileFacts, Limits, shortfalls
+from eval.choice.drop import RoundingDrop, drop_by_rounding
+from eval.choice.file_to_ship import MeasuredFile, Verdict, choose
 from eval.devices.probe import ModelFileError
 from eval.footprint import file_bytes
 from eval.pixels import Pixels
@@ -84,7 +82,7 @@ class Tried:
     Attributes:
         file: None where it was not made.
         facts: the file's manifest.
-        validation: as `eval.choice.verdict.loss_by_rounding` tells.
+        validation: what the file loses on the validation photos; None where it was not made.
         p50_ms: None where it was turned down before.
         turned_down: why; None of the chosen one.
     """
@@ -92,7 +90,7 @@ class Tried:
     candidate: Candidate
     file: Path | None = None
     facts: dict[str, Any] = field(default_factory=dict)
-    validation: dict[str, Any] = field(default_factory=dict)
+    validation: RoundingDrop | None = None
     p50_ms: float | None = None
     turned_down: str | None = None
 
@@ -102,7 +100,7 @@ class Tried:
             "name": self.file.name if self.file else self.candidate.name,
             "recipe": self.candidate.recipe,
             "file_bytes": file_bytes(self.file) if self.file else None,
-            "validation": self.validation or None,
+            "validation": to_json(self.validation) if self.validation else None,
             "p50_ms": self.p50_ms,
             "turned_down": self.turned_down,
         }
@@ -118,7 +116,7 @@ def search(
     validation_probs: np.ndarray,
     pixels: Pixels,
     learned: Callable[[keras.Model], keras.Model] | None = None,
-) -> tuple[list[Tried], dict[Path, Latency], dict[str, Any]]:
+) -> tuple[list[Tried], dict[Path, Latency], Verdict]:
     """Make candidates from the cheapest up until one holds the budget; time those that do.
 
     Args:
@@ -158,10 +156,11 @@ def search(
                 raise  # not the recipe is refused, the model is
             each.turned_down = f"cannot be made: {str(error).splitlines()[0]}"
         else:
-            each.validation = loss_by_rounding(probs, validation_probs, validation.labels)
-            if candidate.trained:  # another model, which answers otherwise and no worse for it
-                each.validation["loss"] = each.validation["drop"]
-            each.turned_down = shortfall(each.validation, file_bytes(each.file), budget)
+            rounding = drop_by_rounding(probs, validation_probs, validation.labels)
+            # Trained, it is another model, which may answer otherwise and be no worse for it.
+            each.validation = rounding.by_count() if candidate.trained else rounding
+            facts = FileFacts(file_bytes(each.file), "validation", drop=each.validation.drop)
+            each.turned_down = "; ".join(shortfalls(facts, Limits.of_budget(budget))) or None
         log.info("budget: %s %s", candidate.name, each.turned_down or "holds")
     return tried, *_fastest(tried, budget)
 
@@ -182,41 +181,24 @@ def _needless(each: Tried, tried: list[Tried]) -> str | None:
     return None
 
 
-def shortfall(validation: dict[str, Any], num_bytes: int, budget: BudgetConfig) -> str | None:
-    """Why a file is turned down before it is timed."""
-    if budget.max_bytes is not None and num_bytes > budget.max_bytes:
-        return f"has {num_bytes:,} bytes, {budget.max_bytes:,} allowed"
-    if validation["loss"] <= budget.max_drop:
-        return None
-    allowed = f"{100 * budget.max_drop:.2f} allowed"
-    if validation["loss"] != validation["expected_drop"]:
-        return f"{Loss.by_rounding(validation)}, {allowed}"
-    expected, low, high = (
-        100 * validation[key] for key in ("expected_drop", "expected_low", "expected_high")
-    )
-    return f"is expected to lose {expected:.2f} points ({low:.2f} to {high:.2f}), {allowed}"
-
-
-def _fastest(
-    tried: list[Tried], budget: BudgetConfig
-) -> tuple[dict[Path, Latency], dict[str, Any]]:
+def _fastest(tried: list[Tried], budget: BudgetConfig) -> tuple[dict[Path, Latency], Verdict]:
     """Time the candidates that hold so far and choose; says of the others why not they."""
     held = {each.file: each for each in tried if each.file and not each.turned_down}
     latency: dict[Path, Latency] = {}
     if held:
         latency = timed(list(held), num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
-    rows: list[dict[str, Any]] = [
-        {"name": file.name, "file_bytes": file_bytes(file), "latency": [latency[file]]}
-        for file in held
+    files = [
+        MeasuredFile(file.name, file_bytes(file), each.validation.drop, latency[file])
+        for file, each in held.items()
+        if each.validation
     ]
-    losses = {file.name: Loss.by_rounding(each.validation) for file, each in held.items()}
-    faults = {row["name"]: "; ".join(shortfalls(row, losses[row["name"]], budget)) for row in rows}
-    if all(faults.values()):
-        reason = "no candidate holds the budget"
-        verdict: dict[str, Any] = {"chosen_file": None, "reason": reason, "turned_down": faults}
+    limits = Limits.of_budget(budget)
+    reasons = {file.name: "; ".join(shortfalls(file.facts, limits)) for file in files}
+    if all(reasons.values()):
+        verdict = Verdict(None, "no candidate holds the budget", reasons)
     else:
-        verdict = choose(rows, losses=losses, budget=budget, model="the float model")
+        verdict = choose(files, budget=budget, model="the float model")
     for file, each in held.items():
         each.p50_ms = latency[file].p50_ms
-        each.turned_down = verdict["turned_down"].get(file.name)
+        each.turned_down = verdict.turned_down.get(file.name)
     return latency, verdict

@@ -29,7 +29,9 @@ from distill.data.manifest import Examples
 from distill.data.scan import scan_folder
 from distill.predictions import model_probabilities
 from distill.training.classifier import load_model
-from eval.choice.verdict import choose, loss_of
+from eval.choice.drop import drop_of
+from eval.choice.file_to_ship import MeasuredFile, choose
+from eval.footprint import file_bytes
 from eval.pixels import OWN_PIXELS, Pixels
 from eval.scoring.file_rows import Reference, file_row
 from eval.scoring.predictions import Photos, file_probabilities
@@ -183,10 +185,16 @@ def _measured(
     if budget is None:
         return to_json(rows), None
     own, labels = work.probs["validation"], work.photos["validation"].labels
-    losses = {
-        file.name: loss_of(work.answers(file, "validation"), own, own, labels) for file in facts
-    }
-    return to_json(rows), choose(rows, losses=losses, budget=budget, model="the float model")
+    files = [
+        MeasuredFile(
+            file.name,
+            file_bytes(file),
+            drop_of(work.answers(file, "validation"), own, own, labels),
+            latency[file],
+        )
+        for file in facts
+    ]
+    return to_json(rows), to_json(choose(files, budget=budget, model="the float model"))
 
 
 def _learned(work: _Work, path: Path, data: Path, epochs: int, model: Any) -> Any:
@@ -218,4 +226,4 @@ def _searched(
     )
     facts = {each.file: each.facts for each in tried if each.file}
     rows = [work.row(file, facts[file], row) for file, row in latency.items()]
-    return to_json(rows), {**verdict, "candidates": [each.describe() for each in tried]}
+    return to_json(rows), {**to_json(verdict), "candidates": [each.describe() for each in tried]}

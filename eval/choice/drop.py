@@ -1,15 +1,130 @@
-"""What a file loses in accuracy: the drop that is expected of rounding."""
+"""What a file loses in accuracy: the drop that is counted, and the one that is expected."""
 
 import math
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from eval.scoring.calibration import fitted_temperature, tempered
-from eval.scoring.intervals import Z_95
+from eval.scoring.intervals import Z_95, paired_interval
+
+SAME_MODEL = 1e-3
+"""Two models are one, written in another way, if no probability differs by more than this."""
+
+DecidedBy = Literal["expected", "counted", "counted_lower_bound"]
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Top-1 that a file loses against the model that it stands for, as a share.
+
+    Attributes:
+        decisive: the drop that files are chosen by.
+        counted: right answers of the model minus right answers of the file.
+        decided_by: what `decisive` is: the expected drop, the counted drop, or the lower end of
+            the counted drop's interval.
+    """
+
+    decisive: float
+    counted: float
+    decided_by: DecidedBy
+
+    @classmethod
+    def of_count(cls, counted: float) -> "Drop":
+        """A drop that is decided by counting alone."""
+        return cls(counted, counted, "counted")
+
+    def __str__(self) -> str:
+        points, counted = 100 * self.decisive, 100 * self.counted
+        if self.decided_by == "expected":
+            return f"is expected to lose {points:.2f} points (counted: {counted:.2f})"
+        if self.decided_by == "counted_lower_bound":
+            return f"loses at least {points:.2f} points (counted: {counted:.2f})"
+        return f"{'gains' if counted < 0 else 'loses'} {abs(counted):.2f} points"
+
+
+@dataclass(frozen=True)
+class RoundingDrop:
+    """What rounding a model costs, as far as photos show it.
+
+    Attributes:
+        n: photos.
+        agreement: share of photos with the same answer.
+        counted: right answers of the model minus right answers of the file, as a share, with the
+            ends of its 95 % interval.
+        expected: what `expected_drop` returns, with the ends of its 95 % interval.
+        decisive: the expected drop, unless the count contradicts it beyond chance.
+    """
+
+    n: int
+    agreement: float
+    counted: Annotated[float, Field(alias="drop")]
+    counted_low: Annotated[float, Field(alias="drop_low")]
+    counted_high: Annotated[float, Field(alias="drop_high")]
+    expected: Annotated[float, Field(alias="expected_drop")]
+    expected_low: float
+    expected_high: float
+    decisive: Annotated[float, Field(alias="loss")]
+    decided_by: DecidedBy
+
+    @property
+    def drop(self) -> Drop:
+        """The decisive drop, without the evidence for it."""
+        return Drop(self.decisive, self.counted, self.decided_by)
+
+    def by_count(self) -> "RoundingDrop":
+        """The same, decided by counting: for a model that was trained further."""
+        return replace(self, decisive=self.counted, decided_by="counted")
+
+
+def drop_by_rounding(
+    probs: np.ndarray, parent_probs: np.ndarray, labels: np.ndarray
+) -> RoundingDrop:
+    """What a file loses that rounds the model `parent_probs` are of.
+
+    Args:
+        probs: of the file, (examples, classes).
+    """
+    answers, parent_answers = probs.argmax(axis=1), parent_probs.argmax(axis=1)
+    is_right, parent_is_right = answers == labels, parent_answers == labels
+    num_lost = int((parent_is_right & ~is_right).sum())
+    num_won = int((is_right & ~parent_is_right).sum())
+    low, high = paired_interval(only_first=num_lost, only_second=num_won, n=len(labels))
+    expected, expected_low, expected_high = expected_drop(probs, parent_probs, labels)
+    return RoundingDrop(
+        n=len(labels),
+        agreement=float((answers == parent_answers).mean()),
+        counted=(num_lost - num_won) / len(labels),
+        counted_low=low,
+        counted_high=high,
+        expected=expected,
+        expected_low=expected_low,
+        expected_high=expected_high,
+        decisive=max(expected, low),
+        decided_by="expected" if expected >= low else "counted_lower_bound",
+    )
+
+
+def drop_of(
+    probs: np.ndarray, parent_probs: np.ndarray, student_probs: np.ndarray, labels: np.ndarray
+) -> Drop:
+    """What a file loses against the student.
+
+    A file of another model (a pruned one) is decided by counting. A file of the student, or of a
+    model that computes the same, is decided by what rounding costs.
+    """
+    if np.abs(parent_probs - student_probs).max() <= SAME_MODEL:
+        return drop_by_rounding(probs, student_probs, labels).drop
+    top1, student_top1 = (
+        float((p.argmax(axis=1) == labels).mean()) for p in (probs, student_probs)
+    )
+    return Drop.of_count(student_top1 - top1)
 
 
 def expected_drop(
-    probs: np.ndarray, source_probs: np.ndarray, labels: np.ndarray
+    probs: np.ndarray, parent_probs: np.ndarray, labels: np.ndarray
 ) -> tuple[float, float, float]:
     """Top-1 that rounding a model is expected to cost, and the ends of its 95 % interval.
 
@@ -24,14 +139,14 @@ def expected_drop(
 
     Args:
         probs: of the rounded model, (examples, classes).
-        source_probs: of the model itself.
-        labels: to calibrate `source_probs` by.
+        parent_probs: of the model itself.
+        labels: to calibrate `parent_probs` by.
     """
-    own, new = source_probs.argmax(axis=1), probs.argmax(axis=1)
+    own, new = parent_probs.argmax(axis=1), probs.argmax(axis=1)
     changed = np.flatnonzero(own != new)
     costs = np.zeros(0)
     if len(changed):
-        calibrated = tempered(source_probs, fitted_temperature(source_probs, labels))
+        calibrated = tempered(parent_probs, fitted_temperature(parent_probs, labels))
         costs = calibrated[changed, own[changed]] - calibrated[changed, new[changed]]
     low, high = cost_interval(costs, len(labels))
     return float(costs.sum()) / len(labels), low, high

@@ -1,68 +1,56 @@
-"""A line that a measured file must not fall below, for scripts and continuous integration."""
+"""Limits that a file of a report has to hold, for scripts and continuous integration."""
 
 from typing import Any
 
 from configs.errors import UserError
+from eval.choice.budget import FileFacts, Limits, not_measured, shortfalls
+from eval.choice.drop import Drop
 
 
-def chosen_row(report: dict[str, Any], name: str | None) -> dict[str, Any]:
-    """The row of a file in `report.json`; of the chosen one without a name.
+def reported_file(report: Any, name: str | None) -> dict[str, Any]:
+    """The entry of a file in a `report.json`; of the chosen file without a name.
 
     Raises:
-        UserError: there is no such file, or none was chosen, or it is no whole report.
+        UserError: there is no such file, none was chosen, or the report is incomplete.
     """
     try:
         name = name or report["verdict"]["chosen_file"]
-        rows = {row["name"]: row for row in report["files"]}
+        files = {file["name"]: file for file in report["files"]}
     except (KeyError, TypeError):
         raise UserError("report.json is no report of today's. Run: evaluate report RUN") from None
-    if name not in rows:
+    if name not in files:
         raise UserError(
-            f"the report has no file {name}. Its files: {', '.join(rows) or 'none'}. Name one with "
-            "--file."
+            f"the report has no file {name}. Its files: {', '.join(files) or 'none'}. Name one "
+            "with --file."
         )
-    return dict(rows[name])
+    return dict(files[name])
 
 
-def shortfalls(
-    row: dict[str, Any],
-    *,
-    min_top1: float | None = None,
-    max_drop: float | None = None,
-    max_p90_ms: float | None = None,
-    max_bytes: int | None = None,
-) -> list[str]:
-    """What a file falls short of, a sentence each; none of a file that passes.
+def gate_shortfalls(file: dict[str, Any], limits: Limits) -> list[str]:
+    """One reason for each limit that a file does not hold; an empty list is a pass.
 
     Args:
-        row: of `files` in report.json; the latency of its first device counts.
-        min_top1: least share of right answers on the test photos.
-        max_drop: most top-1 that it may lose against the model it was made from.
-        max_p90_ms: most milliseconds that 90 % of its runs may take.
-        max_bytes: largest size.
+        file: an entry of `files` in report.json. Its scores on the test photos count, and its
+            latency on the first device.
 
     Raises:
-        UserError: no limit is given, or one on what was not measured.
+        UserError: there is no limit, or one on what was not measured.
     """
-    scores, latency = row["accuracy"], row["latency"]
-    p90_ms = latency[0]["p90_ms"] if latency else None
-    limits = [
-        ("top-1", scores["top1"], min_top1, False, "{:.4f}"),
-        ("drop", scores["drop_vs_source"], max_drop, True, "{:.4f}"),
-        ("p90", p90_ms, max_p90_ms, True, "{:.3f} ms"),
-        ("size", row["file_bytes"], max_bytes, True, "{:,} bytes"),
-    ]
-    given = [limit for limit in limits if limit[2] is not None]
-    if not given:
+    if limits == Limits():
         raise UserError(
             "no limit is given. Expected one or more of --min-top1, --max-drop, --max-p90-ms and "
             "--max-bytes."
         )
-    found = []
-    for name, value, bound, is_maximum, unit in given:
-        if value is None:
-            raise UserError(f"the {name} of {row['name']} was not measured. Measure it first.")
-        if value > bound if is_maximum else value < bound:
-            side = "above" if is_maximum else "below"
-            found.append(f"{name} {unit.format(value)} is {side} {unit.format(bound)}")
-    return found
+    scores, latency = file["accuracy"], (file["latency"] or [{}])[0]
+    drop = scores["drop_vs_source"]
+    facts = FileFacts(
+        file["file_bytes"],
+        scores.get("split", "test"),
+        top1=scores["top1"],
+        drop=None if drop is None else Drop.of_count(drop),
+        p50_ms=latency.get("p50_ms"),
+        p90_ms=latency.get("p90_ms"),
+    )
+    for name in not_measured(facts, limits):
+        raise UserError(f"the {name} of {file['name']} was not measured. Measure it first.")
+    return shortfalls(facts, limits)

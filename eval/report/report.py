@@ -16,7 +16,8 @@ from configs.artifacts import (
 from configs.records import to_json
 from configs.run_dir import RunDir
 from configs.schema import Experiment
-from eval.choice.verdict import Loss, choose, loss_of
+from eval.choice.drop import drop_of
+from eval.choice.file_to_ship import MeasuredFile, choose
 from eval.devices.machine import machine
 from eval.devices.registry import device_label
 from eval.report.audit import audit
@@ -69,8 +70,8 @@ def build_report(
     latency = load_latency(run, devices, files)
     teacher = probs["teacher"]["test"]
     rows = [_file_row(run, name, probs, photos, teacher, latency.get(name, [])) for name in files]
-    losses = {row["name"]: _loss(row, probs, photos.validation.labels) for row in rows}
-    verdict = choose(rows, losses=losses, budget=experiment.compress.budget)
+    measured = [_measured(row, probs, photos.validation.labels) for row in rows]
+    verdict = choose(measured, budget=experiment.compress.budget)
     facts = read_json(run.photos_manifest.with_suffix(".json"))
     counts = {k: v for k, v in facts.items() if k.startswith("num_")}
     tested = {name: splits["test"] for name, splits in probs.items()}
@@ -86,18 +87,18 @@ def build_report(
         "steps": step_costs(
             models=[name for name in models if name not in ("teacher", "control")],
             files=rows,
-            chosen=verdict["chosen_file"],
+            chosen=verdict.chosen_file,
             probs=tested,
             labels=photos.test.labels,
         ),
         "robustness": _robustness(
-            run, experiment, photos.test, tested, files=rows, chosen=verdict["chosen_file"]
+            run, experiment, photos.test, tested, files=rows, chosen=verdict.chosen_file
         ),
         "provenance": {
             "config_sha256": file_sha256(run.experiment),
             "photos_sha256": file_sha256(run.photos_manifest),
         },
-        "verdict": verdict,
+        "verdict": to_json(verdict),
     }
     return report, probs
 
@@ -157,11 +158,15 @@ def _source(experiment: Experiment) -> str:
     return experiment.data.source if path is None else f"{experiment.data.source} {path.name}"
 
 
-def _loss(row: dict[str, Any], probs: dict[str, dict[str, np.ndarray]], labels: np.ndarray) -> Loss:
-    file, source, student = (
+def _measured(
+    row: dict[str, Any], probs: dict[str, dict[str, np.ndarray]], labels: np.ndarray
+) -> MeasuredFile:
+    file, parent, student = (
         probs[name]["validation"] for name in (row["name"], row["source"], "student")
     )
-    return loss_of(file, source, student, labels)
+    drop = drop_of(file, parent, student, labels)
+    latency = row["latency"][0] if row["latency"] else None
+    return MeasuredFile(row["name"], row["file_bytes"], drop, latency)
 
 
 def _model_row(

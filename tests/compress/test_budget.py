@@ -16,7 +16,6 @@ from compress.budget import (
     Tried,
     _fastest,
     _needless,
-    shortfall,
 )
 from compress.recipes import RECIPES
 from compress.standalone import quantize_model
@@ -78,7 +77,7 @@ def test_it_climbs_from_int8_to_the_equalized_file_and_no_further(searched) -> N
         "mine-equalize-int8.tflite", "mixed-int8", "weights", "int16",
     ]  # fmt: skip
     assert re.fullmatch(
-        r"is expected to lose \d+\.\d\d points \(.*\), 0\.50 allowed",
+        r"on the validation photos it is expected to lose \d+\.\d\d points \(.*\), 0\.50 allowed",
         tried["mine-int8.tflite"]["turned_down"],
     )
     held = tried["mine-equalize-int8.tflite"]
@@ -97,7 +96,7 @@ def test_one_that_is_slower_than_none_is_chosen_and_the_timed_ones_are_scored(se
     assert chosen["latency"][0]["against_fastest"]["verdict"] != "slower"
     assert [row["name"] for row in rows] == timed
     assert re.search(
-        r"of the float model .*it is expected to lose 0\.\d+ points, counted 0\.00",
+        r"of the float model .*it is expected to lose 0\.\d+ points \(counted: 0\.00\)",
         verdict["reason"],
     )
     assert all(row["accuracy"]["n"] == NUM_PHOTOS["test"] for row in rows)
@@ -126,27 +125,6 @@ def test_a_file_says_what_rounding_its_layers_is_predicted_to_cost(searched) -> 
     assert "swish_product" in [each["layer"] for each in manifest["rounding"]]
 
 
-@pytest.mark.parametrize(
-    ("found", "says"),
-    [
-        ({"loss": 0.004, "expected_drop": 0.004, "drop": 0.02}, None),
-        (
-            {"loss": 0.006, "expected_drop": 0.006, "drop": 0.0},
-            "is expected to lose 0.60 points (0.20 to 1.00)",
-        ),
-        (
-            {"loss": 0.01, "expected_drop": 0.004, "drop": 0.03},
-            "loses at least 1.00 points, counted 3.00",
-        ),
-    ],
-)
-def test_why_a_file_is_turned_down(found, says) -> None:
-    found |= {"expected_low": 0.002, "expected_high": 0.01}
-    reason = shortfall(found, 1000, BudgetConfig(max_drop=0.005))
-    assert reason is None if says is None else reason.startswith(says)
-    assert shortfall(found, 1000, BudgetConfig(max_bytes=999)) == "has 1,000 bytes, 999 allowed"
-
-
 def test_what_need_not_be_made() -> None:
     tried = [Tried(candidate) for candidate in LADDER]
     assert [_needless(each, tried) for each in tried] == [None] * len(tried)
@@ -163,8 +141,8 @@ def test_where_no_candidate_holds_none_is_chosen(tmp_path) -> None:
     tried = [Tried(LADDER[0], file=tmp_path / "mine.tflite", turned_down="loses"), Tried(LADDER[1])]
     latency, verdict = _fastest(tried, BudgetConfig())
     assert latency == {}
-    assert verdict["chosen_file"] is None
-    assert verdict["reason"] == "no candidate holds the budget"
+    assert verdict.chosen_file is None
+    assert verdict.reason == "no candidate holds the budget"
 
 
 @pytest.fixture
@@ -203,7 +181,7 @@ def test_where_all_that_hold_else_are_too_slow_none_is_chosen(hard_swish, monkey
     assert verdict["chosen_file"] is None
     assert verdict["reason"] == "no candidate holds the budget"
     (candidate,) = verdict["candidates"]
-    assert re.fullmatch(r"it takes \d+\.\d\d ms, 1e-06 allowed", candidate["turned_down"])
+    assert re.fullmatch(r"it takes [\d.e-]+ ms, 1e-06 allowed", candidate["turned_down"])
     assert verdict["turned_down"] == {"mine-float32.tflite": candidate["turned_down"]}
     assert rows[0]["latency"][0]["p50_ms"] == candidate["p50_ms"] > 0
 

@@ -1,25 +1,27 @@
-"""The drop that rounding is expected to cost, and its interval."""
+"""Drops: counted, expected of rounding, and which of them decides."""
 
 import numpy as np
 import pytest
 
-from eval.choice.drop import cost_interval, expected_drop
+from configs.records import to_json
+from eval.choice.drop import Drop, cost_interval, drop_by_rounding, drop_of, expected_drop
 from eval.scoring.intervals import wilson_interval
+
+LABELS = np.array([0, 0, 0, 1])
+PARENT = np.tile([[0.75, 0.25]], (4, 1))
+"""Probabilities that are right: three of four answers of 0.75 are."""
 
 
 def test_a_changed_answer_costs_what_the_model_was_surer_of_its_own() -> None:
-    # Probabilities that are right: three of four answers of 0.75 are.
-    labels, source = np.array([0, 0, 0, 1]), np.tile([[0.75, 0.25]], (4, 1))
     file = np.array([[0.6, 0.4], [0.6, 0.4], [0.6, 0.4], [0.4, 0.6]])
-    mean, low, high = expected_drop(file, source, labels)
+    mean, low, high = expected_drop(file, PARENT, LABELS)
     assert mean == pytest.approx(0.125, abs=1e-6)  # one of four costs 0.75 - 0.25
     assert (low, high) == pytest.approx(cost_interval(np.array([0.5]), 4), abs=1e-6)
 
 
 def test_a_file_that_changes_no_answer_costs_nothing() -> None:
-    labels, source = np.array([0, 0, 0, 1]), np.tile([[0.75, 0.25]], (4, 1))
     # z^2 / (n + z^2), with z = 1.96 and n = 4
-    assert expected_drop(source, source, labels) == (0, 0, pytest.approx(0.4899, abs=1e-4))
+    assert expected_drop(PARENT, PARENT, LABELS) == (0, 0, pytest.approx(0.4899, abs=1e-4))
 
 
 def test_the_interval_of_costs_of_one_is_wilsons() -> None:
@@ -68,14 +70,91 @@ def test_the_interval_holds_the_true_mean_cost(
 def test_the_expected_drop_varies_less_than_the_counted_one_and_means_the_same() -> None:
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(400, 3))
-    source = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    parent = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     counted, expected = [], []
     for _ in range(100):
-        labels = (rng.uniform(size=(400, 1)) > source.cumsum(axis=1)).sum(axis=1)
+        labels = (rng.uniform(size=(400, 1)) > parent.cumsum(axis=1)).sum(axis=1)
         file = np.exp(logits + rng.normal(size=logits.shape) * 0.5)
-        accuracies = [(probs.argmax(axis=1) == labels).mean() for probs in (source, file)]
+        accuracies = [(probs.argmax(axis=1) == labels).mean() for probs in (parent, file)]
         counted.append(accuracies[0] - accuracies[1])
-        expected.append(expected_drop(file, source, labels)[0])
+        expected.append(expected_drop(file, parent, labels)[0])
     # Each is the mean of a hundred, with a standard error of 0.0006 or so.
     assert np.mean(expected) == pytest.approx(np.mean(counted), abs=0.004)
     assert np.std(expected) < 0.5 * np.std(counted)
+
+
+@pytest.mark.parametrize(
+    ("drop", "sentence"),
+    [
+        (Drop(0.004, 0.014, "expected"), "is expected to lose 0.40 points (counted: 1.40)"),
+        (Drop(0.004, 0.014, "counted_lower_bound"), "loses at least 0.40 points (counted: 1.40)"),
+        (Drop.of_count(0.014), "loses 1.40 points"),
+        (Drop.of_count(-0.014), "gains 1.40 points"),
+    ],
+)
+def test_a_drop_says_what_kind_it_is(drop: Drop, sentence: str) -> None:
+    assert str(drop) == sentence
+
+
+def test_the_drop_of_rounding_is_worked_by_hand() -> None:
+    file = np.array([[0.9, 0.1], [0.6, 0.4], [0.4, 0.6], [0.4, 0.6]])
+    rounding = drop_by_rounding(file, PARENT, LABELS)
+    assert rounding.n == 4
+    assert rounding.agreement == 0.5
+    assert rounding.counted == 0  # one answer became wrong, one right
+    # The model was surer of two of its answers, by half a probability each.
+    assert rounding.expected == pytest.approx(0.25, abs=1e-6)
+    assert rounding.drop == Drop(rounding.expected, 0, "expected")
+
+
+def test_a_count_that_contradicts_the_expected_drop_decides() -> None:
+    labels = np.zeros(400, int)
+    parent = np.tile([[0.51, 0.49]], (400, 1))
+    file = np.where(np.arange(400)[:, None] < 40, [[0.4, 0.6]], parent)
+    rounding = drop_by_rounding(file, parent, labels)
+    # The parent is always right, and no temperature makes it surer than 0.58. A tenth is lost.
+    assert rounding.expected < 0.02
+    assert rounding.counted == pytest.approx(0.1)
+    assert rounding.drop.decided_by == "counted_lower_bound"
+    assert rounding.drop.decisive == rounding.counted_low > 0.06
+
+
+def test_where_no_answer_changed_the_upper_ends_are_those_of_a_rare_event() -> None:
+    rounding = drop_by_rounding(PARENT, PARENT, LABELS)
+    # z^2 / (n + z^2), with z = 1.96 and n = 4
+    assert rounding.counted_high == pytest.approx(0.4899, abs=1e-4)
+    assert rounding.expected_high == pytest.approx(0.4899, abs=1e-4)
+    assert rounding.decisive == rounding.counted == rounding.expected_low == 0
+
+
+def test_the_kind_of_drop_is_stored_where_two_kinds_have_one_value() -> None:
+    # No answer changed: the expected and the counted drop are both 0.
+    rounding = drop_by_rounding(PARENT, PARENT, LABELS)
+    assert rounding.drop.decided_by == "expected"
+    assert rounding.by_count().drop == Drop(0.0, 0.0, "counted")
+
+
+def test_the_drop_of_rounding_keeps_its_keys_in_json() -> None:
+    assert set(to_json(drop_by_rounding(PARENT, PARENT, LABELS))) == {
+        "n", "agreement", "drop", "drop_low", "drop_high", "expected_drop", "expected_low",
+        "expected_high", "loss", "decided_by",
+    }  # fmt: skip
+
+
+def test_a_file_of_another_model_is_counted() -> None:
+    file = np.array([[0.9, 0.1], [0.6, 0.4], [0.4, 0.6], [0.6, 0.4]])
+    pruned = np.array([[0.9, 0.1], [0.6, 0.4], [0.6, 0.4], [0.6, 0.4]])  # the same answers
+    assert drop_of(file, pruned, PARENT, LABELS) == Drop.of_count(0.25)
+
+
+def test_a_file_of_a_model_that_computes_the_same_is_judged_by_what_rounding_costs() -> None:
+    file = np.array([[0.9, 0.1], [0.6, 0.4], [0.4, 0.6], [0.6, 0.4]])
+    tied = np.tile([[0.5, 0.5]], (4, 1))
+    # Equalized: the same except for float32, which breaks a tie in another way.
+    equalized = tied + np.array([-1e-6, 1e-6])
+    drop = drop_of(file, equalized, tied, LABELS)
+    assert drop.decided_by == "expected"
+    assert drop.decisive == pytest.approx(0, abs=1e-6)
+    drop = drop_of(file, PARENT, PARENT, LABELS)
+    assert drop.decisive == pytest.approx(0.125, abs=1e-6)
+    assert drop.counted == 0.25
