@@ -176,6 +176,7 @@ def devices(
     start_logging(quiet)
     from commands.tables import devices_table
     from configs.errors import UserError
+    from configs.records import to_json
     from eval.devices.registry import check_device, parse_device
 
     named = [parse_device(text) for text in device or []]
@@ -183,9 +184,9 @@ def devices(
         named = [(d.name, d.options) for d in open_config(target, set_).evaluate.devices] + named
     if not named:
         raise UserError("no device: give a TARGET whose config has some, or --device.")
-    rows = [check_device(name, options) for name, options in named]
-    show_result({"devices": rows}, devices_table(rows), as_json=json)
-    if any(row["problem"] for row in rows):
+    checks = [check_device(name, options) for name, options in named]
+    show_result({"devices": to_json(checks)}, devices_table(checks), as_json=json)
+    if any(check.problem for check in checks):
         raise typer.Exit(1)
 
 

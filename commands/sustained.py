@@ -80,7 +80,7 @@ def sustain_files(
     files: list[Path], mode: Mode, *, device: str, options: dict[str, Any], num_threads: int
 ) -> tuple[dict[str, Any], str]:
     """What `mode` tells of bare files on one device, for programs and for people."""
-    told = sustain(
+    measurements = sustain(
         mode.able(files),
         mode.task,
         name=mode.name,
@@ -88,7 +88,7 @@ def sustain_files(
         options=options,
         num_threads=num_threads,
     )
-    return _shown([told], mode)
+    return _shown([{key: measured.to_json() for key, measured in measurements.items()}], mode)
 
 
 def sustain_run(

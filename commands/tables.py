@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from eval.devices.registry import DeviceCheck
 from eval.devices.wheels import RUNTIMES
 
 COLUMNS = ["file", "KB", "top-1", "95 %", "drop", "same as source", "p50 ms", "p90 ms", "MiB"]
@@ -99,18 +100,23 @@ def single_stream_table(told: dict[str, dict[str, Any]]) -> str:
     return _aligned([columns, *cells])
 
 
-def devices_table(rows: list[dict[str, Any]]) -> str:
-    """Rows of `evaluate devices` as aligned text, what is wrong with one in the lines below."""
+def devices_table(checks: list[DeviceCheck]) -> str:
+    """What the devices are as aligned text, with their problems in the lines below."""
     modules = [module for _, modules in RUNTIMES.values() for module in modules]
     names = [module.replace("_", "-") for module in modules]
     cells = [["device", "processor", "cores", "system", "Python", "runtimes"]]
-    for row in rows:
-        machine = row["machine"] or {}
-        packages = machine.get("packages", {})
-        found = [f"{name} {packages[name]}" for name in names if name in packages]
-        facts = [str(machine.get(key, "")) for key in ("cpu", "num_cores", "os", "python")]
-        cells.append([row["device"], *facts, ", ".join(found) or ("none" if machine else "")])
-    problems = [f"{row['device']}: {row['problem']}" for row in rows if row["problem"]]
+    for check in checks:
+        if check.machine is None:
+            cells.append([check.device, "", "", "", "", ""])
+            continue
+        machine = check.machine
+        facts = (machine.cpu, machine.num_cores, machine.os, machine.python)
+        texts = ["" if fact is None else str(fact) for fact in facts]
+        versions = machine.packages or {}
+        runtimes = ", ".join(f"{name} {versions[name]}" for name in names if name in versions)
+        unknown = "" if machine.packages is None else "none"
+        cells.append([check.device, *texts, runtimes or unknown])
+    problems = [f"{check.device}: {check.problem}" for check in checks if check.problem]
     return "\n".join([_aligned(cells), *problems])
 
 

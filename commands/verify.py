@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from configs.errors import UserError
+from configs.records import to_json
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
 from eval.devices.registry import DEVICES
-from eval.devices.verify import verify
+from eval.devices.verify import Verification, verify
 
 Shown = tuple[dict[str, Any], str]
 """What is told, for programs and for people."""
@@ -23,12 +24,12 @@ def on_wheels(devices: list[Choice], wheels: Path | None) -> list[Choice]:
     """
     if wheels is None:
         return devices
-    if not any(wheels.glob("*.whl")):
+    if not any(wheels.expanduser().glob("*.whl")):
         raise UserError(f"--wheels {wheels}: no .whl file there. Collect some with pip download.")
     takes = {device.name: "wheels" in DEVICES.options(device.name) for device in devices}
     if not any(takes.values()):
         raise UserError(f"--wheels has no effect on {', '.join(takes)}: nothing is put there.")
-    given = {"wheels": str(wheels.resolve())}
+    given = {"wheels": str(wheels.expanduser().resolve())}
     return [
         Choice(name=each.name, options={**each.options, **given}) if takes[each.name] else each
         for each in devices
@@ -67,7 +68,7 @@ def verify_run(
     ensure(run, experiment, NEEDS["latency"], target)
     files = [run.file(name) for name in file_names(experiment)]
     photos = _some(run_photos(run).test.paths, num_photos)
-    rows: list[dict[str, Any]] = []
+    rows: list[Verification] = []
     for device in devices:
         rows += verify(
             files,
@@ -85,12 +86,14 @@ def _some(photos: list[Path], count: int) -> list[Path]:
     return [photos[place] for place in places]
 
 
-def _shown(rows: list[dict[str, Any]]) -> Shown:
+def _shown(rows: list[Verification]) -> Shown:
     if not rows:
-        raise UserError("there is no file whose answers these devices tell.")
+        raise UserError(
+            "these devices report no answers, only times. Name another device with --device."
+        )
     lines = [
-        f"{row['name']} on {row['device']}: the same class for {row['argmax_equal']} of {row['n']} "
-        f"photos, answers at most {row['max_abs_diff']:.2g} apart"
+        f"{row.name} on {row.device}: the same class for {row.argmax_equal} of {row.n} "
+        f"photos, answers at most {row.max_abs_diff:.2g} apart"
         for row in rows
     ]
-    return {"verified": rows}, "\n".join(lines)
+    return {"verified": to_json(rows)}, "\n".join(lines)

@@ -20,7 +20,7 @@ from compress.recipes.conversion import Conversion
 from configs.errors import UserError
 from configs.records import to_json
 from configs.registry import nearest
-from eval.devices.machine import machine
+from eval.devices.machine import this_machine
 from eval.timing.differences import difference
 from eval.timing.results import timed
 
@@ -167,7 +167,7 @@ def file_latency(
                 "p50_ms": of_smaller.p50_ms,
                 "whole_p50_ms": of_whole.p50_ms,
                 **{key: getattr(of_smaller, key) for key in MEASURED_HOW},
-                "machine": machine(),
+                "machine": to_json(this_machine()),
             }
 
         yield measured

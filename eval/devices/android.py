@@ -5,17 +5,18 @@ import shlex
 import subprocess
 import uuid
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from configs.artifacts import file_sha256
 from configs.errors import StepFailed, UserError
+from eval.devices.machine import Machine
+from eval.devices.probe import Finished, MachineState, OperatorTime, Ready
 from eval.devices.session import DeviceLost
 
 WRITABLE = "/data/local/tmp"
-SECONDS = 600
-# What adb itself says when the phone is the trouble; its exit code is 1 as for anything else.
+COMMAND_SECONDS = 600
+# What adb says when it cannot reach the phone. Its exit code is 1, as for any other failure.
 GONE = re.compile(r"device .*(not found|offline|unauthorized)|no devices|device still|closed", re.I)
 PROPERTIES = {
     "cpu": "ro.soc.model",
@@ -29,12 +30,12 @@ class Phone:
     """A phone with a folder of its own for as long as the context is open.
 
     Raises:
-        DeviceLost: it is not there, or went away.
-        StepFailed: a file cannot be run on it.
+        DeviceLost: it cannot be reached.
+        StepFailed: a file cannot be executed on it.
     """
 
     formats: tuple[str, ...] = (".tflite",)
-    tells_means = True
+    reports_means = True
 
     def __init__(self, serial: str, *, benchmark_model: Path, adb: str) -> None:
         self._adb = [adb, *(["-s", serial] if serial else [])]
@@ -52,14 +53,16 @@ class Phone:
         if self.is_back():
             self.shell("rm", "-rf", self._folder)
 
-    def machine(self) -> dict[str, Any]:
-        """As `eval.devices.machine.machine`, as far as a phone says it."""
-        said = {key: self.shell("getprop", name) for key, name in PROPERTIES.items()}
-        return {
-            "cpu": f"{said['model']} {said['cpu']}".strip(),
-            "os": f"Android {said['os']} {said['abi']}",
-            "packages": {},
-        }
+    def machine(self) -> Machine:
+        return Machine.of_state(self.state())
+
+    def state(self) -> MachineState:
+        """What the phone is; how busy or hot it is, is not known."""
+        properties = {key: self.shell("getprop", name) for key, name in PROPERTIES.items()}
+        return MachineState(
+            cpu=f"{properties['model']} {properties['cpu']}".strip() or None,
+            os=f"Android {properties['os']} {properties['abi']}",
+        )
 
     def is_back(self) -> bool:
         try:
@@ -68,7 +71,7 @@ class Phone:
             return False
 
     def open(self, file: Path, *, num_threads: int) -> "BenchmarkSession":
-        """A session that runs the tool on a file; the file must be a .tflite one."""
+        """A session that times a .tflite file with benchmark_model."""
         return BenchmarkSession(self, self._program, file, self.send(file), num_threads)
 
     def send(self, file: Path) -> str:
@@ -77,47 +80,49 @@ class Phone:
         path = f"{self._folder}/{digest[:16]}{file.suffix}"
         self._run("push", str(file), path)
         if self.shell("sha256sum", path).split()[:1] != [digest]:
-            raise StepFailed(f"{file} arrived damaged on {self.name}. Is its storage full?")
+            raise StepFailed(
+                f"{file} arrived damaged on {self.name}. Check whether its storage is full."
+            )
         return path
 
     def shell(self, *words: str) -> str:
-        """What a command says there."""
+        """The output of a command there."""
         return self._run("shell", shlex.join(words)).stdout.strip()
 
     def shell_all(self, *words: str) -> str:
-        """The same with what it says on standard error, where tools log."""
+        """The same with its error output, where tools log."""
         result = self._run("shell", shlex.join(words))
         return f"{result.stdout}\n{result.stderr}"
 
     def _run(self, *words: str) -> "subprocess.CompletedProcess[str]":
         try:
             result = subprocess.run(
-                [*self._adb, *words], capture_output=True, text=True, timeout=SECONDS
+                [*self._adb, *words], capture_output=True, text=True, timeout=COMMAND_SECONDS
             )
         except FileNotFoundError:
             raise UserError(
                 f"there is no {self._adb[0]} program here. Install Android's platform tools."
             ) from None
         except subprocess.TimeoutExpired:
-            raise DeviceLost(f"{self.name} did not answer within {SECONDS} s.") from None
-        said = f"{result.stderr.strip()} {result.stdout.strip()}"[-400:]
+            raise DeviceLost(f"{self.name} did not answer within {COMMAND_SECONDS} s.") from None
+        output = f"{result.stderr.strip()} {result.stdout.strip()}"[-400:]
         if result.returncode and GONE.search(result.stderr):
-            raise DeviceLost(f"{self.name} cannot be reached: {said}\nLook with: adb devices")
+            raise DeviceLost(f"{self.name} cannot be reached: {output}\nLook with: adb devices")
         if result.returncode:
             raise StepFailed(
-                f"{self.name} failed (exit code {result.returncode}): {said}\n"
+                f"{self.name} failed (exit code {result.returncode}): {output}\n"
                 f"The command was: adb {' '.join(words)[:200]}"
             )
         return result
 
 
 class BenchmarkSession:
-    """Runs of one file on a phone; each request starts the tool anew.
+    """Executions of one file on a phone; each request starts benchmark_model again.
 
-    The tool tells means, not the time of each execution: `run` returns one number.
+    That program reports means, not the time of each execution: `run` returns one number.
 
     Attributes:
-        ready: as of a ProbeSession.
+        ready: as in ProbeSession.
     """
 
     def __init__(self, phone: Phone, program: str, file: Path, path: str, num_threads: int) -> None:
@@ -125,53 +130,53 @@ class BenchmarkSession:
         self._words = [program, f"--graph={path}", f"--num_threads={num_threads}"]
         self._peak_mib: float | None = None
         first = self._timings(1)
-        self.ready: dict[str, Any] = {
-            "state": phone.machine(),
-            "load_ms": first["Init"] / 1000,
-            "first_ms": first["First inference"] / 1000,
-            "runtime": "benchmark_model",
-            "runtime_version": "",
-            "batch": 1,
-        }
+        self.ready = Ready(
+            load_ms=first["Init"] / 1000,
+            first_ms=first["First inference"] / 1000,
+            runtime="benchmark_model",
+            runtime_version="",
+            batch=1,
+            state=phone.state(),
+        )
 
     def run(self, count: int) -> list[float]:
         """The mean of `count` executions, in milliseconds."""
         return [self._timings(count)["Inference (avg)"] / 1000]
 
     def predict(self, image: np.ndarray) -> np.ndarray:
-        raise UserError(f"{self._phone.name}: benchmark_model tells times and no answers.")
+        raise UserError(f"{self._phone.name}: benchmark_model reports times, not answers.")
 
-    def profile(self, count: int) -> list[dict[str, Any]]:
-        raise UserError(f"{self._phone.name}: operators are told of ONNX files alone.")
+    def profile(self, count: int) -> list[OperatorTime]:
+        raise UserError(f"{self._phone.name}: only .onnx files have a profile of their operators.")
 
-    def state(self) -> dict[str, Any]:
-        """Nothing is known of it."""
-        return {}
+    def state(self) -> MachineState:
+        """Nothing: how busy or hot the phone is, is not known."""
+        return MachineState()
 
     def reopen(self) -> None:
-        """Every request is a new process."""
+        """Nothing to do: every request is a new process."""
 
-    def close(self) -> dict[str, Any]:
-        return {"peak_rss_mib": self._peak_mib}
+    def close(self) -> Finished:
+        return Finished(self._peak_mib)
 
     def kill(self) -> None:
-        """Nothing runs between requests."""
+        """Nothing to do: no process runs between requests."""
 
     def _timings(self, count: int) -> dict[str, float]:
-        """Microseconds by the tool's own names."""
-        # Seconds of 0: as many runs as are asked for, whatever they take.
+        """Microseconds by the names that benchmark_model gives them."""
+        # With 0 seconds it executes the file `count` times, whatever that takes.
         limits = ["--min_secs=0", "--warmup_runs=1", "--warmup_min_secs=0"]
-        said = self._phone.shell_all(
+        output = self._phone.shell_all(
             *self._words, f"--num_runs={count}", *limits, "--report_peak_memory_footprint=true"
         )
-        line = re.search(r"Inference timings in us: (.*)", said)
-        found = dict(re.findall(r"([A-Z][^:,]*): ([\d.e+]+)", line[1])) if line else {}
-        if "Inference (avg)" not in found:
+        line = re.search(r"Inference timings in us: (.*)", output)
+        timings = dict(re.findall(r"([A-Z][^:,]*): ([\d.e+]+)", line[1])) if line else {}
+        if "Inference (avg)" not in timings:
             raise StepFailed(
-                f"benchmark_model did not time {self._file} on {self._phone.name}. It said:\n"
-                f"{said[-800:]}"
+                f"benchmark_model did not time {self._file} on {self._phone.name}. Its output:\n"
+                f"{output[-800:]}"
             )
-        memory = re.search(r"peak memory footprint \(MB\)[^:]*: ([\d.]+)", said)
+        memory = re.search(r"peak memory footprint \(MB\)[^:]*: ([\d.]+)", output)
         if memory:
             self._peak_mib = max(self._peak_mib or 0.0, float(memory[1]))
-        return {name: float(value) for name, value in found.items()}
+        return {name: float(value) for name, value in timings.items()}

@@ -1,8 +1,8 @@
-"""`DEVICES`: where a probe runs."""
+"""`DEVICES`: the machines that files can be timed on, and how they are named."""
 
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,112 +12,82 @@ from configs.errors import UserError
 from configs.registry import Registry
 from configs.yaml_text import parse_yaml
 from eval.devices.android import Phone
-from eval.devices.machine import machine
-from eval.devices.session import ProbeSession, probe_words
+from eval.devices.local import PROBE, LocalDevice
+from eval.devices.machine import Machine
+from eval.devices.probe import Finished, MachineState, OperatorTime, Ready
 from eval.devices.ssh import Board
 
-PROBE = Path(__file__).with_name("probe.py")
-# The option that says which of its kind a device is.
+DEVICES = Registry("device")
+
 ADDRESSES = ("host", "serial")
+"""The options that say which machine of its kind a device is."""
 
-
-def device_label(name: str, options: Mapping[str, Any]) -> str:
-    """What results call a device: local, ssh:pi@kitchen or local (openvino, cores 1 2)."""
-    address = next((options[key] for key in ADDRESSES if options.get(key)), None)
-    label = name if address is None else f"{name}:{address}"
-    cores = options.get("cores") or []
-    told = ["openvino"] * bool(options.get("openvino"))
-    told += [f"cores {' '.join(map(str, cores))}"] * bool(cores)
-    return f"{label} ({', '.join(told)})" if told else label
-
-
-DEVICES = Registry("device", label=device_label)
+Options = Mapping[str, Any]
+"""The options of a device, as a config or the command line gives them."""
 
 
 class Session(Protocol):
     """One file at work on a device; see ProbeSession.
 
     Attributes:
-        ready: load_ms, first_ms, runtime, runtime_version, batch.
+        ready: what was reported when the file was loaded.
     """
 
-    ready: dict[str, Any]
+    ready: Ready
 
     def run(self, count: int) -> list[float]:
-        """Milliseconds of each of `count` executions; their mean alone where no more is known."""
+        """Milliseconds of each of `count` executions, or their mean alone."""
 
     def predict(self, image: np.ndarray) -> np.ndarray:
-        """What the file answers, (classes,), to one float32 image as it takes them."""
+        """The answer of the file, (classes,), to one float32 image as the file takes it."""
 
-    def state(self) -> dict[str, Any]:
-        """What moves times over there, as far as it is known: `probe.machine_state`."""
+    def state(self) -> MachineState:
+        """What affects times on the device now."""
 
-    def profile(self, count: int) -> list[dict[str, Any]]:
-        """What its types of operators take of an execution, from `count`; the longest first."""
+    def profile(self, count: int) -> list[OperatorTime]:
+        """How long each type of operator takes, over `count` executions; the longest first."""
 
     def reopen(self) -> None:
-        """Load the file again in a new process; `ready` is what that one said."""
+        """Load the file again in a new process, which sets `ready` anew."""
 
-    def close(self) -> dict[str, Any]:
-        """End it; returns peak_rss_mib and, as far as it is known, state."""
+    def close(self) -> Finished:
+        """End the session; returns its peak memory and the state of the device."""
 
     def kill(self) -> None:
-        """End it whatever it does."""
+        """End the session whatever it does."""
 
 
 class Device(Protocol):
-    """A machine that runs probes, while its context is open.
+    """A machine that executes files, while its context is open.
 
     Attributes:
-        formats: endings of the files that it runs.
-        tells_means: `run` of its sessions tells the mean of the executions alone.
+        formats: endings of the files that it executes.
+        reports_means: `run` of its sessions returns one mean, not the time of each execution.
     """
 
     formats: tuple[str, ...]
-    tells_means: bool
+    reports_means: bool
 
     def open(self, file: Path, *, num_threads: int) -> Session:
         """A session that has loaded a file there."""
 
-    def machine(self) -> dict[str, Any]:
-        """What it is: cpu, num_cores, os, python, packages (the runtimes and their versions)."""
+    def machine(self) -> Machine:
+        """What the machine is."""
 
     def is_back(self) -> bool:
         """Whether it can be reached again after DeviceLost."""
 
 
-class _Here:
-    formats: tuple[str, ...] = (".tflite", ".onnx")
-    tells_means = False
-
-    def __init__(self, cores: list[int] | None, openvino: bool) -> None:
-        self._cores, self._openvino = cores, openvino
-
-    def open(self, file: Path, *, num_threads: int) -> ProbeSession:
-        # -P: the probe's folder holds a statistics.py, which must not hide Python's own.
-        command = [sys.executable, "-P", str(PROBE)]
-        words = probe_words(
-            str(file), num_threads=num_threads, cores=self._cores, openvino=self._openvino
-        )
-        return ProbeSession([*command, *words], file)
-
-    def machine(self) -> dict[str, Any]:
-        return machine()
-
-    def is_back(self) -> bool:
-        return True
-
-
 @DEVICES.add
 @contextmanager
 def local(cores: list[int] | None = None, openvino: bool = False) -> Iterator[Device]:
-    """This machine, with the runtimes of this Python.
+    """This machine, with the runtimes that are installed for this Python.
 
     Args:
-        cores: those that a file may run on, by the numbers the system gives them; all where None.
-        openvino: run files in OpenVINO instead of LiteRT and ONNX Runtime.
+        cores: the cores that a file may run on, by their numbers in the system; all by default.
+        openvino: execute files in OpenVINO instead of LiteRT and ONNX Runtime.
     """
-    yield _Here(cores, openvino)
+    yield LocalDevice(cores=cores, openvino=openvino)
 
 
 @DEVICES.add
@@ -132,16 +102,17 @@ def ssh(
 ) -> Iterator[Device]:
     """A Linux machine that the user's own `ssh` reaches: a Raspberry Pi, a Jetson, a server.
 
-    The probe and the files are copied there, checked by digest, and removed at the end. Where
-    no runtime is found, one is put beside them as unpacked wheels and kept for the next time.
+    The probe and the files are copied there, checked by their digests, and removed at the end. A
+    machine without a runtime gets one as unpacked wheels, which stay there for the next time.
 
     Args:
-        host: as ssh takes it, [user@]name, or a Host of its configuration.
-        python: the Python there; one with numpy and a runtime is used as it is.
-        cores: those that a file may run on; all where None.
-        openvino: run files in OpenVINO instead of LiteRT and ONNX Runtime.
-        wheels: a folder of wheels for it, where this machine cannot download them.
-        config: an ssh configuration file to use instead of the user's.
+        host: as ssh takes it: [user@]name, or a Host of its configuration.
+        python: the Python there; `~` is the home directory there. If it has numpy and a runtime,
+            these are used.
+        cores: the cores that a file may run on; all by default.
+        openvino: execute files in OpenVINO instead of LiteRT and ONNX Runtime.
+        wheels: a folder here with wheels for the device, where this machine cannot download them.
+        config: an ssh configuration file here, to use instead of the user's.
     """
     if not host or host.startswith("-") or len(host.split()) != 1:
         raise UserError(f"ssh needs a host, as in {{name: ssh, host: pi@kitchen}}; got {host!r}.")
@@ -150,8 +121,8 @@ def ssh(
         python=python,
         cores=cores,
         openvino=openvino,
-        wheels=wheels,
-        config=config,
+        wheels=None if wheels is None else path_here(wheels),
+        config=None if config is None else path_here(config),
         probe=PROBE,
     ) as board:
         yield board
@@ -163,57 +134,108 @@ def android(serial: str = "", benchmark_model: str = "", adb: str = "adb") -> It
     """An Android phone that the user's own `adb` reaches; it times .tflite files.
 
     Args:
-        serial: which of several phones, as `adb devices` lists them.
-        benchmark_model: the program of that name for the phone's processor, which Google
-            publishes with LiteRT; it is copied to the phone.
+        serial: which phone, if there are several, as `adb devices` lists them.
+        benchmark_model: a file here: the program of that name for the phone's processor, which
+            Google publishes with LiteRT. It is copied to the phone.
         adb: the program here.
     """
-    if not Path(benchmark_model).is_file():
+    program = path_here(benchmark_model)
+    if not program.is_file():
         raise UserError(
             f"android needs the program benchmark_model for the phone; got {benchmark_model!r}. "
             "Download it, and give its path: {name: android, benchmark_model: PATH}."
         )
-    with Phone(serial, benchmark_model=Path(benchmark_model), adb=adb) as phone:
+    with Phone(serial, benchmark_model=program, adb=str(path_here(adb))) as phone:
         yield phone
 
 
-def check_device(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A device looked at.
+def path_here(text: str) -> Path:
+    """A path on this machine, with `~` for the home directory here.
 
-    Returns:
-        device, its label; machine, what it is, or None; problem, why it cannot be used, or None.
+    Raises:
+        UserError: there is no user of that name.
     """
-    found: dict[str, Any] = {"device": device_label(name, options), "machine": None}
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{text}: there is no such user here. Write out the path.") from None
+
+
+def device_label(name: str, options: Options) -> str:
+    """What results call a device: local, ssh:pi@kitchen or local (openvino, cores 1 2)."""
+    address = next((options[key] for key in ADDRESSES if options.get(key)), None)
+    label = name if address is None else f"{name}:{address}"
+    details = ["openvino"] if options.get("openvino") else []
+    if options.get("cores"):
+        details.append(f"cores {' '.join(map(str, options['cores']))}")
+    return f"{label} ({', '.join(details)})" if details else label
+
+
+def check_labels(devices: Iterable[tuple[str, Options]]) -> None:
+    """Raise UserError if two devices have the same label in results."""
+    labels = [device_label(name, options) for name, options in devices]
+    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    if repeated:
+        raise UserError(
+            f"evaluate.devices names {', '.join(repeated)} twice. Keep one, or give them another "
+            "host, serial, runtime or other cores."
+        )
+
+
+@dataclass(frozen=True)
+class DeviceCheck:
+    """Whether a device can be used.
+
+    Attributes:
+        device: its label.
+        machine: what it is; None where it cannot be used.
+        problem: why it cannot be used, or None.
+    """
+
+    device: str
+    machine: Machine | None = None
+    problem: str | None = None
+
+
+def check_device(name: str, options: Options) -> DeviceCheck:
+    """Reach a device and ask what it is."""
+    label = device_label(name, options)
     try:
         with DEVICES[name](**options) as device:
-            return {**found, "machine": device.machine(), "problem": None}
+            return DeviceCheck(label, machine=device.machine())
     except UserError as error:
-        return {**found, "problem": str(error)}
+        return DeviceCheck(label, problem=str(error))
 
 
 def parse_device(text: str) -> tuple[str, dict[str, Any]]:
-    """Name and checked options of a device as a command line has it.
+    """The name and the checked options of a device on a command line.
 
     Args:
-        text: a name (local), name:address (ssh:pi@kitchen), or what a config would say
+        text: a name (local), name:address (ssh:pi@kitchen), or an entry of a config
             ("{name: ssh, host: pi@kitchen, python: python3.11}").
 
     Raises:
         UserError: there is no such device or option.
     """
-    options: Any = {}
     if text.startswith("{"):
-        try:
-            options = parse_yaml(text)
-            name = str(options.pop("name"))
-        except (ValueError, KeyError):
-            raise UserError(f"--device {text}: expected {{name: ssh, host: pi@kitchen}}.") from None
-    else:
-        name, _, address = text.partition(":")
-        if address:
-            known = DEVICES.options(name)
-            key = next((key for key in ADDRESSES if key in known), None)
-            if key is None:
-                raise UserError(f"--device {text}: the device {name} has no address.")
-            options[key] = address
-    return name, DEVICES.check(name, options)
+        name, options = _parse_mapping(text)
+        return name, DEVICES.check(name, options)
+    name, _, address = text.partition(":")
+    if not address:
+        return name, DEVICES.check(name, {})
+    allowed = DEVICES.options(name)
+    key = next((key for key in ADDRESSES if key in allowed), None)
+    if key is None:
+        raise UserError(f"--device {text}: the device {name} has no address.")
+    return name, DEVICES.check(name, {key: address})
+
+
+def _parse_mapping(text: str) -> tuple[str, dict[str, Any]]:
+    try:
+        values = parse_yaml(text)
+        return str(values["name"]), {key: values[key] for key in values if key != "name"}
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"--device {text} cannot be read. Expected a device as in a config: "
+            "{name: ssh, host: pi@kitchen}."
+        ) from None

@@ -1,95 +1,142 @@
-"""One probe at work on one file, here or on a device: requests and answers over a pipe."""
+"""The conversation with a probe, here or on a device: requests and answers over a pipe."""
 
 import base64
 import contextlib
 import json
+import os
+import secrets
+import selectors
 import subprocess
 import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs.errors import StepFailed
+from configs.records import from_json
+from eval.devices.probe import Finished, MachineState, OperatorTime, Ready
+
+LOADING_SECONDS = 300.0
+"""How long a probe may take to start, load its runtime and its file, and execute it once."""
+ANSWER_SECONDS = 60.0
+"""How long a probe may take to answer, besides the executions that a request asks for."""
+SLOWDOWN = 20.0
+"""How many times as long as the slowest execution so far each further execution may take."""
+BYTES_PER_SECOND = 50_000
+"""The slowest network that is good enough."""
+LOADED = "the message that the file is loaded"
 
 
 class DeviceLost(StepFailed):
     """A device went away in the middle of something; it may come back."""
 
 
-def probe_words(
-    file: str, *, num_threads: int, cores: list[int] | None, openvino: bool
+def new_marker() -> str:
+    """What every answer of one probe begins with; drawn at random, so no other output does."""
+    return f"potstill-{secrets.token_hex(8)}"
+
+
+def probe_arguments(
+    file: str, *, marker: str, num_threads: int, cores: list[int] | None, openvino: bool
 ) -> list[str]:
-    """What the probe is told on its command line."""
-    pinned = ["--cores", *map(str, cores)] if cores else []
-    instead = ["--openvino"] if openvino else []
-    return [file, "--num-threads", str(num_threads), *pinned, *instead]
+    """The arguments of the probe on its command line."""
+    arguments = [file, "--marker", marker, "--num-threads", str(num_threads)]
+    if cores:
+        arguments += ["--cores", *map(str, cores)]
+    return [*arguments, "--openvino"] if openvino else arguments
 
 
 class ProbeSession:
-    """One probe at work on one file, in a process of its own, until closed.
+    """One probe at work on one file, in a process of its own, until it is closed.
 
-    A process for each file, so that load time and peak memory are that file's alone.
+    Every file has its own process, so that load time and peak memory are those of this file.
 
     Attributes:
-        ready: what the probe said when the file was loaded.
+        ready: the first message of the probe.
     """
 
     def __init__(
-        self, command: list[str], file: Path, *, device: str = "", lost_code: int | None = None
+        self,
+        command: list[str],
+        file: Path,
+        *,
+        marker: str,
+        device: str = "",
+        lost_code: int | None = None,
     ) -> None:
         """Start a probe and wait until it has loaded its file.
 
         Args:
-            command: what runs it, here; through ssh or adb for a device.
-            lost_code: the exit code by which `command` says that `device` cannot be reached.
+            command: starts the probe; through ssh on a device.
+            marker: what its answers begin with.
+            device: what errors call the device; empty for this machine.
+            lost_code: the exit code by which `command` says that the device cannot be reached.
 
         Raises:
-            StepFailed: the file cannot be run there.
+            StepFailed: the file cannot be executed there, or the probe does not answer.
             DeviceLost: the connection broke.
         """
         self._file, self._device, self._lost_code = file, device, lost_code
+        self._marker, self._slowest_ms = marker, 0.0
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the session
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            text=True,
-            encoding="utf-8",
+            bufsize=0,
         )
-        self.ready = self._answer()
+        self._lines = LinePipe(self._process)
+        self.ready = self._ready({})
 
     def run(self, count: int) -> list[float]:
         """Milliseconds of each of `count` executions."""
-        return list(self._ask({"run": count})["times_ms"])
+        answer = self._ask(
+            {"run": count}, expected=f"the times of {count} executions", executions=count
+        )
+        times_ms = [float(time_ms) for time_ms in answer["times_ms"]]
+        self._slowest_ms = max(self._slowest_ms, *times_ms)
+        return times_ms
 
     def predict(self, image: np.ndarray) -> np.ndarray:
-        """What the file answers there, float32 (classes,), to one image as it takes them.
+        """The answer of the file on the device, float32 (classes,).
 
         Args:
-            image: float32, (height, width, 3).
+            image: float32, (height, width, 3), as the file takes it.
         """
         pixels = base64.b64encode(np.ascontiguousarray(image, "<f4").tobytes()).decode()
-        return np.array(self._ask({"image": pixels})["answer"], "float32")
+        answer = self._ask({"image": pixels}, expected="the answer to an image", executions=1)
+        return np.array(answer["answer"], "float32")
 
-    def state(self) -> dict[str, Any]:
-        """What moves times over there, as far as it is known: `probe.machine_state`."""
-        return dict(self._ask({"state": True})["state"])
+    def state(self) -> MachineState:
+        """What affects times on the machine of the probe, now."""
+        answer = self._ask({"state": True}, expected="the state of the machine")
+        return from_json(MachineState, answer["state"])
 
-    def profile(self, count: int) -> list[dict[str, Any]]:
-        """What its types of operators take of an execution, from `count`; the longest first."""
-        return list(self._ask({"profile": count})["operators"])
+    def profile(self, count: int) -> list[OperatorTime]:
+        """How long each type of operator takes, over `count` executions; the longest first."""
+        answer = self._ask(
+            {"profile": count},
+            expected="the times of the operators",
+            seconds=LOADING_SECONDS,
+            executions=count,
+        )
+        return [from_json(OperatorTime, operator) for operator in answer["operators"]]
 
     def reopen(self) -> None:
-        """Load the file again in a new process; `ready` is what that one said."""
-        self.ready = self._ask({"reopen": True})
+        """Load the file again in a new process, whose first message becomes `ready`."""
+        self.ready = self._ready({"reopen": True})
 
-    def close(self) -> dict[str, Any]:
-        """End the probe; returns its last word, with peak_rss_mib and state."""
-        last = self._ask({"quit": True})
-        self._process.wait(timeout=60)
-        self._release()
+    def close(self) -> Finished:
+        """End the probe; returns its last message."""
+        last = from_json(Finished, self._ask({"quit": True}, expected="its peak memory"))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=ANSWER_SECONDS)
+        self.kill()
         return last
 
     def kill(self) -> None:
@@ -100,41 +147,127 @@ class ProbeSession:
 
     def _release(self) -> None:
         for stream in (self._process.stdin, self._process.stdout, self._errors):
-            # A request that never reached a dead probe is written again on closing.
-            with contextlib.suppress(OSError):
-                if stream is not None:
-                    stream.close()
+            if stream is not None:
+                stream.close()
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
+    def _ready(self, request: dict[str, Any]) -> Ready:
+        answer = self._ask(request, expected=LOADED, seconds=LOADING_SECONDS)
+        ready = from_json(Ready, answer)
+        self._slowest_ms = max(self._slowest_ms, ready.first_ms)
+        return ready
+
+    def _ask(
+        self,
+        request: dict[str, Any],
+        *,
+        expected: str,
+        seconds: float | None = None,
+        executions: int = 0,
+    ) -> dict[str, Any]:
+        """Send a request, unless it is empty, and return the answer.
+
+        Args:
+            expected: what the answer says, for the error if there is none.
+            seconds: how long the answer may take, besides `executions`; ANSWER_SECONDS by default.
+            executions: how many executions the request asks for.
+        """
+        data = f"{json.dumps(request)}\n".encode() if request else b""
+        limit = ANSWER_SECONDS if seconds is None else seconds
+        limit += len(data) / BYTES_PER_SECOND + executions * SLOWDOWN * self._slowest_ms / 1000
+        other_lines: deque[str] = deque(maxlen=3)
         try:
-            print(json.dumps(request), file=self._process.stdin, flush=True)
-        except (BrokenPipeError, ValueError):
-            self._fail("it ended early")
-        return self._answer()
+            for line in self._lines.exchange(data, limit):
+                message = self._message(line)
+                if message is None:
+                    other_lines.append(repr(line.strip()[:200]))
+                elif "error" in message:
+                    raise self._failure(message["error"])
+                else:
+                    return message
+        except TimeoutError:
+            got = "; ".join(other_lines) or "nothing"
+            raise self._silence(expected, limit, got=got) from None
+        raise self._failure("it ended early")
 
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("{"):  # not what a login shell says first
-                message: dict[str, Any] = json.loads(line)
-                if "error" in message:
-                    self._fail(message["error"])
-                return message
-        return self._fail("it ended early")
+    def _message(self, line: str) -> dict[str, Any] | None:
+        """The message on a line; None for what is not from the probe, such as a login banner."""
+        if not line.startswith(f"{self._marker} "):
+            return None
+        try:
+            return dict(json.loads(line.removeprefix(self._marker)))
+        except ValueError:
+            return None
 
-    def _fail(self, reason: str) -> Any:
+    def _failure(self, reason: str) -> StepFailed:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=5)  # for its own exit code; it is ending already
+            self._process.wait(timeout=5)  # it is about to end with an exit code that says why
+        code, errors = self._ended()
+        if code == self._lost_code:
+            return DeviceLost(f"the connection to {self._device} broke. {errors}")
+        return StepFailed(
+            f"the probe of {self._name()} failed: {reason} (exit code {code}). {errors}\n"
+            "Check the file with: evaluate predict FILE PHOTO"
+        )
+
+    def _silence(self, expected: str, seconds: float, *, got: str) -> StepFailed:
+        _, errors = self._ended()
+        command = "evaluate devices TARGET" if self._device else "evaluate predict FILE PHOTO"
+        return StepFailed(
+            f"the probe of {self._name()} did not answer within {seconds:.0f} s. Expected "
+            f"{expected}; got {got}. {errors}\n"
+            f"It hangs, or its machine is too busy. Check with: {command}"
+        )
+
+    def _name(self) -> str:
+        return f"{self._file} on {self._device}" if self._device else str(self._file)
+
+    def _ended(self) -> tuple[int, str]:
+        """End the process; returns its exit code and the last of its error output."""
         self._process.kill()
         code = self._process.wait()
         self._errors.seek(0)
-        tail = self._errors.read().decode(errors="replace").strip()[-400:]
+        errors = self._errors.read().decode(errors="replace").strip()[-400:]
         self._release()
-        if code == self._lost_code:
-            raise DeviceLost(f"the connection to {self._device} broke. {tail}")
-        there = f" on {self._device}" if self._device else ""
-        raise StepFailed(
-            f"the probe of {self._file}{there} failed: {reason} (exit code {code}). {tail}\n"
-            "Check the file with: evaluate predict FILE PHOTO"
-        )
+        return code, errors
+
+
+class LinePipe:
+    """Lines to and from a process, with a limit on how long each exchange may take."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._stdin, self._stdout = process.stdin.fileno(), process.stdout.fileno()
+        os.set_blocking(self._stdin, False)
+        self._open_line = b""
+
+    def exchange(self, data: bytes, seconds: float) -> Iterator[str]:
+        """Send data, and yield lines as they arrive, until the process closes its output.
+
+        Raises:
+            TimeoutError: the seconds are over.
+        """
+        deadline = time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._stdout, selectors.EVENT_READ)
+            if data:
+                selector.register(self._stdin, selectors.EVENT_WRITE)
+            while (seconds_left := deadline - time.monotonic()) > 0:
+                for key, _ in selector.select(seconds_left):
+                    if key.fd == self._stdin:
+                        data = self._send_part(data)
+                        if not data:
+                            selector.unregister(self._stdin)
+                    elif part := os.read(self._stdout, 1 << 16):
+                        *lines, self._open_line = (self._open_line + part).split(b"\n")
+                        yield from (line.decode(errors="replace") for line in lines)
+                    else:
+                        return
+        raise TimeoutError
+
+    def _send_part(self, data: bytes) -> bytes:
+        """Send what the pipe takes now; returns the rest."""
+        try:
+            return data[os.write(self._stdin, data) :]
+        except BrokenPipeError:
+            return b""  # the process is gone, and the end of its output says so

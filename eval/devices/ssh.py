@@ -1,4 +1,4 @@
-"""A Linux machine over the user's own `ssh`: files go there, a probe runs, all is cleaned up."""
+"""A Linux machine over the user's own `ssh`: copy files, run a probe, remove everything."""
 
 import hashlib
 import json
@@ -7,31 +7,34 @@ import re
 import shlex
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from configs.artifacts import file_sha256
 from configs.errors import StepFailed, UserError
-from eval.devices.session import DeviceLost, ProbeSession, probe_words
-from eval.devices.wheels import (
-    RUNTIMES,
-    Target,
-    download,
-    runtime_for,
+from configs.records import from_json
+from eval.devices.machine import Machine
+from eval.devices.session import (
+    BYTES_PER_SECOND,
+    DeviceLost,
+    ProbeSession,
+    new_marker,
+    probe_arguments,
 )
+from eval.devices.wheels import RUNTIMES, Target, download, runtime_for
 
 log = logging.getLogger("potstill")
 
-# No passwords (probes are many) and no new host keys: both are the user's to settle first. Silence
-# for 15 seconds is a lost connection.
+# Passwords and new host keys are for the user to settle first, because there are many connections.
+# Silence for 15 seconds is a lost connection.
 OPTIONS = [
     "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15",
     "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3",
 ]  # fmt: skip
 LOST = 255
-"""The exit code by which ssh says that it is about the connection, not the command."""
+"""The exit code of ssh for a broken connection, as opposed to a command that failed."""
 
-# Runs in the device's Python, so it uses what Python 3.8 has.
+# Runs in the Python of the device, so it uses nothing newer than Python 3.8.
 FACTS = f"""
 import importlib.util, json, os, platform
 from importlib import metadata
@@ -62,21 +65,40 @@ UNPACK = (
     "import sys, zipfile\nfor path in sys.argv[2:]: zipfile.ZipFile(path).extractall(sys.argv[1])\n"
 )
 CACHE = '"${XDG_CACHE_HOME:-$HOME/.cache}/potstill"'
-SECONDS, SLOWEST = 120, 50_000
-"""How long a command may take, and bytes a second of the slowest network that will do."""
+COMMAND_SECONDS = 120
+"""How long a command may take, besides the time to send its input."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the Python of a device says about its machine.
+
+    Attributes:
+        arch: as platform.machine() reports it.
+        libc: name and version of the C library.
+        modules: versions of numpy and of the runtimes that it can import; "" where unknown.
+    """
+
+    cpu: str
+    num_cores: int | None
+    os: str
+    python: str
+    arch: str
+    libc: tuple[str, str]
+    modules: dict[str, str]
 
 
 class Board:
-    """An ssh host with a folder of its own for as long as the context is open.
+    """A machine that ssh reaches, with a folder of its own there while the context is open.
 
     Raises:
-        StepFailed: it cannot be reached, or has no Python.
-        DeviceLost: it went away later on.
-        UserError: no runtime is there and none can be put there.
+        StepFailed: it has no Python.
+        DeviceLost: it cannot be reached.
+        UserError: it has no runtime and cannot get one.
     """
 
     formats: tuple[str, ...] = (".tflite", ".onnx")
-    tells_means = False
+    reports_means = False
 
     def __init__(
         self,
@@ -85,40 +107,55 @@ class Board:
         python: str,
         cores: list[int] | None,
         openvino: bool,
-        wheels: str | None,
-        config: str | None,
+        wheels: Path | None,
+        config: Path | None,
         probe: Path,
     ) -> None:
-        self.host, self._python, self._probe = host, python, probe
-        self._cores, self._openvino = cores, openvino
-        self._wheels = None if wheels is None else Path(wheels)
-        extra = ["-F", config] if config else []
+        """Prepare to connect.
+
+        Args:
+            python: its name or path there; `wheels`, `config` and `probe` are paths here.
+        """
+        self.host, self._probe = host, probe
+        self._python = device_path(python)
+        self._cores, self._openvino, self._wheels = cores, openvino, wheels
+        extra = ["-F", str(config)] if config else []
         self._ssh = ["ssh", *extra, *OPTIONS, "--", host]
         self._sent: dict[str, str] = {}
         self._sites: dict[str, str] = {}
 
     def __enter__(self) -> "Board":
         self.facts = self._facts()
-        # What a connection that broke left there goes after a day.
+        # A connection that broke leaves its folder there; it is removed after a day.
         self._cache, self._folder = self._lines(
             f'umask 077; cache={CACHE}; mkdir -p "$cache" && cd "$cache" || exit; '
             "find . -maxdepth 1 -name 'call-*' -mmin +1440 -exec rm -rf {} + 2>/dev/null; "
             'pwd; mktemp -d "$PWD/call-XXXXXX"'
-        )[-2:]
+        )[:2]
         return self
 
     def __exit__(self, *_: object) -> None:
         try:
             self._lines(f"rm -rf {shlex.quote(self._folder)}")
         except StepFailed as error:
-            log.warning("%s: its folder %s stays there (%s)", self.host, self._folder, error)
+            log.warning(
+                "%s: the folder %s could not be removed (%s)", self.host, self._folder, error
+            )
 
-    def machine(self) -> dict[str, Any]:
-        """As `eval.devices.machine.machine`, of the board."""
-        found = self.facts["modules"].items()
-        packages = {module.replace("_", "-"): version for module, version in found if version}
-        fields = ("cpu", "num_cores", "os", "python")
-        return {**{key: self.facts[key] for key in fields}, "packages": packages}
+    def machine(self) -> Machine:
+        packages = {
+            module.replace("_", "-"): version
+            for module, version in self.facts.modules.items()
+            if version
+        }
+        return Machine(
+            cpu=self.facts.cpu,
+            num_cores=self.facts.num_cores,
+            isa=None,
+            os=self.facts.os,
+            python=self.facts.python,
+            packages=packages,
+        )
 
     def is_back(self) -> bool:
         try:
@@ -130,52 +167,69 @@ class Board:
     def open(self, file: Path, *, num_threads: int) -> ProbeSession:
         """A probe that has loaded a file there."""
         site = self.site("openvino" if self._openvino else file.suffix.lower())
-        words = probe_words(
-            self._send(file), num_threads=num_threads, cores=self._cores, openvino=self._openvino
+        marker = new_marker()
+        arguments = probe_arguments(
+            self._send(file),
+            marker=marker,
+            num_threads=num_threads,
+            cores=self._cores,
+            openvino=self._openvino,
         )
-        program = shlex.join([self._python, self._send(self._probe), *words])
-        script = f"PYTHONPATH={shlex.quote(site)} {program}"
-        # A shell that stays says 139 of a crash, where ssh would say 255, as of a lost connection.
-        command = self._command(f"{script}; exit $?")
-        return ProbeSession(command, file, device=self.host, lost_code=LOST)
+        program = f"{self._python} {shlex.join([self._send(self._probe), *arguments])}"
+        # With exit, a shell stays behind the probe and reports a crash as 139. Without it, ssh
+        # would report 255, as for a lost connection.
+        command = self._command(f"PYTHONPATH={shlex.quote(site)} {program}; exit $?")
+        return ProbeSession(command, file, marker=marker, device=self.host, lost_code=LOST)
 
     def site(self, kind: str) -> str:
-        """Where a runtime is, a key of RUNTIMES: "" for the board's own, or a folder there."""
-        runtime, has = runtime_for(kind), set(self.facts["modules"])
-        if runtime is None or ("numpy" in has and has & set(runtime.modules)):
+        """The folder there that a runtime is in; "" if the device's own Python has it.
+
+        Args:
+            kind: a key of RUNTIMES.
+        """
+        runtime, modules = runtime_for(kind), set(self.facts.modules)
+        if runtime is None or ("numpy" in modules and modules & set(runtime.modules)):
             return ""
         if kind not in self._sites:
-            target = Target.of(self.facts)
+            target = self._target()
             key = hashlib.sha256(repr((runtime.pin, target, _names(self._wheels))).encode())
             site = f"{self._cache}/site-{key.hexdigest()[:16]}"
-            if self._lines(f"test -d {shlex.quote(site)} || echo missing")[-1:] == ["missing"]:
+            if "missing" in self._lines(f"test -d {shlex.quote(site)} || echo missing"):
                 self._install(runtime.pin, target, site)
             self._sites[kind] = site
         return self._sites[kind]
 
+    def _target(self) -> Target:
+        name, version = self.facts.libc
+        return Target(
+            python=".".join(self.facts.python.split(".")[:2]),
+            arch=self.facts.arch,
+            glibc=int(version.split(".")[1]) if name == "glibc" else None,
+        )
+
     def _install(self, package: str, target: Target, site: str) -> None:
-        log.info("%s has no %s: putting it into %s there", self.host, package, site)
+        log.info("%s has no %s: installing it in %s there", self.host, package, site)
         with tempfile.TemporaryDirectory() as folder:
-            found = download(package, target, Path(folder), self._wheels)
-            sent = [self._send(wheel) for wheel in found]
+            wheels = download(package, target, Path(folder), self._wheels)
+            sent = [self._send(wheel) for wheel in wheels]
         unfinished = f"{self._folder}/{Path(site).name}"
-        words = [self._python, "-", unfinished, *sent]
-        # A site is whole once it has its name; another call may have been faster.
-        self._lines(shlex.join(words), stdin=UNPACK.encode())
-        where = shlex.quote(site)
-        self._lines(f"test -d {where} || mv {shlex.quote(unfinished)} {where}")
+        arguments = shlex.join(["-", unfinished, *sent])
+        self._lines(f"{self._python} {arguments}", stdin=UNPACK.encode())
+        # The folder gets its name when it is complete; another process may have been faster.
+        name = shlex.quote(site)
+        self._lines(f"test -d {name} || mv {shlex.quote(unfinished)} {name}")
 
     def _send(self, file: Path) -> str:
-        """The path of a file's copy in the board's folder, by its content."""
+        """The path of a file's copy on the device, named by its content."""
         digest = file_sha256(file)
         path = f"{self._folder}/{digest[:16]}{file.suffix}"
         if self._sent.get(path) != digest:
-            quoted = shlex.quote(path)
-            said = self._lines(f"cat > {quoted} && sha256sum {quoted}", stdin=file.read_bytes())
-            if not said or said[-1].split()[0] != digest:
+            name = shlex.quote(path)
+            lines = self._lines(f"cat > {name} && sha256sum {name}", stdin=file.read_bytes())
+            if not lines or lines[0].split()[0] != digest:
                 raise StepFailed(
-                    f"{file} arrived damaged on {self.host} ({' '.join(said) or 'no digest'}). "
-                    "Is its disk full?"
+                    f"{file} arrived damaged on {self.host}: expected the digest {digest}; got "
+                    f"{' '.join(lines) or 'none'}. Check whether its disk is full."
                 )
             self._sent[path] = digest
         return path
@@ -185,32 +239,30 @@ class Board:
         return [*self._ssh, f"exec sh -c {shlex.quote(script)}"]
 
     def _lines(self, script: str, stdin: bytes = b"") -> list[str]:
-        """What a script says there, without what a login shell may say before."""
-        seconds = SECONDS + len(stdin) / SLOWEST
+        """What a script prints there, without what a login shell prints before it."""
+        marker, seconds = new_marker(), COMMAND_SECONDS + len(stdin) / BYTES_PER_SECOND
+        # The marker has a line of its own, even if a banner did not end its last line.
+        command = self._command(f"printf '\\n%s\\n' {marker}; {script}")
         try:
-            result = subprocess.run(
-                self._command(script), input=stdin, capture_output=True, timeout=seconds
-            )
+            result = subprocess.run(command, input=stdin, capture_output=True, timeout=seconds)
         except FileNotFoundError:
             raise UserError("there is no ssh program here. Install OpenSSH's client.") from None
         except subprocess.TimeoutExpired:
             raise DeviceLost(f"{self.host} did not answer within {seconds:.0f} s.") from None
-        said = result.stderr.decode(errors="replace").strip()
+        errors = result.stderr.decode(errors="replace").strip()
         if result.returncode == LOST:
-            raise DeviceLost(f"{self.host} cannot be reached: {said[-400:]}{_advice(said)}")
+            raise DeviceLost(f"{self.host} cannot be reached: {errors[-400:]}{_advice(errors)}")
         if result.returncode:
             raise StepFailed(
-                f"{self.host} failed (exit code {result.returncode}): {said[-400:]}\n"
+                f"{self.host} failed (exit code {result.returncode}): {errors[-400:]}\n"
                 f"The command was: {script[:200]}"
             )
-        return result.stdout.decode(errors="replace").splitlines()
+        lines = result.stdout.decode(errors="replace").splitlines()
+        return lines[lines.index(marker) + 1 :] if marker in lines else []
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> Facts:
         try:
-            said = self._lines(f"{shlex.quote(self._python)} -", stdin=FACTS.encode())
-            facts: dict[str, Any] = json.loads(said[-1])
-        except (ValueError, IndexError):
-            raise StepFailed(f"{self.host}: {self._python} did not say what it is.") from None
+            lines = self._lines(f"{self._python} -", stdin=FACTS.encode())
         except DeviceLost:
             raise
         except StepFailed as error:
@@ -218,16 +270,31 @@ class Board:
                 f"{error}\n{self.host} needs Python 3.9 or later; name it with "
                 f"{{name: ssh, host: {self.host}, python: /path/to/python3}}."
             ) from None
-        return facts
+        try:
+            return from_json(Facts, json.loads(lines[0]))
+        except (ValueError, IndexError):
+            raise StepFailed(
+                f"{self.host}: {self._python} did not describe its machine. Expected a line of "
+                f"JSON; got {lines[:1] or 'nothing'}. Check that it is a Python, with: ssh "
+                f"{self.host} {self._python} --version"
+            ) from None
+
+
+def device_path(path: str) -> str:
+    """A path as a word for the shell of a device, which puts its home directory in place of `~`."""
+    first, slash, rest = path.partition("/")
+    if re.fullmatch(r"~[\w.-]*", first, re.ASCII):
+        return f"{first}{slash}{shlex.quote(rest) if rest else ''}"
+    return shlex.quote(path)
 
 
 def _names(folder: Path | None) -> list[str]:
     return [] if folder is None else sorted(path.name for path in folder.glob("*.whl"))
 
 
-def _advice(said: str) -> str:
-    if re.search(r"host key|authenticity", said, re.IGNORECASE):
+def _advice(errors: str) -> str:
+    if re.search(r"host key|authenticity", errors, re.IGNORECASE):
         return "\nIts host key is not known here: log in once with ssh and compare the fingerprint."
-    if "Permission denied" in said:
+    if "Permission denied" in errors:
         return "\nIt asks for a password: give it a key first, with ssh-copy-id."
     return ""

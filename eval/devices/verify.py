@@ -1,6 +1,7 @@
-"""Whether files answer on a device what they answer here."""
+"""Whether files give the same answers on a device as here."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,25 @@ from eval.metadata import expected_pixels, read_metadata
 from eval.pixels import Pixels
 
 
+@dataclass(frozen=True)
+class Verification:
+    """How the answers of one file on a device compare with those here.
+
+    Attributes:
+        name: of the file.
+        device: label of the device.
+        n: photos.
+        argmax_equal: photos for which the most likely class is the same.
+        max_abs_diff: the largest difference between any two answers.
+    """
+
+    name: str
+    device: str
+    n: int
+    argmax_equal: int
+    max_abs_diff: float
+
+
 def verify(
     files: list[Path],
     photos: list[Path],
@@ -21,39 +41,42 @@ def verify(
     options: Mapping[str, Any],
     num_threads: int = 1,
     pixels: Pixels | None = None,
-) -> list[dict[str, Any]]:
-    """Some photos through each file on a device and here.
+) -> list[Verification]:
+    """Put photos through files on a device and here, for every file that the device executes.
 
     Args:
-        pixels: what the files expect, where they do not say it themselves.
-
-    Returns:
-        A row for each file that the device runs: name, device, n, argmax_equal (on how many the
-        most likely class is the same) and max_abs_diff (of all answers).
+        pixels: what the files expect, for files that do not say it themselves.
 
     Raises:
-        StepFailed: a file cannot be run there.
+        StepFailed: a file cannot be executed there.
     """
     label = device_label(device, options)
-    with DEVICES[device](**options) as there:
-        if there.tells_means:  # and no answers
+    with DEVICES[device](**options) as machine:
+        if machine.reports_means:  # such a device reports no answers either
             return []
-        able = [file for file in files if file.suffix.lower() in there.formats]
+        able = [file for file in files if file.suffix.lower() in machine.formats]
         return [
-            {
-                "name": file.name,
-                "device": label,
-                **_compared(
-                    there, file, photos, expected_pixels(read_metadata(file), pixels), num_threads
-                ),
-            }
+            _compare(
+                machine,
+                label,
+                file,
+                photos,
+                pixels=expected_pixels(read_metadata(file), pixels),
+                num_threads=num_threads,
+            )
             for file in able
         ]
 
 
-def _compared(
-    device: Device, file: Path, photos: list[Path], pixels: Pixels, num_threads: int
-) -> dict[str, Any]:
+def _compare(
+    device: Device,
+    label: str,
+    file: Path,
+    photos: list[Path],
+    *,
+    pixels: Pixels,
+    num_threads: int,
+) -> Verification:
     model = open_model(file, num_threads)
     size = model.input_shape[:2]
     images = np.stack([pixels.apply(evaluation_image(photo, size)) for photo in photos])
@@ -65,8 +88,10 @@ def _compared(
         session.kill()
         raise
     here = model.predict(images)
-    return {
-        "n": len(photos),
-        "argmax_equal": int((there.argmax(axis=1) == here.argmax(axis=1)).sum()),
-        "max_abs_diff": float(np.abs(there - here).max()),
-    }
+    return Verification(
+        name=file.name,
+        device=label,
+        n=len(photos),
+        argmax_equal=int((there.argmax(axis=1) == here.argmax(axis=1)).sum()),
+        max_abs_diff=float(np.abs(there - here).max()),
+    )

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from configs.errors import StepFailed, UserError
 from eval.devices.machine import package_version
@@ -14,21 +13,28 @@ RUNTIMES = {
     ".onnx": ("onnxruntime", ("onnxruntime",)),
     "openvino": ("openvino", ("openvino",)),
 }
-"""By ending of a file, or by name: the package that runs it, and the modules any of which do."""
+"""By the ending of a file, or the name of a runtime: the package to install, and the modules of
+which any one is enough."""
 
-OLDEST_GLIBC = 17  # manylinux2014; nothing older is built for any more
+OLDEST_GLIBC = 17
+"""The minor version of glibc of manylinux2014. New packages support nothing older."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Attributes: pin: the package in the version that is used here; modules: any of them does."""
+    """What executes one kind of file.
+
+    Attributes:
+        pin: the package, in the version that is installed here.
+        modules: the modules of which any one is enough.
+    """
 
     pin: str
     modules: tuple[str, ...]
 
 
 def runtime_for(kind: str) -> Runtime | None:
-    """The runtime of a key of RUNTIMES; None for another ending, of which the probe speaks best."""
+    """The runtime of a key of RUNTIMES; None for another ending, which the probe will refuse."""
     if kind not in RUNTIMES:
         return None
     package, modules = RUNTIMES[kind]
@@ -41,7 +47,8 @@ class Target:
     """The Python that wheels are for.
 
     Attributes:
-        arch: as platform.machine() says it: aarch64, x86_64, armv7l.
+        python: major and minor version: "3.11".
+        arch: as platform.machine() reports it: aarch64, x86_64, armv7l.
         glibc: minor version of glibc 2; None for another C library (musl).
     """
 
@@ -49,30 +56,23 @@ class Target:
     arch: str
     glibc: int | None
 
-    @classmethod
-    def of(cls, facts: dict[str, Any]) -> "Target":
-        """From what a device says of itself."""
-        name, version = facts["libc"]
-        minor = version.split(".")[1] if name == "glibc" else None
-        python = ".".join(facts["python"].split(".")[:2])
-        return cls(python, facts["arch"], None if minor is None else int(minor))
-
     def describe(self) -> str:
-        """As errors call it."""
+        """What errors call it."""
         libc = "musl or another C library" if self.glibc is None else f"glibc 2.{self.glibc}"
         return f"Python {self.python} on {self.arch} with {libc}"
 
 
 def download(package: str, target: Target, folder: Path, source: Path | None) -> list[Path]:
-    """The wheels of a package and of all that it needs, for another machine.
+    """The wheels of a package and of everything it needs, for another machine.
 
-    Of the version that is asked for (name==version), or of another where there is none.
+    If there is none of the version in `package` (name==version), another version is taken.
 
     Args:
-        source: a folder that holds them; None asks pip's index.
+        folder: where the wheels go.
+        source: a folder that contains them; by default they come from the index of pip.
 
     Raises:
-        UserError: there are none for that machine.
+        UserError: there are no wheels for that machine.
         StepFailed: this Python has no pip.
     """
     if target.glibc is None or target.arch not in ("x86_64", "aarch64"):
@@ -82,15 +82,18 @@ def download(package: str, target: Target, folder: Path, source: Path | None) ->
         )
     result = _pip_download(package, target, folder, source)
     if result.returncode and "==" in package:
-        # An old Python has no wheels of the version that is used here; what ran is stored.
+        # An old Python may have no wheels of the version installed here. Results name the version.
         result = _pip_download(package.partition("==")[0], target, folder, source)
     if "No module named pip" in result.stderr:
-        raise StepFailed(f"this Python has no pip to download {package} with. Give it: --wheels.")
+        raise StepFailed(
+            f"this Python has no pip to download {package} with. "
+            "Give a folder of wheels: --wheels DIR"
+        )
     if result.returncode:
         reason = result.stderr.strip().splitlines()[-1] if result.stderr.strip() else ""
-        given = f"in {source}" if source else "to download"
+        where = f"in {source}" if source else "to download"
         raise UserError(
-            f"no wheels of {package} {given} for {target.describe()}: {reason}\n"
+            f"no wheels of {package} {where} for {target.describe()}: {reason}\n"
             "Collect them where there is a network (pip download) and give their folder with "
             "--wheels, or install a runtime there and name its Python with the option python."
         )
@@ -101,12 +104,12 @@ def _pip_download(
     package: str, target: Target, folder: Path, source: Path | None
 ) -> "subprocess.CompletedProcess[str]":
     assert target.glibc is not None
-    where = ["--no-index", "--find-links", str(source)] if source else []
+    index = ["--no-index", "--find-links", str(source)] if source else []
     tags = [f"manylinux_2_{n}" for n in range(target.glibc, OLDEST_GLIBC - 1, -1)]
     platforms = [f"--platform={tag}_{target.arch}" for tag in [*tags, "manylinux2014"]]
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
         "--only-binary=:all:", "--implementation", "cp", "--python-version", target.python,
-        "--dest", str(folder), *platforms, *where, package,
+        "--dest", str(folder), *platforms, *index, package,
     ]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from configs.schema import Choice, Experiment, TeacherConfig
 from eval.report.html import markdown_environment
+from eval.report.wording import dash
 
 PUNCTUATION = re.compile(r"([\\`*_\[\]<>|~#$&])")
 
@@ -38,7 +39,7 @@ def render_card(report: dict[str, Any], experiment: Experiment) -> str:
 
 def plain(text: object) -> str:
     """Text that Markdown shows as it is, on one line."""
-    return PUNCTUATION.sub(r"\\\1", " ".join(str(text).split()))
+    return PUNCTUATION.sub(r"\\\1", " ".join(str(dash(text)).split()))
 
 
 def yaml_text(text: object) -> str:

@@ -18,7 +18,7 @@ from configs.run_dir import RunDir
 from configs.schema import Experiment
 from eval.choice.drop import drop_of
 from eval.choice.file_to_ship import MeasuredFile, choose
-from eval.devices.machine import machine
+from eval.devices.machine import installed_packages, this_machine
 from eval.devices.registry import device_label
 from eval.report.audit import audit
 from eval.report.costs import step_costs
@@ -30,7 +30,7 @@ from eval.scoring.file_rows import Reference, file_row
 from eval.scoring.predictions import Photos, load_predictions
 from eval.scoring.robustness import corrupted_photos, robustness, robustness_sentence
 from eval.timing.latency import Latency
-from eval.timing.results import latency_path, load_latency
+from eval.timing.results import load_latency, load_machine, load_packages
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,12 @@ def build_report(
     facts = read_json(run.photos_manifest.with_suffix(".json"))
     counts = {k: v for k, v in facts.items() if k.startswith("num_")}
     tested = {name: splits["test"] for name, splits in probs.items()}
+    timed_on = next((row["latency"][0].device for row in rows if row["latency"]), None)
     report = {
         "run": run.path.resolve().name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": experiment.seed,
-        "machine": _machine(run, rows),
+        "machine": to_json(load_machine(run, timed_on) if timed_on else this_machine()),
         "data": {"source": _source(experiment), "classes": photos.classes, **counts},
         "models": [_model_row(run, n, probs[n]["test"], photos.test, teacher) for n in models],
         "files": to_json(rows),
@@ -97,6 +98,7 @@ def build_report(
         "provenance": {
             "config_sha256": file_sha256(run.experiment),
             "photos_sha256": file_sha256(run.photos_manifest),
+            "packages": load_packages(run, timed_on) if timed_on else installed_packages(),
         },
         "verdict": to_json(verdict),
     }
@@ -145,12 +147,6 @@ def _distillation(
         teacher=probs["teacher"]["test"],
         labels=test.labels,
     )
-
-
-def _machine(run: RunDir, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Where the files were timed; this machine where they were not."""
-    timed = next((row["latency"][0].device for row in rows if row["latency"]), None)
-    return machine() if timed is None else dict(read_json(latency_path(run, timed))["machine"])
 
 
 def _source(experiment: Experiment) -> str:

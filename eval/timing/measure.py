@@ -3,14 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from configs.errors import UserError
-from configs.records import from_json
-from eval.devices.probe import Delegate, MachineState
-from eval.devices.registry import DEVICES, device_label
+from eval.devices.probe import Finished
+from eval.devices.registry import DEVICES, Options, device_label
 from eval.timing.differences import difference, noise_floor
 from eval.timing.latency import Latency
 from eval.timing.rounds import Journal, Turn, take_rounds
@@ -20,7 +18,7 @@ def measure(
     files: list[Path],
     *,
     device: str = "local",
-    options: dict[str, Any] | None = None,
+    options: Options | None = None,
     num_threads: int = 1,
     num_warmup: int = 10,
     num_runs: int = 200,
@@ -71,13 +69,13 @@ def measure(
     rows = [
         _latency(
             turns_of_file,
-            last_words,
+            finished,
             device=label,
             num_threads=num_threads,
             num_runs=num_runs,
             floor=floor,
         )
-        for turns_of_file, last_words in zip(turns[:-1], last[:-1], strict=True)
+        for turns_of_file, finished in zip(turns[:-1], last[:-1], strict=True)
     ]
     fastest = min(rows, key=lambda row: row.p50_ms)
     return {
@@ -88,7 +86,7 @@ def measure(
 
 def _latency(
     turns: list[Turn],
-    last: dict[str, Any],
+    finished: Finished,
     *,
     device: str,
     num_threads: int,
@@ -97,11 +95,8 @@ def _latency(
 ) -> Latency:
     """The latency of one file, from its turns and the last message of its probe."""
     ready = turns[0].ready
-    before = from_json(MachineState, ready.get("state", {}))
-    after = from_json(MachineState, last.get("state", {}))
     times_ms = [time for turn in turns for time in turn.times_ms]
     p50, p90, p99 = (float(p) for p in np.percentile(times_ms, [50, 90, 99]))
-    delegate = ready.get("delegate")
     # A device that reports means says nothing about the slow executions.
     reports_means = len(times_ms) < num_runs
     return Latency(
@@ -109,18 +104,18 @@ def _latency(
         num_threads=num_threads,
         num_runs=num_runs,
         num_warmup=max(turn.num_warmup for turn in turns),
-        runtime=f"{ready['runtime']} {ready['runtime_version']}".strip(),
-        delegate=from_json(Delegate, delegate) if delegate else None,
-        batch=ready["batch"],
+        runtime=ready.runtime_name,
+        delegate=ready.delegate,
+        batch=ready.batch,
         noise_floor=floor,
         p50_ms=p50,
         p90_ms=None if reports_means else p90,
         p99_ms=None if reports_means else p99,
         mean_ms=float(np.mean(times_ms)),
-        load_ms=float(np.median([turn.ready["load_ms"] for turn in turns])),
-        first_ms=float(np.median([turn.ready["first_ms"] for turn in turns])),
-        peak_rss_mib=last["peak_rss_mib"],
-        state=replace(before, after=after.readings()),
+        load_ms=float(np.median([turn.ready.load_ms for turn in turns])),
+        first_ms=float(np.median([turn.ready.first_ms for turn in turns])),
+        peak_rss_mib=finished.peak_rss_mib,
+        state=replace(ready.state, after=finished.state.readings()),
         round_min_ms=_min_ms(turns),
         times_ms=tuple(times_ms),
     )

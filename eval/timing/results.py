@@ -1,22 +1,19 @@
-"""Latencies on disk: written by a step, read for the report."""
+"""Latencies in a run directory: written by a step, read for the report."""
 
 import re
 from pathlib import Path
-from typing import Any
 
 from configs.artifacts import file_sha256, read_json
 from configs.progress import track
 from configs.records import from_json, to_json
 from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
-from eval.devices.machine import machine
-from eval.devices.registry import device_label
+from eval.devices.machine import Machine, installed_packages, this_machine
+from eval.devices.probe import MachineState
+from eval.devices.registry import Options, device_label, path_here
 from eval.timing.latency import Latency
 from eval.timing.measure import measure
 from eval.timing.rounds import RUNS_PER_ROUND, Journal
-
-MACHINE = ("cpu", "num_cores", "isa", "os", "python")
-"""What `machine` of report.json takes from the state of the device that files were timed on."""
 
 
 def latency_step(
@@ -24,12 +21,12 @@ def latency_step(
     files: list[Path],
     *,
     device: str,
-    options: dict[str, Any],
+    options: Options,
     num_threads: int,
     num_warmup: int,
     num_runs: int,
 ) -> Step:
-    """Time the files of the run on one device: results/latency-<device>.json, raw times kept."""
+    """Time the files of a run on one device, into results/latency-<device>.json."""
     label = device_label(device, options)
     path = latency_path(run, label)
     inputs = {
@@ -48,11 +45,11 @@ def latency_step(
             num_runs=num_runs,
             journal=Journal(workspace.file("rounds.jsonl")),
         )
-        # The packages that made the files are those of here, whatever runs them.
-        state = to_json(next(iter(rows.values())).state)
-        where = machine() | {key: state[key] for key in MACHINE if state[key] is not None}
+        state = next(iter(rows.values())).state
+        packages = installed_packages() if device == "local" else None
         return [], {
-            "machine": where,
+            "machine": to_json(Machine.of_state(state, packages=packages)),
+            "packages_here": installed_packages(),
             "latency": {
                 file.name: {**to_json(row), "times_ms": list(row.times_ms)}
                 for file, row in rows.items()
@@ -62,15 +59,14 @@ def latency_step(
     return Step(f"latency on {label}", path, inputs, build)
 
 
-def device_inputs(device: str, options: dict[str, Any]) -> dict[str, Any]:
-    """What of a device a measurement depends on, as JSON values."""
-    kept = {key: value for key, value in options.items() if key != "wheels"}
-    tool = Path(str(options.get("benchmark_model")))
+def device_inputs(device: str, options: Options) -> dict[str, object]:
+    """What a measurement depends on besides its files, as JSON values."""
+    tool = path_here(options["benchmark_model"]) if options.get("benchmark_model") else None
     return {
         "name": device,
-        **kept,
-        "tool": file_sha256(tool) if tool.is_file() else None,
-        "host": machine() if device == "local" else None,
+        **{key: value for key, value in options.items() if key != "wheels"},
+        "tool": file_sha256(tool) if tool and tool.is_file() else None,
+        "host": to_json(this_machine()) if device == "local" else None,
     }
 
 
@@ -78,7 +74,7 @@ def timed(
     files: list[Path],
     *,
     device: str = "local",
-    options: dict[str, Any] | None = None,
+    options: Options | None = None,
     num_threads: int,
     num_warmup: int,
     num_runs: int,
@@ -115,23 +111,41 @@ def load_latency(run: RunDir, devices: list[str], files: list[str]) -> dict[str,
             file = run.file(name)
             if file.exists() and stored["inputs"]["files"][name] == file_sha256(file):
                 by_file.setdefault(name, []).append(from_json(Latency, row))
-    on = {
-        device: {n for n in files for row in by_file.get(n, []) if row.device == device}
+    timed_on = {
+        device: {name for name in files for row in by_file.get(name, []) if row.device == device}
         for device in devices
     }
-    first = next((device for device in devices if on[device] == set(files)), devices[0])
+    first = next((device for device in devices if timed_on[device] == set(files)), devices[0])
     return {
         name: sorted(rows, key=lambda row: row.device != first)
         for name, rows in by_file.items()
-        if name in on[first]
+        if name in timed_on[first]
     }
 
 
+def load_machine(run: RunDir, device: str) -> Machine:
+    """The machine that files were timed on, by the label of the device.
+
+    It is made from what the machine said of itself. Files of older versions filled in the machine
+    of the command where a board was silent.
+    """
+    stored = read_json(latency_path(run, device))
+    state = from_json(MachineState, next(iter(stored["latency"].values()))["state"])
+    is_local = stored["inputs"]["device"]["name"] == "local"
+    return Machine.of_state(state, packages=stored["machine"]["packages"] if is_local else None)
+
+
+def load_packages(run: RunDir, device: str) -> dict[str, str]:
+    """Versions of the packages on the machine whose command timed the files on a device."""
+    stored = read_json(latency_path(run, device))
+    return dict(stored.get("packages_here") or stored["machine"]["packages"])
+
+
 def latency_path(run: RunDir, device: str) -> Path:
-    """Where the times of one device are kept; `device` as `device_label` calls it."""
+    """The file with the latencies of one device, by the label of `device_label`."""
     return run.path / "results" / f"latency-{file_part(device)}.json"
 
 
 def file_part(label: str) -> str:
-    """A device's label as a part of a file's name."""
+    """The label of a device as part of a file name."""
     return re.sub(r"[^A-Za-z0-9.@_-]", "-", label)

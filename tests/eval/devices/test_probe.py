@@ -204,9 +204,9 @@ def test_reopened_it_is_a_new_process_that_serves_the_same_pipes(
         assert len(session.run(2)) == 2
         session.reopen()
         assert session.ready is not before
-        assert session.ready["load_ms"] != before["load_ms"]
+        assert session.ready.load_ms != before.load_ms
         assert len(session.run(3)) == 3
-        assert 10 < session.close()["peak_rss_mib"] < 300
+        assert 10 < session.close().peak_rss_mib < 300
 
 
 def test_what_xnnpack_took_of_a_file_is_told(
@@ -215,12 +215,9 @@ def test_what_xnnpack_took_of_a_file_is_told(
     assert open_model(onnx_file).delegate is None
     delegate = open_model(tflite_files["float32"]).delegate
     # A mean, a fully connected layer and a softmax: XNNPACK has them all.
-    assert delegate == {
-        "name": "XNNPACK",
-        "num_partitions": 1,
-        "num_ops": 3,
-        "num_delegated_ops": 3,
-    }
+    assert delegate == probe.Delegate(
+        name="XNNPACK", num_partitions=1, num_ops=3, num_delegated_ops=3
+    )
 
 
 class Nodes:
@@ -239,9 +236,9 @@ class Nodes:
 
 
 def test_what_no_delegate_took_is_counted_as_left() -> None:
-    found = probe._delegate(Nodes())
-    assert found is not None
-    assert (found["num_ops"], found["num_delegated_ops"], found["num_partitions"]) == (4, 2, 1)
+    delegate = probe._delegate(Nodes())
+    assert delegate is not None
+    assert (delegate.num_ops, delegate.num_delegated_ops, delegate.num_partitions) == (4, 2, 1)
 
 
 def test_the_state_of_a_board_is_read_where_linux_keeps_it(tmp_path: Path) -> None:
@@ -259,29 +256,30 @@ def test_the_state_of_a_board_is_read_where_linux_keeps_it(tmp_path: Path) -> No
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     state = probe.machine_state(tmp_path)
-    assert state["cpu"] == "Raspberry Pi 4 Model B Rev 1.4"
-    assert state["isa"] == ["asimd", "asimddp"]
-    assert (state["governor"], state["mhz"]) == ("ondemand", 1800.0)
-    assert (state["temperature_c"], state["load"]) == (51.0, 0.25)
+    assert state.cpu == "Raspberry Pi 4 Model B Rev 1.4"
+    assert state.isa == ("asimd", "asimddp")
+    assert (state.governor, state.mhz) == ("ondemand", 1800.0)
+    assert (state.temperature_c, state.load) == (51.0, 0.25)
 
 
 def test_what_a_machine_does_not_tell_is_left_out(tmp_path: Path) -> None:
     state = probe.machine_state(tmp_path)
-    assert not {"isa", "governor", "mhz", "temperature_c", "load"} & set(state)
-    assert state["cpu"]
+    assert (state.isa, state.governor, state.mhz) == (None, None, None)
+    assert (state.temperature_c, state.load) == (None, None)
+    assert state.cpu
 
 
 def test_a_process_is_pinned_to_the_cores_it_is_given(onnx_file: Path) -> None:
     core = max(os.sched_getaffinity(0))
     with DEVICES["local"](cores=[core]) as here:
         session = here.open(onnx_file, num_threads=1)
-    assert session.ready["state"]["cores"] == [core]
+    assert session.ready.state.cores == (core,)
     session.reopen()
-    assert session.state()["cores"] == [core]
+    assert session.state().cores == (core,)
     session.close()
     with (
         DEVICES["local"](cores=[4095]) as here,
-        pytest.raises(StepFailed, match=r"cores \[4095\] are not all here; here are .*\d"),
+        pytest.raises(StepFailed, match=r"cores \[4095\] do not all exist; expected some of .*\d"),
     ):
         here.open(onnx_file, num_threads=1)
 
@@ -309,7 +307,7 @@ def test_a_device_may_run_openvino(onnx_file: Path) -> None:
     pytest.importorskip("openvino")
     with DEVICES["local"](openvino=True) as here:
         session = here.open(onnx_file, num_threads=1)
-    assert session.ready["runtime"] == "openvino"
+    assert session.ready.runtime == "openvino"
     session.reopen()
     assert len(session.run(2)) == 2
     session.close()

@@ -21,6 +21,7 @@ from configs.errors import StepFailed, UserError
 from eval.devices.probe import open_model
 from eval.devices.registry import DEVICES, parse_device
 from eval.devices.session import DeviceLost
+from eval.devices.ssh import device_path
 from eval.timing.measure import measure
 from eval.timing.rounds import Journal
 from support import Outcome
@@ -58,7 +59,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         pytest.skip("no OpenSSH server here")
     folder = tmp_path_factory.mktemp("sshd")
     host_key, user_key = key(folder / "host"), key(folder / "user")
-    shutil.copy(folder / "user.pub", folder / "authorized_keys")
+    chatty_key = key(folder / "chatty")
+    banner = r"""command="printf '{\"motd\": 1}'; eval \"$SSH_ORIGINAL_COMMAND\"" """
+    (folder / "authorized_keys").write_text(
+        (folder / "user.pub").read_text() + banner + (folder / "chatty.pub").read_text()
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -74,9 +79,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     config.write_text(
         f"Host *\n HostName 127.0.0.1\n Port {port}\n"
         f"Host board stranger\n IdentityFile {user_key}\n"
+        f"Host chatty\n IdentityFile {chatty_key}\n"
         "Host stranger\n UserKnownHostsFile /dev/null\n"
         f"Host locked\n IdentityFile {host_key}\n"
-        f"Host board locked\n UserKnownHostsFile {folder}/known_hosts\n IdentitiesOnly yes\n"
+        f"Host board locked chatty\n UserKnownHostsFile {folder}/known_hosts\n IdentitiesOnly yes\n"
     )
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # where root's sshd locks itself in
@@ -116,6 +122,15 @@ def test_answers_there_are_those_of_here(
         session.close()
     # The same runtime on the same processor: bit for bit.
     np.testing.assert_array_equal(there, open_model(onnx_file).predict(image[None])[0])
+
+
+def test_a_login_banner_that_looks_like_json_does_no_harm(server: Server, onnx_file: Path) -> None:
+    options = {"host": "chatty", "python": sys.executable, "config": str(server.config)}
+    with ssh(**options) as board:
+        assert board.machine().num_cores == os.cpu_count()
+        session = board.open(onnx_file, num_threads=1)
+        assert len(session.run(3)) == 3
+        session.close()
 
 
 def test_a_cut_connection_is_said_and_the_board_is_back(server: Server, onnx_file: Path) -> None:
@@ -183,9 +198,24 @@ def test_a_crash_there_is_no_lost_connection(
 def test_a_board_is_described(server: Server) -> None:
     with ssh(host="board", python=sys.executable, config=str(server.config)) as board:
         machine = board.machine()
-    assert machine["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert machine["num_cores"] == os.cpu_count()
-    assert "onnxruntime" in machine["packages"]
+    assert machine.python == ".".join(map(str, sys.version_info[:3]))
+    assert machine.num_cores == os.cpu_count()
+    assert machine.packages is not None
+    assert "onnxruntime" in machine.packages
+
+
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [
+        ("~/venv/bin/python", "~/venv/bin/python"),
+        ("~pi/my venv/python", "~pi/'my venv/python'"),
+        ("~", "~"),
+        ("/opt/~/python", "'/opt/~/python'"),
+        ("~$(reboot)/python", "'~$(reboot)/python'"),
+    ],
+)
+def test_a_tilde_is_the_home_directory_of_the_device(path: str, word: str) -> None:
+    assert device_path(path) == word
 
 
 @pytest.mark.parametrize(
@@ -273,7 +303,8 @@ def test_a_device_is_named_in_a_word(text: str, expected: tuple[str, dict[str, s
         ("shh:pi", "unknown device 'shh'. Did you mean ssh"),
         ("local:here", "device local has no address"),
         ("{name: ssh, hots: pi}", "no option hots. Did you mean host"),
-        ("{name: [", "expected {name: ssh"),
+        ("{name: [", "Expected a device as in a config"),
+        ("{host: pi}", "Expected a device as in a config"),
     ],
 )
 def test_a_device_that_cannot_be_read_is_said(text: str, said: str) -> None:

@@ -28,7 +28,7 @@ def file_row(name: str, top1: float) -> dict[str, Any]:
 def report() -> dict[str, Any]:
     return {
         "run": EVIL, "created": "2026-01-01T00:00:00+00:00", "seed": 7,
-        "machine": {"cpu": "a cpu", "packages": {"potstill": "0.1.0"}},
+        "machine": {"cpu": "a cpu"}, "provenance": {"packages": {"potstill": "0.1.0"}},
         "data": {"source": f"folder {EVIL}", "classes": ["daisy", EVIL], "num_train": 100,
                  "num_validation": 20, "num_test": 50, "num_unlabelled": 0, "num_skipped": 1},
         "models": [

@@ -12,7 +12,7 @@ def row(times_ms: list[float] | np.ndarray, noise_floor: float | None = 0.05) ->
     return latency_of(10.0, round_min_ms=tuple(times_ms), noise_floor=noise_floor)
 
 
-# Seven rounds are the fewest with an interval of 98 %; it goes from the least to the largest ratio.
+# Seven rounds are the fewest with a 98 % interval; it goes from the least to the largest ratio.
 OTHER = [10.0, 10.0, 20.0, 10.0, 30.0, 10.0, 10.0]
 RATIOS = np.array([1.04, 1.20, 1.08, 1.10, 1.12, 1.06, 1.15])
 
@@ -36,14 +36,14 @@ def test_a_difference_is_the_median_over_rounds() -> None:
         ([1.0] * 7, 0.0),
     ],
 )
-def test_what_may_be_noise_is_no_difference(ratios: Any, noise_floor: float) -> None:
+def test_what_may_be_noise_is_called_no_difference(ratios: Any, noise_floor: float) -> None:
     ours, other = np.array(ratios) * OTHER, row(OTHER, noise_floor)
     speed = difference(row(ours, noise_floor), other)
     assert speed is not None
     assert speed.verdict == "no difference"
 
 
-def test_too_few_rounds_or_another_measurement_tell_nothing() -> None:
+def test_there_is_no_difference_without_enough_common_rounds() -> None:
     assert difference(row(OTHER, None), row(OTHER, None)) is None
     assert difference(row(OTHER, 0.05), row(OTHER, 0.06)) is None
     assert difference(row(OTHER), row(OTHER[1:])) is None

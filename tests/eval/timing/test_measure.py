@@ -1,3 +1,5 @@
+"""Files timed in rounds, on devices whose times are fixed in advance."""
+
 import itertools
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -10,7 +12,7 @@ import pytest
 
 from configs.errors import StepFailed, UserError
 from configs.registry import Registry
-from eval.devices.probe import MachineState, Readings
+from eval.devices.probe import Finished, MachineState, Readings, Ready
 from eval.devices.session import DeviceLost
 from eval.timing import measure as measuring
 from eval.timing import rounds
@@ -23,7 +25,7 @@ from eval.timing.rounds import Journal, warm_up
 def device_of(
     open_file: Callable[..., Any], is_back: Callable[[], bool] = lambda: True
 ) -> Callable[[], Any]:
-    """A device, as DEVICES has them, that opens its sessions by `open_file`."""
+    """A device, as DEVICES has them, that opens its sessions with `open_file`."""
     device = SimpleNamespace(open=open_file, formats=(".onnx",), is_back=is_back)
     return lambda: nullcontext(device)
 
@@ -36,7 +38,7 @@ class Recorder:
         self.ended: list[str] = []
         self.breaks_after: int | None = None
         self.breaks_with: type[Exception] = StepFailed
-        self.asked = 0
+        self.num_checks = 0
 
     def stub(self, file: Path, *, num_threads: int) -> Any:
         recorder = self
@@ -45,11 +47,15 @@ class Recorder:
             count, opened = 0, 1
 
             @property
-            def ready(self) -> dict[str, Any]:
-                loading = {"load_ms": 5.0 * self.opened, "first_ms": 2.0 * self.opened}
-                state = {"cpu": "stub", "load": 0.5}
-                runtime = {"runtime": "stub", "runtime_version": "1", "batch": 1}
-                return {**runtime, **loading, "state": state}
+            def ready(self) -> Ready:
+                return Ready(
+                    load_ms=5.0 * self.opened,
+                    first_ms=2.0 * self.opened,
+                    runtime="stub",
+                    runtime_version="1",
+                    batch=1,
+                    state=MachineState(cpu="stub", load=0.5),
+                )
 
             def reopen(self) -> None:
                 recorder.runs.append((file.name, 0))
@@ -62,9 +68,9 @@ class Recorder:
                 self.count += count
                 return [float(n) for n in range(self.count - count + 1, self.count + 1)]
 
-            def close(self) -> dict[str, Any]:
+            def close(self) -> Finished:
                 recorder.ended.append(file.name)
-                return {"peak_rss_mib": 7.0, "state": {"cpu": "stub", "load": 0.75}}
+                return Finished(7.0, MachineState(cpu="stub", load=0.75))
 
             def kill(self) -> None:
                 recorder.ended.append(file.name)
@@ -72,9 +78,9 @@ class Recorder:
         return Session()
 
     def is_back(self) -> bool:
-        """The second time it is asked."""
-        self.asked, self.breaks_after = self.asked + 1, None
-        return self.asked == 2
+        """True from the second time on."""
+        self.num_checks, self.breaks_after = self.num_checks + 1, None
+        return self.num_checks == 2
 
 
 @pytest.fixture
@@ -99,11 +105,11 @@ def test_every_round_but_the_first_starts_in_new_processes(recorder: Recorder) -
     assert recorder.runs == [("a.onnx", n) for n in (10, 10, 0, 10, 0, 10)]
 
 
-def test_every_timed_run_is_kept_and_summed_up(recorder: Recorder) -> None:
+def test_every_timed_execution_is_stored_and_summarized(recorder: Recorder) -> None:
     done: list[int] = []
     rows = measure(FILES, device="stub", num_warmup=3, num_runs=20, progress=done.append)
     row = rows[FILES[1]]
-    # Two rounds: three and five runs to warm up, then ten timed ones.
+    # In each of two rounds: three and five executions to warm up, then ten timed ones.
     assert row.times_ms == (*range(9, 19), *range(27, 37))
     assert row.round_min_ms == (9, 27)
     assert (row.p50_ms, row.mean_ms, row.num_warmup) == (22.5, 22.5, 8)
@@ -123,19 +129,19 @@ def test_a_failure_ends_every_probe(recorder: Recorder) -> None:
     assert sorted(recorder.ended) == ["a.onnx", "a.onnx", "b.onnx", "c.onnx"]
 
 
-def test_a_round_that_a_lost_device_broke_is_taken_again(
+def test_a_round_is_taken_again_when_the_device_went_away_in_it(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rounds, "PATIENCE_SECONDS", 0.1)
     recorder.breaks_after, recorder.breaks_with = 4, DeviceLost
     rows = measure(FILES[:1], device="stub", num_warmup=0, num_runs=20)
-    # A round of both, one that the second of them broke, and that round again in new sessions.
+    # A round of both, a round that the second of them broke, and that round in new sessions.
     assert [count for _, count in recorder.runs] == [10, 10, 0, 10, 0, 10, 10, 10]
-    assert recorder.asked == 2
+    assert recorder.num_checks == 2
     assert rows[FILES[0]].times_ms == (*range(1, 11), *range(1, 11))
 
 
-def test_a_device_that_is_lost_at_the_same_place_again_is_given_up(
+def test_a_device_that_goes_away_twice_in_one_round_is_given_up(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measuring, "DEVICES", devices := Registry("device"))
@@ -146,23 +152,23 @@ def test_a_device_that_is_lost_at_the_same_place_again_is_given_up(
     assert len(recorder.runs) == 2
 
 
-def test_rounds_are_kept_of_a_device_that_does_not_come_back(
+def test_finished_rounds_are_stored_if_the_device_does_not_come_back(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(rounds, "PATIENCE_SECONDS", 0.0)
     recorder.breaks_after, recorder.breaks_with = 4, DeviceLost
-    journal = Journal(tmp_path / "kept")
+    journal = Journal(tmp_path / "rounds.jsonl")
     with pytest.raises(StepFailed, match="1 of 2 rounds are done"):
         measure(FILES[:1], device="stub", num_warmup=0, num_runs=20, journal=journal)
     recorder.runs, recorder.breaks_after = [], None
     measure(FILES[:1], device="stub", num_warmup=0, num_runs=20, journal=journal)
     assert [count for _, count in recorder.runs] == [10, 10]
     assert len(journal.rounds()) == 2
-    (tmp_path / "kept").write_text('[{"ready": {}, "num_w')  # a line that was cut off
+    (tmp_path / "rounds.jsonl").write_text('[{"ready": {}, "num_w')  # an incomplete line
     assert journal.rounds() == []
 
 
-def test_files_that_a_device_does_not_run_are_left_out(recorder: Recorder) -> None:
+def test_files_that_a_device_does_not_execute_are_left_out(recorder: Recorder) -> None:
     assert list(measure([Path("a.tflite"), FILES[0]], device="stub", num_runs=5)) == [FILES[0]]
     with pytest.raises(UserError, match=r"stub runs \.onnx files; got a\.tflite"):
         measure([Path("a.tflite")], device="stub", num_runs=5)
@@ -177,7 +183,7 @@ def test_no_files_have_no_rows(recorder: Recorder) -> None:
 
 
 class Falling:
-    """A session whose times fall to 1 ms after some runs."""
+    """A session whose times fall to 1 ms after `slow_runs` executions."""
 
     def __init__(self, slow_runs: int) -> None:
         self.times = itertools.chain(
@@ -191,14 +197,14 @@ class Falling:
 @pytest.mark.parametrize(
     ("slow_runs", "num_warmup", "expected"),
     [
-        (0, 10, 15),  # settled: the least, and five runs that show it
-        (12, 10, 20),  # runs 8 to 12 are slow, 13 to 15 of the next five fast, then all
+        (0, 10, 15),  # the least, and five that are no faster
+        (12, 10, 20),  # 8 to 12 are slow, 13 to 15 of the next five fast, then all
         (12, 20, 25),
         (10_000, 10, rounds.MAX_WARMUP),
         (12, 0, 0),
     ],
 )
-def test_warm_up_lasts_until_times_fall_no_more(
+def test_warm_up_lasts_until_times_stop_falling(
     slow_runs: int, num_warmup: int, expected: int
 ) -> None:
     assert warm_up(Falling(slow_runs), num_warmup) == expected  # type: ignore[arg-type]
@@ -207,7 +213,7 @@ def test_warm_up_lasts_until_times_fall_no_more(
 def drawn(
     monkeypatch: pytest.MonkeyPatch, seed: int, factors: dict[str, float]
 ) -> dict[str, Latency]:
-    """What `measure` says of files on a device with drift, bursts and luck of each process."""
+    """Latencies on a device with drift, bursts and a random speed of each process."""
     rng, devices, drift = (
         np.random.default_rng(seed),
         Registry("device"),
@@ -216,7 +222,7 @@ def drawn(
 
     def noisy(file: Path, *, num_threads: int) -> Any:
         class Session:
-            ready = {"runtime": "", "runtime_version": "", "batch": 1, "load_ms": 1, "first_ms": 1}  # noqa: RUF012
+            ready = Ready(load_ms=1.0, first_ms=1.0, runtime="", runtime_version="", batch=1)
             luck = rng.normal(0, 0.02)
 
             def reopen(self) -> None:
@@ -227,8 +233,8 @@ def drawn(
                 level = factors[file.stem] * np.exp(self.luck + burst) * next(drift)
                 return list(level * np.exp(rng.normal(0, 0.05, count)))
 
-            def close(self) -> dict[str, Any]:
-                return {"peak_rss_mib": 1.0}
+            def close(self) -> Finished:
+                return Finished(1.0)
 
         return Session()
 
@@ -238,7 +244,7 @@ def drawn(
     return {file.stem: row for file, row in rows.items()}
 
 
-def test_copies_do_not_differ_and_ten_percent_more_work_does(
+def test_copies_do_not_differ_and_a_file_with_ten_percent_more_work_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     copies, slower = [], []
@@ -257,7 +263,7 @@ def test_this_machine_times_both_formats(onnx_file: Path, tflite_files: dict[str
     for row in rows.values():
         assert len(row.times_ms) == row.num_runs == 20
         assert 0 < row.p50_ms <= (row.p90_ms or 0) <= (row.p99_ms or 0)
-        assert row.noise_floor is None  # two rounds tell nothing
+        assert row.noise_floor is None  # two rounds are too few
         assert row.state.cpu
     assert rows[onnx_file].runtime.startswith("onnxruntime ")
     assert rows[onnx_file].delegate is None

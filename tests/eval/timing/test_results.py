@@ -1,9 +1,14 @@
 from pathlib import Path
 
+import pytest
+
 from configs.artifacts import file_sha256, write_json
 from configs.records import to_json
+from configs.resume import take_step
 from configs.run_dir import RunDir
-from eval.timing.results import latency_path, load_latency
+from eval.devices.probe import MachineState
+from eval.timing import results
+from eval.timing.results import device_inputs, latency_path, latency_step, load_latency
 from support import latency_of
 
 
@@ -32,3 +37,40 @@ def test_first_rows_are_of_one_device(tmp_path: Path) -> None:
     assert devices_of("android") == {"a.tflite": ["android"]}
     run.file("b.onnx").write_text("written anew")
     assert devices_of("local", "android") == {"a.tflite": ["local", "android"]}
+
+
+def test_what_a_board_does_not_say_is_not_filled_in_from_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(tmp_path)
+    file = run.file("a.tflite")
+    file.parent.mkdir()
+    file.write_text("a")
+    board = latency_of(1.0, device="ssh:board", state=MachineState(cpu="Raspberry Pi 4"))
+    monkeypatch.setattr(results, "timed", lambda *args, **options: {file: board})
+    manifest = take_step(
+        latency_step(
+            run,
+            [file],
+            device="ssh",
+            options={"host": "board"},
+            num_threads=1,
+            num_warmup=1,
+            num_runs=10,
+        )
+    )
+    assert manifest["machine"] == {
+        "cpu": "Raspberry Pi 4",
+        "num_cores": None,
+        "isa": None,
+        "os": None,
+        "python": None,
+        "packages": None,
+    }
+    assert manifest["packages_here"]["numpy"]
+
+
+def test_a_device_without_a_program_depends_on_none(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "None").write_text("a file that happens to be called None")
+    assert device_inputs("ssh", {"host": "board", "benchmark_model": None})["tool"] is None
