@@ -1,6 +1,6 @@
 """`DEVICES`: the machines that files can be timed on, and how they are named."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,24 @@ from eval.devices.machine import Machine
 from eval.devices.probe import Finished, MachineState, OperatorTime, Ready
 from eval.devices.ssh import Board
 
-DEVICES = Registry("device")
-
 ADDRESSES = ("host", "serial")
 """The options that say which machine of its kind a device is."""
 
 Options = Mapping[str, Any]
 """The options of a device, as a config or the command line gives them."""
+
+
+def device_label(name: str, options: Options) -> str:
+    """What results call a device: local, ssh:pi@kitchen or local (openvino, cores 1 2)."""
+    address = next((options[key] for key in ADDRESSES if options.get(key)), None)
+    label = name if address is None else f"{name}:{address}"
+    details = ["openvino"] if options.get("openvino") else []
+    if options.get("cores"):
+        details.append(f"cores {' '.join(map(str, options['cores']))}")
+    return f"{label} ({', '.join(details)})" if details else label
+
+
+DEVICES = Registry("device", label=device_label)
 
 
 class Session(Protocol):
@@ -159,27 +170,6 @@ def path_here(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         raise UserError(f"{text}: there is no such user here. Write out the path.") from None
-
-
-def device_label(name: str, options: Options) -> str:
-    """What results call a device: local, ssh:pi@kitchen or local (openvino, cores 1 2)."""
-    address = next((options[key] for key in ADDRESSES if options.get(key)), None)
-    label = name if address is None else f"{name}:{address}"
-    details = ["openvino"] if options.get("openvino") else []
-    if options.get("cores"):
-        details.append(f"cores {' '.join(map(str, options['cores']))}")
-    return f"{label} ({', '.join(details)})" if details else label
-
-
-def check_labels(devices: Iterable[tuple[str, Options]]) -> None:
-    """Raise UserError if two devices have the same label in results."""
-    labels = [device_label(name, options) for name, options in devices]
-    repeated = sorted({label for label in labels if labels.count(label) > 1})
-    if repeated:
-        raise UserError(
-            f"evaluate.devices names {', '.join(repeated)} twice. Keep one, or give them another "
-            "host, serial, runtime or other cores."
-        )
 
 
 @dataclass(frozen=True)
