@@ -27,7 +27,7 @@ from compress.pipeline import STEPS
 from compress.prune import method_step
 from compress.registries import REGISTRIES
 from configs.artifacts import read_json
-from configs.loading import load_experiment
+from configs.loading.experiment import load_experiment
 from configs.resume import take_step
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment

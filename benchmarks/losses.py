@@ -22,7 +22,7 @@ import numpy as np
 from compress.pipeline import STEPS
 from compress.registries import REGISTRIES
 from configs.artifacts import whole_file
-from configs.loading import load_experiment
+from configs.loading.experiment import load_experiment
 from configs.resume import take_step
 from configs.run_dir import RunDir
 from configs.schema import Experiment

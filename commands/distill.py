@@ -183,6 +183,6 @@ def student(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of a config, for editors that complete and check YAML."""
-    from configs.targets import CONFIGS
+    from configs.loading.targets import CONFIGS
 
     typer.echo((CONFIGS / "experiment.schema.json").read_text(), nl=False)

@@ -85,15 +85,15 @@ def _registries() -> "Mapping[str, Registry]":
 def open_run(
     target: str, run: Path | None, overrides: list[str] | None
 ) -> "tuple[RunDir, Experiment]":
-    """The run directory and the checked experiment of a TARGET; see `configs.targets`."""
-    from configs import targets
+    """The run directory and the checked experiment of a TARGET; see `configs.loading.targets`."""
+    from configs.loading import targets
 
     return targets.open_run(target, run=run, overrides=overrides or [], registries=_registries)
 
 
 def open_config(target: str, overrides: list[str] | None) -> "Experiment":
     """The checked experiment of a TARGET, without its run directory."""
-    from configs import targets
+    from configs.loading import targets
 
     return targets.open_config(target, overrides=overrides or [], registries=_registries)
 

@@ -8,10 +8,11 @@ from compress.prune import check_order, method_step
 from compress.recipes.write import file_name, keeps_float32
 from configs.artifacts import read_json, write_text
 from configs.errors import UserError
+from configs.loading.experiment import to_yaml
 from configs.registry import nearest
 from configs.resume import Step, is_current, take_step
 from configs.run_dir import RunDir
-from configs.schema import Choice, Experiment, to_yaml
+from configs.schema import Choice, Experiment
 from distill.data.manifest import Examples, load_examples
 from distill.data.scan import data_step
 from distill.labels.soft_labels import soft_labels_step

@@ -18,6 +18,7 @@ from compress.methods import METHODS
 from compress.prune import method_step
 from configs.artifacts import digest, write_text
 from configs.errors import UserError
+from configs.loading.experiment import to_yaml
 from configs.resume import Built, Step, Workspace, take_step
 from configs.run_dir import RunDir
 from configs.schema import (
@@ -28,7 +29,6 @@ from configs.schema import (
     SoftLabelsConfig,
     StudentConfig,
     TeacherFile,
-    to_yaml,
 )
 from distill.data.scan import data_step
 from distill.labels.soft_labels import soft_labels_step

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -16,36 +14,10 @@ from pydantic import (
     model_validator,
 )
 
-from configs.yaml_text import dump_yaml
+from configs.loading.paths import UserPath
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
-
-
-def _check_text(value: Any) -> Any:
-    if not isinstance(value, str | Path):
-        raise ValueError("expected a path; put a name that YAML does not read as text in quotes")
-    return value
-
-
-def _absolute(path: Path) -> Path:
-    """The same path from the root, so that a run means the same wherever a command starts."""
-    path = path.resolve()
-    if not is_utf8(path):
-        raise ValueError("the name is not valid UTF-8; rename the file or folder")
-    return path
-
-
-def is_utf8(path: Path) -> bool:
-    """Whether a path can be written into a text file."""
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError:  # Python reads bytes that are not UTF-8 as lone surrogates
-        return False
-    return True
-
-
-UserPath = Annotated[Path, BeforeValidator(_check_text), AfterValidator(_absolute)]
 
 
 class Strict(BaseModel):
@@ -308,8 +280,3 @@ def holds_path(key: str) -> bool:
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a config, for editors."""
     return {"title": "Potstill experiment", **Experiment.model_json_schema(by_alias=True)}
-
-
-def to_yaml(experiment: Experiment) -> str:
-    """The experiment as YAML with every default written out."""
-    return dump_yaml(experiment.model_dump(mode="json"))

@@ -13,7 +13,7 @@ from compress.methods import METHODS, channel_sizes
 from compress.prune import method_step
 from compress.registries import REGISTRIES
 from configs.artifacts import file_sha256, read_json
-from configs.loading import load_experiment
+from configs.loading.experiment import load_experiment
 from configs.resume import take_step
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
@@ -107,8 +107,8 @@ def test_a_second_run_does_nothing_again(smoke_run: Path) -> None:
 
 
 def test_another_temperature_leaves_teacher_soft_labels_and_control(smoke_run: Path) -> None:
+    from configs.loading.targets import open_run
     from configs.resume import is_current
-    from configs.targets import open_run
     from distill.labels.soft_labels import soft_labels_step
     from distill.student import control_step, student_step
     from distill.teacher import teacher_step

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from configs.errors import UserError
+from configs.loading.yaml_text import parse_yaml
 from configs.registry import Registry
-from configs.yaml_text import parse_yaml
 from eval.devices.android import Phone
 from eval.devices.local import PROBE, LocalDevice
 from eval.devices.machine import Machine

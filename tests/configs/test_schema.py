@@ -5,8 +5,8 @@ import pytest
 
 from compress.registries import REGISTRIES
 from configs.errors import UserError
-from configs.loading import load_experiment
-from configs.schema import Experiment, json_schema, to_yaml
+from configs.loading.experiment import load_experiment, to_yaml
+from configs.schema import Experiment, json_schema
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ALL_CONFIGS = sorted(CONFIGS.glob("*.yaml"))

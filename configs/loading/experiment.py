@@ -1,4 +1,4 @@
-"""Read a YAML file into an `Experiment` and check all of it before the first step."""
+"""Read a YAML file into an `Experiment`, checked before the first step, and write it back."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from configs.errors import UserError
+from configs.loading.yaml_text import dump_yaml, parse_yaml, read_yaml
 from configs.registry import Registry, nearest
 from configs.schema import (
     TEACHERS,
@@ -17,7 +18,6 @@ from configs.schema import (
     holds_path,
     kind_of_teacher,
 )
-from configs.yaml_text import parse_yaml, read_yaml
 
 
 def load_experiment(
@@ -50,6 +50,11 @@ def load_experiment(
     except ValidationError as error:
         raise UserError(_explain(path, error)) from None
     return _check_choices(experiment, registries)
+
+
+def to_yaml(experiment: Experiment) -> str:
+    """The experiment as YAML with every default written out; `load_experiment` reads it back."""
+    return dump_yaml(experiment.model_dump(mode="json"))
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from configs.artifacts import write_text
 from configs.errors import UserError
-from configs.loading import load_experiment
+from configs.loading.experiment import load_experiment, to_yaml
+from configs.loading.yaml_text import read_yaml
 from configs.registry import Registry
 from configs.run_dir import RunDir
-from configs.schema import Experiment, to_yaml
-from configs.yaml_text import read_yaml
+from configs.schema import Experiment
 
-CONFIGS = Path(__file__).parent
+CONFIGS = Path(__file__).parent.parent
 
 Registries = Callable[[], Mapping[str, Registry]]
 """Returns every registry that a config chooses from. Called only after the target was found,

@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 
 from configs.errors import UserError
-from configs.loading import load_experiment
+from configs.loading.experiment import load_experiment, to_yaml
+from configs.loading.targets import CONFIGS, open_run
+from configs.loading.yaml_text import dump_yaml, parse_yaml
 from configs.registry import Registry
-from configs.schema import to_yaml
-from configs.targets import CONFIGS, open_run
-from configs.yaml_text import dump_yaml, parse_yaml
 
 NAMES = [
     "photos 📷", "a${b}", "${oc.env:HOME}", "a: b", "x=y,z", "[a]", "{a: b}", "null", "2024", "1e3",
