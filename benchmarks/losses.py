@@ -27,9 +27,9 @@ from configs.resume import take_step
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.data.manifest import load_examples
+from distill.model_file import load_model
 from distill.predictions import model_probabilities, save_predictions
 from distill.student import control_step, seed_name, student_step
-from distill.training.classifier import load_model
 from eval.scoring.intervals import paired_bootstrap
 
 CONFIG = Path(__file__).parents[1] / "configs" / "photos_lite.yaml"

@@ -154,7 +154,7 @@ def write_one(options: argparse.Namespace) -> None:
     """What the process of one tool does: write its file, say what that took."""
     from compress.graph.graph import image_size_of
     from compress.int8.calibration import calibration_photos
-    from distill.training.classifier import load_model
+    from distill.model_file import load_model
 
     model = load_model(options.model)
     train = scan_folder(options.data)["train"]

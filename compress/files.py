@@ -12,7 +12,7 @@ from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
 from distill.data.manifest import load_examples
-from distill.training.classifier import load_model
+from distill.model_file import load_model
 from eval.pixels import OWN_PIXELS
 
 

@@ -47,7 +47,12 @@ def finetune(
     config, source = experiment.student, taught_views(run, experiment)
     validation = load_examples(run, "validation")
     size = (config.image_size, config.image_size)
-    apply_plan(model, Plan(False, "all", False, learning_rate))
+    apply_plan(
+        model,
+        Plan(
+            head_first=False, trainable="all", freeze_batchnorm=False, learning_rate=learning_rate
+        ),
+    )
     keep_structure(model)
     fit(
         model,

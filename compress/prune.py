@@ -14,6 +14,7 @@ from compress.int8.calibration import calibration_photos
 from compress.methods import METHODS, facts_of
 from configs.errors import UserError
 from configs.progress import track
+from configs.records import to_json
 from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
@@ -21,12 +22,8 @@ from distill.data.inputs import steps_per_epoch
 from distill.data.manifest import load_examples
 from distill.data.run_views import taught_examples, view_inputs
 from distill.labels.soft_labels import soft_labels_step
-from distill.training.classifier import (
-    CHECKPOINT,
-    describe,
-    load_model,
-    save_model,
-)
+from distill.model_file import describe, load_model, save_model
+from distill.training.classifier import CHECKPOINT
 from eval.pixels import OWN_PIXELS
 
 
@@ -69,8 +66,8 @@ def method_step(
         keras.utils.set_random_seed(experiment.seed)
         smaller, found = _applied(run, experiment, model, name, method, workspace)
         config = experiment.student
-        facts = describe(smaller, config.backbone.name, config.image_size)
-        return save_model(run, name, smaller, []), {**facts, **found}
+        facts = to_json(describe(smaller, config.backbone.name, config.image_size))
+        return save_model(run, name, smaller), {**facts, **found}
 
     return Step(
         name=name,

@@ -19,6 +19,7 @@ from compress.prune import method_step
 from configs.artifacts import digest, write_text
 from configs.errors import UserError
 from configs.loading.experiment import to_yaml
+from configs.records import to_json
 from configs.resume import Built, Step, Workspace, take_step
 from configs.run_dir import RunDir
 from configs.schema import (
@@ -32,8 +33,8 @@ from configs.schema import (
 )
 from distill.data.scan import data_step
 from distill.labels.soft_labels import soft_labels_step
+from distill.model_file import describe, load_model, save_model
 from distill.teacher import teacher_step
-from distill.training.classifier import describe, load_model, save_model
 from eval.pixels import OWN_PIXELS, Pixels
 
 SMALLEST_SIDE = 32
@@ -98,8 +99,8 @@ def _start_step(run: RunDir, model: keras.Model, image_size: int) -> Step:
     """The model that learns, where a run has its student."""
 
     def build(workspace: Workspace) -> Built:
-        facts = describe(model, model.name, image_size)
-        return save_model(run, "student", model, []), facts
+        facts = to_json(describe(model, model.name, image_size))
+        return save_model(run, "student", model), facts
 
     manifest = run.model_dir("student") / "manifest.json"
     inputs = {"weights": weights_sha256(model), "layers": digest(json.loads(model.to_json()))}

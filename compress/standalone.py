@@ -27,8 +27,8 @@ from configs.resume import Built, Step, Workspace, take_step
 from configs.schema import BudgetConfig, Choice
 from distill.data.manifest import Examples
 from distill.data.scan import scan_folder
+from distill.model_file import load_model
 from distill.predictions import model_probabilities
-from distill.training.classifier import load_model
 from eval.choice.drop import drop_of
 from eval.choice.file_to_ship import MeasuredFile, choose
 from eval.footprint import file_bytes

@@ -1,4 +1,4 @@
-"""What a model says of the validation and test photos, kept for the report."""
+"""Answers of the models about the validation and test photos, for the report."""
 
 from pathlib import Path
 
@@ -12,21 +12,23 @@ from configs.run_dir import RunDir
 from configs.schema import Experiment, GivenTeacherConfig
 from distill.data.inputs import evaluation_images
 from distill.data.manifest import Examples, load_examples
+from distill.model_file import load_model
 from distill.teacher import (
     Teacher,
     evaluation_logits,
+    keras_teacher,
     load_teachers,
     mean_log_probabilities,
     teacher_digest,
 )
-from distill.training.classifier import EVALUATION_BATCH, load_model
+from distill.training.classifier import EVALUATION_BATCH
 from eval.pixels import Pixels
 from eval.scoring.probabilities import as_probabilities, output_kind, two_classes
 from eval.scoring.robustness import CorruptedPhotos, corrupted_step, save_answers
 
 
 def model_predictions_step(run: RunDir, experiment: Experiment, name: str) -> Step:
-    """Probabilities of one model of the run on both splits, as `.npz` with an array for each."""
+    """Save the probabilities of one model on both splits, as `.npz` with one array for each."""
     path = run.predictions(name)
     inputs = {
         "photos": file_sha256(run.photos_manifest),
@@ -34,14 +36,19 @@ def model_predictions_step(run: RunDir, experiment: Experiment, name: str) -> St
     }
 
     def build(workspace: Workspace) -> Built:
-        splits = {s: load_examples(run, s) for s in ("validation", "test")}
+        splits = {split: load_examples(run, split) for split in ("validation", "test")}
         if _is_given(experiment, name):
             teachers = load_teachers(run, experiment)
-            logits = {s: evaluation_logits(teachers, some) for s, some in splits.items()}
-            save_predictions(path, {s: as_probabilities(some) for s, some in logits.items()})
-            return [path], {}
-        model = load_model(run.model(name))
-        probs = {s: model_probabilities(model, some, name=name) for s, some in splits.items()}
+            probs = {
+                split: as_probabilities(evaluation_logits(teachers, examples))
+                for split, examples in splits.items()
+            }
+        else:
+            model = load_model(run.model(name))
+            probs = {
+                split: model_probabilities(model, examples, name=name)
+                for split, examples in splits.items()
+            }
         save_predictions(path, probs)
         return [path], {}
 
@@ -51,21 +58,19 @@ def model_predictions_step(run: RunDir, experiment: Experiment, name: str) -> St
 def corrupted_model_step(
     run: RunDir, experiment: Experiment, name: str, photos: CorruptedPhotos
 ) -> Step:
-    """What one model of the run answers about the corrupted photos."""
+    """Save the answers of one model about the corrupted photos."""
 
     def build(workspace: Workspace) -> Built:
-        models = load_teachers(run, experiment) if name == "teacher" else [_labeller(run, name)]
+        if name == "teacher":
+            models = load_teachers(run, experiment)
+        else:
+            models = [keras_teacher(load_model(run.model(name)))]
         logits = [_logits_of_corrupted(model, photos, name) for model in models]
         answers = photos.answers(mean_log_probabilities(logits))
         return [save_answers(run, name, answers)], {}
 
     digest = _model_digest(run, experiment, name)
     return corrupted_step(run, name, photos, model=digest, build=build)
-
-
-def _labeller(run: RunDir, name: str) -> Teacher:
-    model = load_model(run.model(name))
-    return Teacher(model.input_shape[1], lambda images: np.asarray(model.predict_on_batch(images)))
 
 
 def _logits_of_corrupted(model: Teacher, photos: CorruptedPhotos, name: str) -> np.ndarray:
@@ -88,7 +93,7 @@ def _model_digest(run: RunDir, experiment: Experiment, name: str) -> str:
 
 
 def save_predictions(path: Path, probs: dict[str, np.ndarray]) -> None:
-    """Write probabilities by split, whole or not at all."""
+    """Write the probabilities of each split, whole or not at all."""
     with whole_file(path) as unfinished:
         np.savez(unfinished, **probs)  # type: ignore[arg-type]
 
@@ -96,18 +101,21 @@ def save_predictions(path: Path, probs: dict[str, np.ndarray]) -> None:
 def model_probabilities(
     model: keras.Model, examples: Examples, *, name: str, pixels: Pixels | None = None
 ) -> np.ndarray:
-    """Probabilities of a Keras model (of logits or probabilities), float32 (examples, classes).
+    """Probabilities of a Keras model that returns logits or probabilities.
 
     Args:
-        pixels: what a foreign model expects of its input; ours take 0..255 as it is.
+        pixels: the pixel values that a foreign model expects; ours take 0..255.
+
+    Returns:
+        float32, (examples, classes).
     """
     height, width = model.input_shape[1:3]
     batches = evaluation_images(examples, (height, width), EVALUATION_BATCH)
-    outputs = []
+    outputs_by_batch = []
     with track(f"{name}: accuracy", len(examples)) as advance:
         for images, _ in batches:
-            seen = images if pixels is None else pixels.apply(images)
-            outputs.append(np.asarray(model.predict_on_batch(seen)))
-            advance(sum(map(len, outputs)))
-    answers = np.concatenate(outputs)
-    return as_probabilities(two_classes(answers, output_kind(answers)))
+            inputs = images if pixels is None else pixels.apply(images)
+            outputs_by_batch.append(np.asarray(model.predict_on_batch(inputs)))
+            advance(sum(map(len, outputs_by_batch)))
+    outputs = np.concatenate(outputs_by_batch)
+    return as_probabilities(two_classes(outputs, output_kind(outputs)))

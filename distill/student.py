@@ -1,4 +1,4 @@
-"""The second training step: the student under its teacher's soft labels, and its control."""
+"""The student step: train the student on its teacher's soft labels, and its control without."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,20 +23,21 @@ from distill.losses import (
     needs_labels,
 )
 from distill.training.classifier import (
-    Course,
+    TrainingJob,
     class_weights,
     train_classifier,
     weights_input,
 )
 
 NOT_OF_THE_CONTROL = {"loss", "soft_weight", "control", "seeds"}
+"""Settings of the student that its control does not depend on."""
 
 
 def check_loss(experiment: Experiment) -> None:
-    """Look whether the loss can learn from all photos, before anything is trained.
+    """Check that the loss can learn from all photos, before anything is trained.
 
     Raises:
-        UserError: it asks for labels, and some photos have none.
+        UserError: the loss needs labels, and some photos have none.
     """
     loss = experiment.student.loss.name
     if experiment.data.unlabelled is not None and needs_labels(loss):
@@ -47,7 +48,7 @@ def check_loss(experiment: Experiment) -> None:
 
 
 def student_objective(run: RunDir, experiment: Experiment) -> Objective:
-    """The distillation loss of the experiment; whatever fine-tunes a student uses it too."""
+    """The distillation loss of the experiment, which every fine-tuning of the student uses, too."""
     config = experiment.student
     return distillation_objective(
         config.loss.name,
@@ -59,9 +60,9 @@ def student_objective(run: RunDir, experiment: Experiment) -> Objective:
 
 
 def student_step(run: RunDir, experiment: Experiment, number: int = 1) -> Step:
-    """Train the student on the soft labels; `number` is that of its seed."""
+    """Train the student on the soft labels; `number` counts its seeds from 1."""
     labels = soft_labels_step(run, experiment).manifest
-    # What decides what is beside the student leaves the student as it is.
+    # Whether there is a control, or another seed, does not change this student.
     config = experiment.student.model_dump(mode="json", exclude={"control", "seeds"})
     return _training_step(
         run,
@@ -69,7 +70,7 @@ def student_step(run: RunDir, experiment: Experiment, number: int = 1) -> Step:
         seed_name("student", number),
         {"student": config, "soft_labels": labels.stem},
         objective=lambda: student_objective(run, experiment),
-        source=lambda: taught_views(run, experiment),
+        views=lambda: taught_views(run, experiment),
         soft_labels=lambda: load_soft_labels(run, experiment),
         number=number,
     )
@@ -78,7 +79,8 @@ def student_step(run: RunDir, experiment: Experiment, number: int = 1) -> Step:
 def control_step(run: RunDir, experiment: Experiment, number: int = 1) -> Step:
     """Train the same student with the same budget, views and seed on labels alone.
 
-    Where the student has photos without labels too, the control sees its own more often.
+    If the student also has photos without labels, the control repeats the labelled ones, so that
+    it makes as many updates.
     """
     student, num_views = experiment.student, experiment.soft_labels.num_views
     config = student.model_dump(mode="json", exclude=NOT_OF_THE_CONTROL)
@@ -88,7 +90,7 @@ def control_step(run: RunDir, experiment: Experiment, number: int = 1) -> Step:
         seed_name("control", number),
         {"student": config, "num_views": num_views},
         objective=lambda: label_objective(student.label_smoothing, class_weights(run, student)),
-        source=lambda: labelled_views(run, experiment, num_views),
+        views=lambda: labelled_views(run, experiment, num_views),
         soft_labels=lambda: None,
         number=number,
     )
@@ -106,7 +108,7 @@ def _training_step(
     inputs: dict[str, Any],
     *,
     objective: Callable[[], Objective],
-    source: Callable[[], ViewSource],
+    views: Callable[[], ViewSource],
     soft_labels: Callable[[], Reader | None],
     number: int,
 ) -> Step:
@@ -118,19 +120,19 @@ def _training_step(
     }
 
     def build(workspace: Workspace) -> Built:
-        views, config = source(), experiment.student
-        # As many steps with fewer photos.
-        epochs = round(config.epochs * len(taught_examples(run)) / len(views.examples))
-        course = Course(
+        own_views, config = views(), experiment.student
+        # As many updates with fewer photos.
+        epochs = round(config.epochs * len(taught_examples(run)) / len(own_views.examples))
+        job = TrainingJob(
             name=name,
             config=config.model_copy(update={"epochs": epochs}),
-            # Views keep the seed of the run: they are what the labels are of.
-            source=views,
+            # Every seed has the same views, because the soft labels belong to them.
+            views=own_views,
             objective=objective(),
             seed=experiment.seed + number - 1,
             soft_labels=soft_labels(),
         )
-        return train_classifier(run, course, workspace)
+        return train_classifier(run, job, workspace)
 
     return Step(
         name=name,

@@ -1,14 +1,16 @@
-"""The first step with a model: the teacher, trained here or given as files."""
+"""The teacher step: train a teacher, or check the files that are given as one."""
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from configs.artifacts import digest, file_sha256, read_json
 from configs.progress import track
+from configs.records import to_json
 from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
 from configs.schema import Experiment, GivenTeacherConfig, TeacherConfig
@@ -22,11 +24,11 @@ from distill.labels.teacher_files import (
     path_sha256,
 )
 from distill.losses import label_objective
+from distill.model_file import ModelFacts, load_model
 from distill.training.classifier import (
     EVALUATION_BATCH,
-    Course,
+    TrainingJob,
     class_weights,
-    load_model,
     train_classifier,
     weights_input,
 )
@@ -49,15 +51,35 @@ class Teacher:
     logits: Callable[[np.ndarray], np.ndarray]
 
 
+@dataclass(frozen=True, kw_only=True)
+class GivenTeacherFacts:
+    """What the manifest of a teacher given as files says, besides `ModelFacts`.
+
+    Attributes:
+        output_kinds: of each file, "logits" or "probabilities".
+        digest: of the files and of how the config says to read them.
+    """
+
+    seconds_to_train: float | None = None
+    val_top1: float
+    output_kinds: list[str]
+    digest: str
+
+
+def keras_teacher(model: keras.Model) -> Teacher:
+    """A Keras model that returns logits, as a teacher."""
+    return Teacher(model.input_shape[1], lambda images: np.asarray(model.predict_on_batch(images)))
+
+
 def teacher_step(run: RunDir, experiment: Experiment) -> Step:
-    """Have a teacher: fine-tune one on labels, or look at the files that are given."""
+    """Fine-tune a teacher on the labels, or check the files that are given as one."""
     if isinstance(experiment.teacher, GivenTeacherConfig):
         return _given_step(run, experiment.teacher)
     return _trained_step(run, experiment, experiment.teacher)
 
 
 def _trained_step(run: RunDir, experiment: Experiment, config: TeacherConfig) -> Step:
-    """Fine-tune the teacher on labels; a new view in every epoch."""
+    """Fine-tune the teacher on labels, with a new view of each photo in every epoch."""
     inputs = {
         **view_inputs(run, experiment),
         "teacher": config.model_dump(mode="json"),
@@ -69,10 +91,10 @@ def _trained_step(run: RunDir, experiment: Experiment, config: TeacherConfig) ->
         inputs=inputs,
         build=lambda workspace: train_classifier(
             run,
-            Course(
+            TrainingJob(
                 name="teacher",
                 config=config,
-                source=labelled_views(run, experiment, num_views=config.epochs),
+                views=labelled_views(run, experiment, num_views=config.epochs),
                 objective=label_objective(config.label_smoothing, class_weights(run, config)),
                 seed=experiment.seed,
             ),
@@ -82,37 +104,32 @@ def _trained_step(run: RunDir, experiment: Experiment, config: TeacherConfig) ->
 
 
 def _given_step(run: RunDir, config: GivenTeacherConfig) -> Step:
-    """Check that the files answer for these photos, and how often they are right."""
+    """Check that the files answer about these photos, and score them on the validation split."""
     digests = _digests(run, config)
 
     def build(workspace: Workspace) -> Built:
         validation = load_examples(run, "validation")
-        given = [open_teacher_file(file, validation.classes) for file in config.files]
-        raw = [
+        opened = [open_teacher_file(file, validation.classes) for file in config.files]
+        outputs = [
             _on_photos(validation, file.image_size, answers, file.path.name)
-            for file, answers in zip(config.files, given, strict=True)
+            for file, answers in zip(config.files, opened, strict=True)
         ]
-        kinds = [output_kind(outputs) for outputs in raw]
-        logits = mean_log_probabilities(list(map(as_logits, raw, kinds)))
+        kinds = [output_kind(file_outputs) for file_outputs in outputs]
+        logits = mean_log_probabilities(list(map(as_logits, outputs, kinds)))
         num_right = int((logits.argmax(axis=1) == validation.labels).sum())
-        if wilson_interval(num_right, len(validation))[0] <= 1 / len(validation.classes):
-            log.warning(
-                "the teacher is right on %d of %d validation photos, which may be chance. Are its "
-                "classes %s, in this order, and its pixels as given?",
-                num_right,
-                len(validation),
-                ", ".join(validation.classes[:20]),
-            )
-        return [], {
-            "backbone": " + ".join(file.path.name for file in config.files),
-            "input_shape": [config.image_size, config.image_size, 3],
-            "num_parameters": None,
-            "num_macs": None,
-            "seconds_to_train": None,
-            "val_top1": num_right / len(validation),
-            "output_kinds": kinds,
-            "digest": digest([digests, config.model_dump(mode="json")]),
-        }
+        _warn_of_chance(num_right, validation)
+        model = ModelFacts(
+            backbone=" + ".join(file.path.name for file in config.files),
+            input_shape=(config.image_size, config.image_size, 3),
+            num_parameters=None,
+            num_macs=None,
+        )
+        facts = GivenTeacherFacts(
+            val_top1=num_right / len(validation),
+            output_kinds=list(map(str, kinds)),
+            digest=digest([digests, config.model_dump(mode="json")]),
+        )
+        return [], {**to_json(model), **to_json(facts)}
 
     inputs = {
         "manifest": file_sha256(run.photos_manifest),
@@ -122,8 +139,24 @@ def _given_step(run: RunDir, config: GivenTeacherConfig) -> Step:
     return Step("teacher", _manifest(run), inputs, build)
 
 
+def _warn_of_chance(num_right: int, validation: Examples) -> None:
+    """Log a warning if the teacher may be no better than guessing."""
+    if wilson_interval(num_right, len(validation))[0] <= 1 / len(validation.classes):
+        log.warning(
+            "the teacher is right on %d of %d validation photos, which may be chance. Expected "
+            "the classes %s in this order, and the pixels that teacher.files says. Check both.",
+            num_right,
+            len(validation),
+            ", ".join(validation.classes[:20]),
+        )
+
+
 def _digests(run: RunDir, config: GivenTeacherConfig) -> list[str | None]:
-    """Of each file; those on record for a run that was copied to where the files are not."""
+    """The digest of each file.
+
+    A run may have been copied to a machine without these files. Then the digests in its manifest
+    count.
+    """
     if not any(file.path.exists() for file in config.files) and _manifest(run).exists():
         inputs = read_json(_manifest(run))["inputs"]
         if inputs.get("teacher") == config.model_dump(mode="json"):
@@ -132,17 +165,16 @@ def _digests(run: RunDir, config: GivenTeacherConfig) -> list[str | None]:
 
 
 def teacher_digest(run: RunDir) -> str:
-    """What names the finished teacher of a run: its weights, or its files and their inputs."""
+    """A digest of the finished teacher of a run: of its weights, or of its files."""
     manifest = read_json(_manifest(run))
     return str(manifest.get("digest") or output_sha256(_manifest(run), "model.keras"))
 
 
 def load_teachers(run: RunDir, experiment: Experiment) -> list[Teacher]:
-    """The finished teacher, ready to label: one model, or one for each file that is given."""
+    """The finished teacher of a run: one model, or one for each file that is given."""
     config = experiment.teacher
     if isinstance(config, TeacherConfig):
-        model = load_model(run.model("teacher"))
-        return [Teacher(config.image_size, lambda i: np.asarray(model.predict_on_batch(i)))]
+        return [keras_teacher(load_model(run.model("teacher")))]
     classes = read_json(run.photos_manifest.with_suffix(".json"))["classes"]
     kinds = read_json(_manifest(run))["output_kinds"]
     opened = [open_teacher_file(file, classes) for file in config.files]
@@ -153,24 +185,27 @@ def load_teachers(run: RunDir, experiment: Experiment) -> list[Teacher]:
 
 
 def evaluation_logits(teachers: list[Teacher], examples: Examples) -> np.ndarray:
-    """What the teachers say together of the evaluation views, float32 (examples, classes)."""
+    """Logits of all teachers together for the evaluation views, float32 (examples, classes)."""
     return mean_log_probabilities(
-        [_on_photos(examples, t.image_size, t.logits, "teacher") for t in teachers]
+        [
+            _on_photos(examples, teacher.image_size, teacher.logits, "teacher")
+            for teacher in teachers
+        ]
     )
 
 
 def mean_log_probabilities(logits: list[np.ndarray]) -> np.ndarray:
-    """The logits of several teachers together; those of one as they are.
+    """The logits of several teachers together; the logits of a single one do not change.
 
-    The geometric mean of their distributions (Hinton et al. 2015, section 1, arXiv:1503.02531):
-    unlike the arithmetic one it leaves every temperature its meaning.
+    Several are combined by the geometric mean of their distributions (Hinton et al. 2015, section
+    1, arXiv:1503.02531). Unlike the arithmetic mean, it keeps the meaning of a temperature.
 
     Args:
-        logits: of each teacher, (batch, classes).
+        logits: one array for each teacher, (batch, classes).
     """
     if len(logits) == 1:
         return logits[0]
-    return np.asarray(np.mean([log_softmax(some) for some in logits], axis=0))
+    return np.asarray(np.mean([log_softmax(array) for array in logits], axis=0))
 
 
 def _logits(answers: Answers, kind: str) -> Callable[[np.ndarray], np.ndarray]:

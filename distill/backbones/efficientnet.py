@@ -1,4 +1,4 @@
-"""`BACKBONES`: name -> Keras model from raw pixels to logits."""
+"""EfficientNetB0..7 and EfficientNet-Lite0..4 as entries of `BACKBONES`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,19 +12,10 @@ from pydantic import AfterValidator, Field
 from configs.errors import UserError
 from configs.registry import nearest
 from distill.backbones import BACKBONES
-from distill.backbones.efficientnet_lite import (
-    PUBLISHED,
-    WIDTH_AND_DEPTH,
-    lite_features,
-    load_imagenet_weights,
-)
-from distill.backbones.weights import (
-    SUFFIXES,
-    imagenet_file,
-    load_lite_twin,
-    load_path,
-    see_pixels_as_lite,
-)
+from distill.backbones.efficientnet_lite import WIDTH_AND_DEPTH, lite_features
+from distill.backbones.imagenet_weights import LITE_VARIANTS, keras_file, load_lite_weights
+from distill.backbones.weights_file import SUFFIXES, load_weights_file
+from distill.backbones.weights_from_lite import copy_lite_weights, normalize_like_lite
 
 SMALLEST_IMAGE = 32
 
@@ -48,16 +39,16 @@ def _efficientnet_b(variant: int) -> Callable[..., keras.Model]:
 
         Args:
             weights: imagenet (Keras' own file), lite (B0..2: kernels of EfficientNet-Lite, which
-                come as packages), a path, or null to start at random.
+                packages hold), a path, or null to start at random.
             dropout: share of the features dropped before the classifier.
-            batchnorm_momentum: share of the running statistics kept at each step; null is 0.99,
-                and 0.9 for weights null and lite.
+            batchnorm_momentum: share of the running statistics kept at each update. Null means
+                0.9 for weights null and lite, and 0.99 otherwise.
 
         Returns:
             A flat model, (batch, image_size, image_size, 3) in 0..255 -> (batch, num_classes).
         """
-        _check_build(name, known, weights, image_size)
-        # Never pass `name`: the name of the weights file follows it.
+        _check_build(name, weight_names, weights, image_size)
+        # Never pass `name`: Keras derives the name of the weights file from it.
         features = getattr(keras.applications, f"EfficientNetB{variant}")(
             include_top=False,
             weights=None,
@@ -66,17 +57,17 @@ def _efficientnet_b(variant: int) -> Callable[..., keras.Model]:
         )
         model = _with_head(features, num_classes, dropout, name)
         if weights is None:
-            see_pixels_as_lite(model)
+            normalize_like_lite(model)
         elif weights == "imagenet":
-            model = load_path(model, imagenet_file(variant))
+            model = load_weights_file(model, keras_file(variant))
         elif weights == "lite":
-            load_lite_twin(model, variant)
+            copy_lite_weights(model, variant)
         else:
-            model = load_path(model, Path(weights))
+            model = load_weights_file(model, Path(weights))
         return _with_momentum(model, batchnorm_momentum, weights)
 
-    known = ["imagenet", "lite"] if variant in PUBLISHED else ["imagenet"]
-    return _checking_weights(build, name, known)
+    weight_names = ["imagenet", "lite"] if variant in LITE_VARIANTS else ["imagenet"]
+    return _checking_weights(build, name, weight_names)
 
 
 def _efficientnet_lite(variant: int) -> Callable[..., keras.Model]:
@@ -87,32 +78,31 @@ def _efficientnet_lite(variant: int) -> Callable[..., keras.Model]:
         *,
         image_size: int,
         num_classes: int,
-        weights: str | None = "imagenet" if variant in PUBLISHED else None,
+        weights: str | None = "imagenet" if variant in LITE_VARIANTS else None,
         dropout: Dropout = 0.2,
         batchnorm_momentum: Momentum | None = None,
     ) -> keras.Model:
         """EfficientNet-Lite: ReLU6 and no squeeze-and-excitation, for integer arithmetic.
 
         Args:
-            weights: imagenet (Lite0..2, which come as packages), a path, or null to start at
-                random.
+            weights: imagenet (Lite0..2, from packages), a path, or null to start at random.
             dropout: share of the features dropped before the classifier.
-            batchnorm_momentum: share of the running statistics kept at each step; null is 0.99,
-                and 0.9 for weights null.
+            batchnorm_momentum: share of the running statistics kept at each update. Null means
+                0.9 for weights null, and 0.99 otherwise.
 
         Returns:
             A flat model, (batch, image_size, image_size, 3) in 0..255 -> (batch, num_classes).
         """
-        _check_build(name, known, weights, image_size)
+        _check_build(name, weight_names, weights, image_size)
         model = _with_head(lite_features(variant, image_size), num_classes, dropout, name)
         if weights == "imagenet":
-            load_imagenet_weights(model, variant)
+            load_lite_weights(model, variant)
         elif weights is not None:
-            model = load_path(model, Path(weights))
+            model = load_weights_file(model, Path(weights))
         return _with_momentum(model, batchnorm_momentum, weights)
 
-    known = ["imagenet"] if variant in PUBLISHED else []
-    return _checking_weights(build, name, known)
+    weight_names = ["imagenet"] if variant in LITE_VARIANTS else []
+    return _checking_weights(build, name, weight_names)
 
 
 def _with_head(features: keras.Model, num_classes: int, dropout: float, name: str) -> keras.Model:
@@ -124,9 +114,9 @@ def _with_head(features: keras.Model, num_classes: int, dropout: float, name: st
 
 def _with_momentum(model: keras.Model, momentum: float | None, weights: str | None) -> keras.Model:
     if momentum is None:
-        # From scratch and with the kernels of another network, the first statistics are wrong, and
-        # 0.99 remembers them for hundreds of steps. B0 from lite after 4 epochs of 35 steps on
-        # flowers at 64 px: 62.6 % of 500 photos with 0.99 and 68.2 % with 0.9.
+        # From scratch and with the kernels of another network, the first statistics are wrong.
+        # 0.99 keeps them for hundreds of updates. B0 from lite on flowers at 64 px, after 4 epochs
+        # of 35 updates: 62.6 % of 500 photos with 0.99, 68.2 % with 0.9.
         momentum = 0.9 if weights in (None, "lite") else 0.99
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
@@ -135,27 +125,27 @@ def _with_momentum(model: keras.Model, momentum: float | None, weights: str | No
 
 
 def _checking_weights(
-    build: Callable[..., keras.Model], name: str, known: list[str]
+    build: Callable[..., keras.Model], name: str, weight_names: list[str]
 ) -> Callable[..., keras.Model]:
-    """`build`, with the weights it knows in its annotation, so that a config is checked by them."""
-    check = AfterValidator(partial(_check_weights, name, known))
+    """`build` with an annotation that checks the `weights` of a config against these names."""
+    check = AfterValidator(partial(_check_weights, name, weight_names))
     build.__annotations__["weights"] = Annotated[str | None, check]
     build.__name__ = name
     return build
 
 
-def _check_weights(name: str, known: list[str], weights: str | None) -> str | None:
-    if weights is None or weights in known or weights.endswith(SUFFIXES):
+def _check_weights(name: str, weight_names: list[str], weights: str | None) -> str | None:
+    if weights is None or weights in weight_names or weights.lower().endswith(SUFFIXES):
         return weights
     raise ValueError(
-        f"{name} has no such weights.{nearest(weights, [*known, 'null'])} "
+        f"{name} has no such weights.{nearest(weights, [*weight_names, 'null'])} "
         f"Or a path ending in {', '.join(SUFFIXES)}"
     )
 
 
-def _check_build(name: str, known: list[str], weights: str | None, image_size: int) -> None:
+def _check_build(name: str, weight_names: list[str], weights: str | None, image_size: int) -> None:
     try:
-        _check_weights(name, known, weights)
+        _check_weights(name, weight_names, weights)
     except ValueError as error:
         raise UserError(f"weights are {weights!r}: {error}.") from None
     if image_size < SMALLEST_IMAGE:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from configs.artifacts import file_sha256
 from configs.errors import UserError
 from configs.schema import TeacherFile
-from distill.training.classifier import load_model
+from distill.model_file import load_model
 from eval.devices.probe import ModelFileError, open_model
 from eval.metadata import FileMetadata, expected_pixels, read_metadata
 from eval.pixels import RANGES, Pixels

@@ -1,10 +1,11 @@
-"""The epochs of a training: how many, and what is validated, noted and saved as they go by."""
+"""The epochs of a training: validation, history, early stopping and checkpoints."""
 
+import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,13 @@ import numpy as np
 
 from configs.errors import StepFailed
 from configs.progress import Advance
-from distill.training.checkpoint import load_checkpoint, save_checkpoint
+from distill.training.checkpoint import (
+    Checkpoint,
+    EpochRow,
+    TrainingState,
+    load_checkpoint,
+    save_checkpoint,
+)
 from eval.scoring.probabilities import log_softmax
 
 log = logging.getLogger("potstill")
@@ -28,11 +35,11 @@ class Schedule:
     """How long and how fast a model learns.
 
     Attributes:
-        learning_rate: peak of a cosine schedule with a short linear warm-up.
-        patience: epochs without a lower validation loss before training stops and the best
-            weights come back; None trains all epochs and keeps the last.
-        ema_momentum: validate and keep the exponential moving average of the weights, which
-            keeps so much of itself at each step; None keeps the weights.
+        learning_rate: the peak of a cosine schedule with a short linear warm-up.
+        patience: epochs without a lower validation loss after which training stops and the best
+            weights return. None trains all epochs and keeps the last weights.
+        ema_momentum: validate and keep the exponential moving average of the weights; this share
+            of the average stays at each update. None keeps the weights themselves.
     """
 
     epochs: int
@@ -43,32 +50,18 @@ class Schedule:
     ema_momentum: float | None = None
 
 
-def _assign(variables: list[Any], values: list[np.ndarray]) -> None:
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
+@dataclass(frozen=True)
+class ValidationScores:
+    """Mean cross-entropy and top-1 on the validation split."""
 
-
-def _values(variables: list[Any]) -> list[np.ndarray]:
-    return [keras.ops.convert_to_numpy(variable) for variable in variables]
-
-
-@dataclass
-class _Progressed:
-    """How far a training is: epochs done, and of the unfinished one its steps and means."""
-
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    means: dict[str, float] = field(default_factory=dict)
-    stale_epochs: int = 0
-    best_loss: float = math.inf
-    history: list[dict[str, Any]] = field(default_factory=list)
+    val_loss: float
+    val_accuracy: float
 
 
 class EpochKeeper(keras.callbacks.Callback):
-    """At the end of an epoch: validate, note, decide whether to stop, save all of it.
+    """Validates, records the history and writes checkpoints while a model is trained.
 
-    Within an epoch: save from time to time.
+    A checkpoint is written at the end of every epoch, and every few minutes within one.
     """
 
     def __init__(
@@ -84,52 +77,47 @@ class EpochKeeper(keras.callbacks.Callback):
         self.validation = validation
         self.advance = advance
         self.schedule = schedule
-        self.done = _Progressed()
+        self.state = TrainingState()
         self.best: list[np.ndarray] = []
         self.weights: list[np.ndarray] = []
+        self.metrics: list[np.ndarray] = []
         self.first_step = 0
-        self.means_before: dict[str, float] = {}
         self.epoch_start = 0.0
         self.last_save = 0.0
 
     @property
-    def epoch(self) -> int:
-        return self.done.epoch
-
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        return self.done.history
-
-    @property
     def finished(self) -> bool:
+        """Whether all epochs are done, or the patience is used up."""
         patience = self.schedule.patience
-        out_of_patience = patience is not None and self.done.stale_epochs >= patience
-        return out_of_patience or self.epoch >= self.schedule.epochs
+        out_of_patience = patience is not None and self.state.stale_epochs >= patience
+        return out_of_patience or self.state.epoch >= self.schedule.epochs
 
     def restore(self) -> bool:
+        """Continue at the checkpoint; False if there is none."""
         stored = load_checkpoint(self.checkpoint)
         if stored is None:
             return False
-        state, arrays = stored
-        self.done = _Progressed(**state["done"])
-        self.best = arrays.get("best", [])
-        _assign(self.model.variables, arrays["model"])
-        _assign(self.model.optimizer.variables, arrays["optimizer"])
-        if self.epoch or self.done.step:
-            log.info("continuing after epoch %d, step %d", self.epoch, self.done.step)
+        self.state, self.best, self.metrics = stored.state, stored.best, stored.metrics
+        _assign(self.model.variables, stored.model)
+        _assign(self.model.optimizer.variables, stored.optimizer)
+        if self.state.epoch or self.state.step:
+            log.info("continuing after epoch %d, step %d", self.state.epoch, self.state.step)
         return True
 
     def save(self) -> None:
-        arrays = {
-            "model": _values(self.model.variables),
-            "optimizer": _values(self.model.optimizer.variables),
-            "best": self.best,
-        }
-        save_checkpoint(self.checkpoint, {"done": self.done.__dict__}, arrays)
+        """Write the checkpoint."""
+        checkpoint = Checkpoint(
+            state=self.state,
+            model=_values(self.model.variables),
+            optimizer=_values(self.model.optimizer.variables),
+            metrics=_values(self.model.metrics_variables),
+            best=self.best,
+        )
+        save_checkpoint(self.checkpoint, checkpoint)
         self.last_save = time.monotonic()
 
     def assign_result(self) -> None:
-        """Give the model what the training is for: its best, averaged or last weights."""
+        """Give the model its final weights: the best, the averaged or the last ones."""
         if self.best:
             _assign(self.model.variables, self.best)
         elif self.schedule.ema_momentum is not None:
@@ -139,77 +127,87 @@ class EpochKeeper(keras.callbacks.Callback):
         """Give the model the average of its weights."""
         variables = self.model.trainable_variables
         self.model.optimizer.finalize_variable_values(variables)
-        # Keras averages weights before it puts them under their constraints.
+        # Keras averages weights before it applies their constraints.
         for variable in variables:
             if variable.constraint is not None:
                 variable.assign(variable.constraint(variable))
 
     def undo_averaging(self) -> None:
-        """Take back the weights that are trained: Keras ends every fit with their average."""
+        """Restore the weights that are being trained: Keras ends every fit with their average."""
         if self.weights:
             _assign(self.model.trainable_variables, self.weights)
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.first_step = self.done.step
-        self.epoch_start = time.monotonic() - self.done.seconds
-        self.means_before = self.done.means
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self.first_step = self.state.step
+        self.epoch_start = time.monotonic() - self.state.seconds
+        if self.first_step:
+            # Keras has just reset the means of loss and accuracy; they are those of a whole epoch.
+            _assign(self.model.metrics_variables, self.metrics)
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         step = self.first_step + batch + 1
-        last = self.history[-1] if self.history else None
-        note = f"val top-1 {last['val_accuracy']:.1%}" if last else ""
-        self.advance(self.epoch * self.schedule.steps_per_epoch + step, note)
-        is_time = time.monotonic() - self.last_save >= SECONDS_BETWEEN_CHECKPOINTS
-        if is_time and step < self.schedule.steps_per_epoch:
-            self.done.step = step
-            self.done.seconds = time.monotonic() - self.epoch_start
-            self.done.means = self._means(step, logs or {})
+        history = self.state.history
+        note = f"val top-1 {history[-1].val_accuracy:.1%}" if history else ""
+        self.advance(self.state.epoch * self.schedule.steps_per_epoch + step, note)
+        is_due = time.monotonic() - self.last_save >= SECONDS_BETWEEN_CHECKPOINTS
+        if is_due and step < self.schedule.steps_per_epoch:
+            seconds = time.monotonic() - self.epoch_start
+            self.state = dataclasses.replace(self.state, step=step, seconds=seconds)
             self.save()
 
-    def _means(self, step: int, logs: dict[str, Any]) -> dict[str, float]:
-        """Loss and accuracy over the epoch so far; Keras knows them since the last start."""
-        before = self.first_step / step
-        return {
-            name: before * self.means_before.get(name, 0.0) + (1 - before) * float(value)
-            for name, value in logs.items()
-        }
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self.schedule.ema_momentum is not None:
             self.weights = _values(self.model.trainable_variables)
             self._average()
         scores = validate(self.model, self.validation)
-        trained = self._means(self.schedule.steps_per_epoch, logs or {})
-        if not math.isfinite(trained["loss"]) or not math.isfinite(scores["val_loss"]):
+        trained = {name: float(value) for name, value in (logs or {}).items()}
+        if not math.isfinite(trained["loss"]) or not math.isfinite(scores.val_loss):
             raise StepFailed(
                 f"training diverged in epoch {epoch + 1}: the loss is not a number. "
                 "Lower its learning_rate."
             )
-        self.done.epoch = epoch + 1
-        self.done.step, self.done.means = 0, {}
-        seconds = round(time.monotonic() - self.epoch_start, 2)
-        self.history.append({"epoch": epoch + 1, **trained, **scores, "seconds": seconds})
-        if scores["val_loss"] < self.done.best_loss:
-            self.done.best_loss = scores["val_loss"]
-            self.done.stale_epochs = 0
-            if self.schedule.patience is not None:
-                self.best = _values(self.model.variables)
-        else:
-            self.done.stale_epochs += 1
-        self.done.seconds = 0.0
+        row = EpochRow(
+            epoch=epoch + 1,
+            **trained,
+            **dataclasses.asdict(scores),
+            seconds=round(time.monotonic() - self.epoch_start, 2),
+        )
+        self.state = self._after(row)
         self.undo_averaging()
         self.save()
         if self.finished:
             self.model.stop_training = True
 
+    def _after(self, row: EpochRow) -> TrainingState:
+        """The state behind a finished epoch; keeps the weights if they are the best so far."""
+        stale_epochs, best_loss = self.state.stale_epochs + 1, self.state.best_loss
+        if best_loss is None or row.val_loss < best_loss:
+            stale_epochs, best_loss = 0, row.val_loss
+            if self.schedule.patience is not None:
+                self.best = _values(self.model.variables)
+        return TrainingState(
+            stale_epochs=stale_epochs,
+            best_loss=best_loss,
+            history=(*self.state.history, row),
+        )
 
-def validate(model: keras.Model, batches: Batches) -> dict[str, float]:
-    """Mean cross-entropy (val_loss) and top-1 (val_accuracy) on the validation split."""
-    logits, labels = [], []
-    for images, some in batches():
-        logits.append(np.asarray(model.predict_on_batch(images)))
-        labels.append(some)
-    all_logits, all_labels = np.concatenate(logits).astype("float64"), np.concatenate(labels)
-    loss = -log_softmax(all_logits)[np.arange(len(all_labels)), all_labels].mean()
-    accuracy = (all_logits.argmax(axis=1) == all_labels).mean()
-    return {"val_loss": float(loss), "val_accuracy": float(accuracy)}
+
+def validate(model: keras.Model, batches: Batches) -> ValidationScores:
+    """Score a model on the validation split."""
+    logits_by_batch, labels_by_batch = [], []
+    for images, labels in batches():
+        logits_by_batch.append(np.asarray(model.predict_on_batch(images)))
+        labels_by_batch.append(labels)
+    logits = np.concatenate(logits_by_batch).astype("float64")
+    labels = np.concatenate(labels_by_batch)
+    loss = -log_softmax(logits)[np.arange(len(labels)), labels].mean()
+    return ValidationScores(float(loss), float((logits.argmax(axis=1) == labels).mean()))
+
+
+def _assign(variables: list[Any], values: list[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def _values(variables: list[Any]) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(variable) for variable in variables]

@@ -1,6 +1,5 @@
-"""The one `fit` of Keras 3 models: optimizer, learning rate, and what keeps its epochs."""
+"""The one `fit` of Keras 3 models: optimizer, learning rate schedule and resuming."""
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,11 @@ import keras
 
 from configs.progress import track
 from distill.losses import Objective
+from distill.training.checkpoint import EpochRow
 from distill.training.epochs import Batches, EpochKeeper, Schedule
 
-log = logging.getLogger("potstill")
-
 WARMUP_SHARE = 0.05
-# Weight decay on these shrinks what normalises the activations, and helps nothing.
+# Weight decay on these only shrinks the scales of the activations.
 NOT_DECAYED = ["gamma", "beta", "bias"]
 
 
@@ -28,23 +26,24 @@ def fit(
     checkpoint: Path,
     name: str,
     prepare: Callable[[], None] = lambda: None,
-) -> list[dict[str, Any]]:
+) -> list[EpochRow]:
     """Train `model` in place; a killed training continues at its last checkpoint.
 
     Checkpoints are written at the end of an epoch and every few minutes within one. They hold
-    all that decides how the training goes on, so its end is the undisturbed one's.
+    everything that decides how the training continues, so a killed training ends in the same
+    place as an undisturbed one.
 
     Args:
         train: (initial epoch, initial step in it) -> dataset of (images, targets) from there to
             the last epoch.
-        validation: -> (images, labels) of the validation split.
+        validation: returns batches of (images, labels) of the validation split.
         checkpoint: the file that keeps the state, in the step's workspace.
-        name: what is trained, for the progress bar.
-        prepare: done once, before the first epoch (the head's own training); its outcome is
-            part of the first checkpoint.
+        name: the name of the model, for the progress bar.
+        prepare: is called once, before the first epoch (to fit the head). The first checkpoint
+            holds its result.
 
     Returns:
-        One dictionary per epoch: epoch, loss, accuracy, val_loss, val_accuracy, seconds.
+        One row for each epoch.
     """
     compile_model(model, objective, schedule)
     with track(name, schedule.epochs * schedule.steps_per_epoch) as advance:
@@ -59,20 +58,20 @@ def fit(
             prepare()
             keeper.save()
         while not keeper.finished:
-            first = keeper.done.step
-            # Keras knows whole epochs only: the rest of a broken one is a fit of its own.
+            epoch, step = keeper.state.epoch, keeper.state.step
+            # Keras trains whole epochs only: the rest of an interrupted one is a fit of its own.
             model.fit(
-                train(keeper.epoch, first),
-                initial_epoch=keeper.epoch,
-                epochs=keeper.epoch + 1 if first else schedule.epochs,
-                steps_per_epoch=schedule.steps_per_epoch - first,
+                train(epoch, step),
+                initial_epoch=epoch,
+                epochs=epoch + 1 if step else schedule.epochs,
+                steps_per_epoch=schedule.steps_per_epoch - step,
                 callbacks=[keeper],
                 shuffle=False,
                 verbose=0,
             )
             keeper.undo_averaging()
     keeper.assign_result()
-    return keeper.history
+    return list(keeper.state.history)
 
 
 class LabelledAccuracy(keras.metrics.Mean):
@@ -95,7 +94,7 @@ class LabelledAccuracy(keras.metrics.Mean):
 
 
 def compile_model(model: keras.Model, objective: Objective, schedule: Schedule) -> None:
-    """Give a model the optimizer, loss and accuracy it is trained with."""
+    """Give a model its optimizer, loss and accuracy."""
     steps = schedule.epochs * schedule.steps_per_epoch
     warmup = max(int(steps * WARMUP_SHARE), 1)
     optimizer = keras.optimizers.AdamW(
@@ -112,12 +111,12 @@ def compile_model(model: keras.Model, objective: Objective, schedule: Schedule) 
     optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
     optimizer.build(model.trainable_variables)
 
-    # XLA takes minutes to compile a B4, and gains nothing back on CPU.
+    # XLA takes minutes to compile a B4, and is no faster on CPU.
     model.compile(
         optimizer=optimizer, loss=objective, metrics=[LabelledAccuracy()], jit_compile=False
     )
-    # A metric makes its variables when it first sees values. Within the first step that would have
-    # the step traced twice, which for a B4 takes longer than an epoch of small photos.
+    # A metric makes its variables when it first sees values. Within the first update, Keras would
+    # trace the update twice, which takes longer than an epoch of small photos for a B4.
     nothing = keras.ops.zeros((1, model.output_shape[-1]))
     model.compute_metrics(None, nothing, nothing)
     model.reset_metrics()

@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -21,59 +21,61 @@ HEAD_EPOCHS = 50
 
 @dataclass(frozen=True)
 class Plan:
-    """What a strategy decided.
+    """The decisions of a strategy.
 
     Attributes:
-        head_first: train the classifier on the frozen features before anything else.
-        trainable: "all" or "head".
-        freeze_batchnorm: keep the statistics and scales of the pretrained network: those of a
-            few thousand photos are worse.
-        learning_rate: the peak, where the config says auto.
+        head_first: fit the classifier on the frozen features before anything else.
+        trainable: the layers that learn.
+        freeze_batchnorm: keep the statistics and scales of the pretrained network; a few thousand
+            photos give worse ones.
+        learning_rate: the peak, if the config says auto.
     """
 
     head_first: bool
-    trainable: str
+    trainable: Literal["all", "head"]
     freeze_batchnorm: bool
     learning_rate: float
 
 
-@STRATEGIES.add
-def auto(*, weights: str | None, moved: bool) -> Plan:
-    """Pretrained: the head first, then everything with BatchNormalization frozen.
+FROM_SCRATCH = Plan(head_first=False, trainable="all", freeze_batchnorm=False, learning_rate=1e-3)
+PRETRAINED = Plan(head_first=True, trainable="all", freeze_batchnorm=True, learning_rate=2e-4)
 
-    From scratch, or from the kernels of another network (whose activations follow other
-    statistics), everything from the first step.
+
+@STRATEGIES.add
+def auto(*, weights: str | None, from_another_network: bool) -> Plan:
+    """Pretrained: first the head, then everything with BatchNormalization frozen.
+
+    From scratch, or from the kernels of another network (whose activations have other
+    statistics), everything learns from the first update.
 
     Args:
-        weights: what the backbone starts from; None is from scratch.
-        moved: the weights were made for another network (`weights: lite`).
+        weights: the start of the backbone; None is from scratch.
+        from_another_network: the weights were made for another network (`weights: lite`).
     """
-    if weights is None or moved:
-        return Plan(False, "all", False, 1e-3)
-    return Plan(True, "all", True, 2e-4)
+    return FROM_SCRATCH if weights is None or from_another_network else PRETRAINED
 
 
 @STRATEGIES.add
 def full(
     *,
     weights: str | None,
-    moved: bool,
+    from_another_network: bool,
     head_first: bool = False,
     freeze_batchnorm: bool = False,
 ) -> Plan:
-    """Everything learns from the first step, or after the head."""
-    rate = 1e-3 if weights is None or moved else 2e-4
-    return Plan(head_first, "all", freeze_batchnorm, rate)
+    """Everything learns from the first update, or after the head."""
+    plan = auto(weights=weights, from_another_network=from_another_network)
+    return replace(plan, head_first=head_first, freeze_batchnorm=freeze_batchnorm)
 
 
 @STRATEGIES.add
-def head(*, weights: str | None, moved: bool) -> Plan:
-    """Only the classifier learns, on views of the photos; the network stays as it is."""
-    return Plan(True, "head", True, 1e-3)
+def head(*, weights: str | None, from_another_network: bool) -> Plan:
+    """Only the classifier learns, on views of the photos; the network does not change."""
+    return Plan(head_first=True, trainable="head", freeze_batchnorm=True, learning_rate=1e-3)
 
 
 def apply_plan(model: keras.Model, plan: Plan) -> None:
-    """Set what of `model` is trainable."""
+    """Make those layers of `model` trainable that the plan lets learn."""
     for layer in model.layers:
         frozen = plan.freeze_batchnorm and isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = layer.name == HEAD or (plan.trainable == "all" and not frozen)
@@ -86,26 +88,31 @@ def fit_head(
     num_examples: int,
     seed: int,
 ) -> None:
-    """Train the classifier on the features of the frozen network, each computed once.
+    """Fit the classifier on the features of the frozen network.
 
-    The features are those of the evaluation view: one pass through the network, then a linear
-    classifier on the cached result, which takes seconds.
+    Each feature is computed once, from the evaluation view. A linear classifier then learns from
+    the cached features, which takes seconds.
+
+    Args:
+        batches: (images, labels) of examples that have a label.
     """
     dense = model.get_layer(HEAD)
     backbone = keras.Model(model.input, dense.input)
-    features, labels = [], []
+    features_by_batch, labels_by_batch = [], []
     with track("features for the head", num_examples) as advance:
-        for images, some in batches:
-            features.append(np.asarray(backbone.predict_on_batch(images)))
-            labels.append(some)
-            advance(sum(map(len, labels)))
-    x, y = np.concatenate(features), np.concatenate(labels)
-    classifier = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.Dense(dense.units)])
+        for images, labels in batches:
+            features_by_batch.append(np.asarray(backbone.predict_on_batch(images)))
+            labels_by_batch.append(labels)
+            advance(sum(map(len, labels_by_batch)))
+    features, labels = np.concatenate(features_by_batch), np.concatenate(labels_by_batch)
+    classifier = keras.Sequential(
+        [keras.Input(features.shape[1:]), keras.layers.Dense(dense.units)]
+    )
     classifier.compile(
         optimizer=keras.optimizers.AdamW(1e-3, weight_decay=1e-3),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     keras.utils.set_random_seed(seed)
-    history: Any = classifier.fit(x, y, batch_size=64, epochs=HEAD_EPOCHS, verbose=0)
+    history: Any = classifier.fit(features, labels, batch_size=64, epochs=HEAD_EPOCHS, verbose=0)
     dense.set_weights(classifier.layers[-1].get_weights())
     log.info("head trained on frozen features, loss %.3f", history.history["loss"][-1])

