@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from compress.methods.structure import keep_structure
+from compress.methods.structure import Structure, keep_structure
 from compress.methods.tfmot import FinetuneData
 from configs.progress import Advance
 from configs.run_dir import RunDir
@@ -37,8 +37,9 @@ def finetune(
     *,
     epochs: int,
     learning_rate: float,
+    structure: Structure,
 ) -> None:
-    """Train all of a Keras 3 model in place, but for zeros and equal weights of its kernels.
+    """Train a Keras 3 model in place, and keep the structure that methods gave to its kernels.
 
     Args:
         name: what is trained, for the progress bar.
@@ -53,7 +54,7 @@ def finetune(
             head_first=False, trainable="all", freeze_batchnorm=False, learning_rate=learning_rate
         ),
     )
-    keep_structure(model)
+    keep_structure(model, structure)
     fit(
         model,
         train=partial(_batches, run, experiment, source, epochs),

@@ -8,13 +8,16 @@ from typing import Any
 
 import keras
 
+from compress.files import method_chain
 from compress.finetune import finetune, finetune_data
 from compress.graph.graph import image_size_of
 from compress.int8.calibration import calibration_photos
 from compress.methods import METHODS, facts_of
+from compress.methods.structure import Structure
+from configs.artifacts import read_json
 from configs.errors import UserError
 from configs.progress import track
-from configs.records import to_json
+from configs.records import from_json, to_json
 from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
@@ -64,10 +67,13 @@ def method_step(
     def build(workspace: Workspace) -> Built:
         model = load_model(run.model(source))
         keras.utils.set_random_seed(experiment.seed)
-        smaller, found = _applied(run, experiment, model, name, method, workspace)
+        parent = structure_of(run, experiment, source, model)
+        structure = parent.with_kinds(facts_of(method.name).makes, model)
+        smaller, found = _applied(run, experiment, model, name, method, workspace, structure)
         config = experiment.student
         facts = to_json(describe(smaller, config.backbone.name, config.image_size))
-        return save_model(run, name, smaller), {**facts, **found}
+        record = {"structure": to_json(structure)}
+        return save_model(run, name, smaller), {**facts, **found, **record}
 
     return Step(
         name=name,
@@ -77,6 +83,19 @@ def method_step(
     )
 
 
+def structure_of(run: RunDir, experiment: Experiment, name: str, model: keras.Model) -> Structure:
+    """The structure of the kernels of a model of the run, as its manifest records it."""
+    manifest = read_json(run.model_dir(name) / "manifest.json")
+    if "structure" in manifest:
+        return from_json(Structure, manifest["structure"])
+    # A student has none. Runs made before manifests had the record say it by their methods.
+    structure, chain = Structure(), method_chain(experiment)
+    names = [made for made, _ in chain]
+    for _, method in chain[: names.index(name) + 1 if name in names else 0]:
+        structure = structure.with_kinds(facts_of(method.name).makes, model)
+    return structure
+
+
 def _applied(
     run: RunDir,
     experiment: Experiment,
@@ -84,10 +103,14 @@ def _applied(
     name: str,
     method: Choice,
     workspace: Workspace,
+    structure: Structure,
 ) -> tuple[keras.Model, dict[str, Any]]:
     """The model that the method makes of `model`, and what there is to say of it.
 
     The method gets the arguments that it declared as `needs` (`compress.methods.Facts`).
+
+    Args:
+        structure: what training must keep.
     """
     checkpoint = workspace.file(CHECKPOINT)
     remembered: dict[str, Any] = {}
@@ -110,7 +133,9 @@ def _applied(
         if "remember" in needs:
             arguments["remember"] = remember
         if "finetune" in needs:
-            arguments["finetune"] = partial(finetune, run, experiment, name, checkpoint)
+            arguments["finetune"] = partial(
+                finetune, run, experiment, name, checkpoint, structure=structure
+            )
         if "finetune_data" in needs:
             epochs, config = method.options["epochs"], experiment.student
             steps = steps_per_epoch(len(taught_examples(run)), config.batch_size)

@@ -1,9 +1,21 @@
 """Small backbones that several tests build and compare."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 from keras import layers
 
+from configs.schema import (
+    Choice,
+    CompressConfig,
+    DataConfig,
+    Experiment,
+    GivenTeacherConfig,
+    SoftLabelsConfig,
+    StudentConfig,
+    TeacherFile,
+)
 from distill.backbones import BACKBONES
 
 SIZE = 32
@@ -57,4 +69,17 @@ def classifier(*last_layers, input_shape=(8, 8, 3)):
     """Average colours, then `last_layers`."""
     return keras.Sequential(
         [keras.Input(input_shape), layers.GlobalAveragePooling2D(), *last_layers]
+    )
+
+
+def experiment_with(*methods: str) -> Experiment:
+    """A config with these methods. Its files do not exist."""
+    return Experiment(
+        data=DataConfig(path=Path("photos")),
+        teacher=GivenTeacherConfig(files=[TeacherFile(path=Path("t.keras"), image_size=32)]),
+        soft_labels=SoftLabelsConfig(num_views=1),
+        student=StudentConfig(
+            backbone=Choice(name="efficientnet_b0"), image_size=32, epochs=1, control=False
+        ),
+        compress=CompressConfig(methods=[Choice(name=method) for method in methods]),
     )

@@ -8,6 +8,7 @@ import importlib
 import pkgutil
 from dataclasses import dataclass
 
+from compress.methods.structure import Kind
 from configs.registry import Registry
 
 METHODS = Registry("method")
@@ -24,10 +25,12 @@ class Facts:
             `finetune_data` is the material for a training of the method's own,
             `remember` keeps results that a killed run would not find again, such as times.
         undone_by: methods that destroy what this one achieved, when they come later; "*": all.
+        makes: the structure that the inner kernels of the result have, and `finetune` keeps.
     """
 
     needs: tuple[str, ...] = ()
     undone_by: tuple[str, ...] = ()
+    makes: tuple[Kind, ...] = ()
 
 
 def facts_of(name: str) -> Facts:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from compress.graph.graph import copy_of
 from compress.methods import METHODS
+from compress.methods.structure import inner_kernels
 from compress.methods.tfmot import (
     FinetuneData,
     copy_back,
@@ -17,14 +18,14 @@ from compress.methods.tfmot import (
 )
 from configs.errors import UserError
 
-SHARE_OF_STEPS = 0.7
-"""When the asked sparsity is reached; the remaining steps mend what it cost."""
+SHARE_OF_UPDATES = 0.7
+"""Of the updates, until the sparsity is reached. The others repair what pruning cost."""
 NUM_PRUNINGS = 100
-"""About how often the masks are drawn again on the way there."""
+"""How often the masks are drawn on the way there, at most twice as often."""
 
 
 # 2:4 is a pattern of neighbouring weights. Where channels leave, other weights become neighbours.
-@METHODS.add(needs=("finetune_data",), undone_by=("channels",))
+@METHODS.add(needs=("finetune_data",), undone_by=("channels",), makes=("zeros",))
 def magnitude(
     model: keras.Model,
     *,
@@ -38,45 +39,41 @@ def magnitude(
 ) -> keras.Model:
     """A copy of the model in which the smallest weights of most kernels are zero.
 
-    As for MobileNet in Zhu and Gupta 2017 (arXiv:1710.01878, section 4.2), the first convolution
-    and the depthwise ones stay dense: they hold about 1 % of the weights and every feature passes
-    through them. So does the last kernel, which makes the logits. What sparsity buys is a smaller
-    file once that is zipped: the runtimes still multiply by the zeros.
+    The first convolution and the depthwise ones stay dense, as for MobileNet in Zhu and Gupta 2017
+    (section 4.2, arXiv:1710.01878). They hold about 1 % of the weights, and all features pass
+    through them. The last kernel stays dense too, because it makes the logits. Pruning buys a
+    smaller file once it is zipped. It buys no speed: the runtimes multiply by the zeros.
 
     Args:
         sparsity: share of zeros in the pruned kernels.
-        schedule: polynomial grows on a cubic from 0 (Zhu and Gupta, section 3); constant prunes at
-            the first step.
-        scope: layer makes every kernel as sparse; global spares those that lose more by it: the
-            smallest weights go of all in proportion to what is left of their kernel (Lee et al.
-            2021, section 2, arXiv:2010.07611).
-        pattern: 2:4 leaves two of every four neighbouring weights, for hardware that skips the
-            others; sparsity is then 0.5.
-        epochs: how long the model learns while it is pruned and afterwards.
+        schedule: polynomial raises the sparsity from 0 on a cubic (Zhu and Gupta, section 3).
+            constant prunes at the first update.
+        scope: layer gives all kernels the same sparsity. global prunes those kernels less that lose
+            more by it: it ranks the weights of all kernels together, each by its share in what is
+            left of its kernel (Lee et al. 2021, section 2, arXiv:2010.07611).
+        pattern: 2:4 leaves two of four neighbouring weights, for hardware that skips the other two.
+            The sparsity is then 0.5.
+        epochs: duration of the training, in which the model is pruned first.
         learning_rate: at the start; it falls to zero on a cosine.
 
     Raises:
-        UserError: the model has no kernel to prune, or sparsity and pattern do not go together.
+        UserError: the model has no kernel to prune, or other options contradict the pattern.
     """
     if pattern is not None and (sparsity != 0.5 or scope != "layer" or schedule != "polynomial"):
         raise UserError(
-            f"magnitude has the pattern {pattern}, which makes every kernel half zeros from the "
-            f"first step, and beside it sparsity {sparsity}, scope {scope}, schedule {schedule}. "
-            "Leave these out."
+            f"magnitude has pattern {pattern}, which makes half of every kernel zero at the first "
+            f"update. It also has sparsity {sparsity}, scope {scope} and schedule {schedule}, "
+            "which contradict the pattern. Remove these three options."
         )
     tfmot = import_tfmot()
-    tf_model = to_tf_keras(model)
-    num_steps = epochs * finetune_data.steps_per_epoch
-    kernels = {layer.name: np.asarray(layer.kernel) for layer in prunable(tf_model)}
-    shares = dict.fromkeys(kernels, sparsity)
-    if scope == "global":
-        shares = global_sparsities(kernels, sparsity)
-    constant = schedule == "constant" or pattern is not None
+    num_updates = epochs * finetune_data.steps_per_epoch
     schedules = {
-        name: _constant(share) if constant else _polynomial(share, num_steps)
-        for name, share in shares.items()
+        name: _constant(share)
+        if schedule == "constant" or pattern is not None
+        else _polynomial(share, num_updates)
+        for name, share in _sparsities(model, sparsity, scope).items()
     }
-    pruned = _wrapped(tf_model, schedules, (2, 4) if pattern == "2:4" else None)
+    pruned = _wrapped(to_tf_keras(model), schedules, (2, 4) if pattern == "2:4" else None)
     finetune(
         pruned,
         train=finetune_data.train,
@@ -92,6 +89,7 @@ def magnitude(
 
 
 def _wrapped(tf_model: Any, schedules: dict[str, Any], m_by_n: tuple[int, int] | None) -> Any:
+    """The tf_keras model with tfmot's wrapper around the layers that have a schedule."""
     import tf_keras
 
     prune = import_tfmot().sparsity.keras.prune_low_magnitude
@@ -104,54 +102,60 @@ def _wrapped(tf_model: Any, schedules: dict[str, Any], m_by_n: tuple[int, int] |
     return tf_keras.models.clone_model(tf_model, clone_function=wrapper)
 
 
-def global_sparsities(kernels: dict[str, np.ndarray], sparsity: float) -> dict[str, float]:
-    """How sparse each kernel becomes when the weights with the lowest scores go of all.
+def _sparsities(model: keras.Model, sparsity: float, scope: str) -> dict[str, float]:
+    """How sparse every pruned kernel becomes, by the name of its layer in tf_keras.
 
-    The score of a weight is its square, divided by the sum of the squares that are not smaller in
-    its kernel (Lee et al. 2021, section 2.2): the last weight of a kernel never goes.
+    Raises:
+        UserError: there is no such kernel.
+    """
+    kernels = {name: np.asarray(layer.kernel) for name, layer in inner_kernels(model)}
+    if not kernels:
+        raise UserError(
+            f"model {model.name!r} has nothing to prune: magnitude prunes Conv2D and Dense layers "
+            "between the first and the last of them. Remove the method."
+        )
+    if scope == "global":
+        return global_sparsities(kernels, sparsity)
+    return dict.fromkeys(kernels, sparsity)
+
+
+def global_sparsities(kernels: dict[str, np.ndarray], sparsity: float) -> dict[str, float]:
+    """How sparse each kernel becomes when the weights of all kernels are ranked together.
+
+    The score of a weight is its square, divided by the sum of all squares in its kernel that are
+    not smaller (Lee et al. 2021, section 2.2). The largest weight of a kernel has the score 1 and
+    always stays. A kernel of zeros has no scores and gets the sparsity of the whole.
     """
     scores = {}
     for name, kernel in kernels.items():
         squares = np.sort(np.square(kernel.astype("float64")), axis=None)
-        left = np.cumsum(squares[::-1])[::-1]
-        scores[name] = squares / np.maximum(left, np.finfo("float64").tiny)
+        if squares.any():
+            scores[name] = squares / np.cumsum(squares[::-1])[::-1]
+    if not scores:
+        return dict.fromkeys(kernels, sparsity)
     threshold = np.quantile(np.concatenate(list(scores.values())), sparsity)
-    return {name: float((some < threshold).mean()) for name, some in scores.items()}
-
-
-def prunable(tf_model: Any) -> list[Any]:
-    """The Conv2D and Dense layers of a tf_keras model but for the first and the last of them.
-
-    Raises:
-        UserError: there are none.
-    """
-    import tf_keras
-
-    kinds = (tf_keras.layers.Conv2D, tf_keras.layers.Dense)
-    dense_kinds = (tf_keras.layers.DepthwiseConv2D, tf_keras.layers.SeparableConv2D)
-    with_kernels = [layer for layer in tf_model.layers if isinstance(layer, kinds)]
-    chosen = [layer for layer in with_kernels[1:-1] if not isinstance(layer, dense_kinds)]
-    if not chosen:
-        raise UserError(
-            f"model {tf_model.name!r} has nothing to prune: magnitude leaves the first and the "
-            f"last of its {len(with_kernels)} Conv2D and Dense layers dense. Leave it out."
-        )
-    return chosen
+    shares = {
+        # Weights that are zero already count as pruned, however many they are.
+        name: float(((of_kernel < threshold) | (of_kernel == 0)).mean())
+        for name, of_kernel in scores.items()
+    }
+    return {name: shares.get(name, sparsity) for name in kernels}
 
 
 def _constant(sparsity: float) -> Any:
+    """tfmot's schedule that prunes to this sparsity at every update."""
     schedules = import_tfmot().sparsity.keras
     return schedules.ConstantSparsity(sparsity, begin_step=0, frequency=1)
 
 
-def _polynomial(sparsity: float, num_steps: int) -> Any:
-    """Cubic growth that ends on a step at which tfmot prunes.
+def _polynomial(sparsity: float, num_updates: int) -> Any:
+    """tfmot's cubic schedule, with an end at an update at which tfmot prunes.
 
-    tfmot prunes at every `frequency`-th step only: an end in between would leave the last
-    stretch of the cubic out and the kernels denser than asked.
+    tfmot prunes at every `frequency`-th update only. An end between two of them would leave out the
+    last part of the cubic, and the kernels would be denser than `sparsity`.
     """
     schedules = import_tfmot().sparsity.keras
-    last = int(SHARE_OF_STEPS * (num_steps - 1))
+    last = int(SHARE_OF_UPDATES * (num_updates - 1))
     if last < 1:
         return _constant(sparsity)
     frequency = max(last // NUM_PRUNINGS, 1)

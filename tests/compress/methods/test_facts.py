@@ -1,35 +1,13 @@
 """What methods declare where they register, and what the code does with it."""
 
 import inspect
-from pathlib import Path
 
 import pytest
 
 from compress.methods import METHODS, facts_of
 from compress.prune import check_order
 from configs.errors import UserError
-from configs.schema import (
-    Choice,
-    CompressConfig,
-    DataConfig,
-    Experiment,
-    GivenTeacherConfig,
-    SoftLabelsConfig,
-    StudentConfig,
-    TeacherFile,
-)
-
-
-def experiment_with(*methods: str) -> Experiment:
-    return Experiment(
-        data=DataConfig(path=Path("photos")),
-        teacher=GivenTeacherConfig(files=[TeacherFile(path=Path("t.keras"), image_size=32)]),
-        soft_labels=SoftLabelsConfig(num_views=1),
-        student=StudentConfig(
-            backbone=Choice(name="efficientnet_b0"), image_size=32, epochs=1, control=False
-        ),
-        compress=CompressConfig(methods=[Choice(name=method) for method in methods]),
-    )
+from small_models import experiment_with
 
 
 @pytest.mark.parametrize("name", METHODS.names())

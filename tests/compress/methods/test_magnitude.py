@@ -5,8 +5,8 @@ import tensorflow as tf
 from keras import layers, ops
 
 from compress.methods import METHODS
-from compress.methods.magnitude import _polynomial, global_sparsities, prunable
-from compress.methods.tfmot import FinetuneData, to_tf_keras
+from compress.methods.magnitude import _polynomial, global_sparsities
+from compress.methods.tfmot import FinetuneData
 from configs.errors import UserError
 
 
@@ -106,12 +106,12 @@ def test_the_asked_sparsity_is_reached_on_a_step_that_prunes(num_steps):
     assert num_steps < 4 or pruning[-1] >= 0.69 * num_steps - 1
 
 
-def test_a_model_with_nothing_between_first_and_last_kernel_is_refused():
+def test_a_model_with_nothing_between_first_and_last_kernel_is_refused(finetune_data):
     model = keras.Sequential(
         [keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(2)]
     )
     with pytest.raises(UserError, match="nothing to prune"):
-        prunable(to_tf_keras(model))
+        METHODS["magnitude"](model, finetune_data=finetune_data)
 
 
 def test_a_constant_schedule_prunes_at_once(tiny_model, finetune_data):
@@ -141,6 +141,23 @@ def test_global_scores_compare_a_weight_with_what_is_left_of_its_kernel():
     }
     found = global_sparsities(kernels, 0.5)
     assert found == {"wide": 2 / 3, "steep": 1 / 2, "even": 1 / 3}
+
+
+def test_a_kernel_of_zeros_gets_the_sparsity_of_the_whole():
+    kernels = {
+        "zeros": np.zeros((2, 2)),
+        "wide": np.array([1.0, -1.0, 2.0]),
+        "steep": np.array([[10.0], [-100.0]]),
+        "even": np.array([3.0, 3.0, -3.0]),
+    }
+    expected = {"zeros": 0.5, "wide": 2 / 3, "steep": 1 / 2, "even": 1 / 3}  # as without it
+    assert global_sparsities(kernels, 0.5) == expected
+    assert global_sparsities({"zeros": np.zeros((2, 2))}, 0.5) == {"zeros": 0.5}
+
+
+def test_zeros_that_are_there_already_are_pruned_even_if_there_are_more_than_asked():
+    kernels = {"sparse": np.array([0.0, 0.0, 0.0, 1.0]), "dense": np.array([1.0, 2.0])}
+    assert global_sparsities(kernels, 0.25) == {"sparse": 0.75, "dense": 0.0}
 
 
 def test_global_pruning_is_as_sparse_as_asked_in_sum(tiny_model, finetune_data):
