@@ -235,7 +235,8 @@ def ensure(run: RunDir, experiment: Experiment, names: list[str], target: str) -
             continue
         for step in STEPS[name](run, experiment):
             if name == "data":
-                take_step(step)
+                # Two shards of the labels may start together, and both check the photos.
+                take_step(step, wait=True)
             else:
                 _require(run, step, name, target)
 

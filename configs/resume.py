@@ -1,8 +1,8 @@
-"""How a run continues: the one mechanism by which finished work is kept and broken work goes on.
+"""Resuming: finished steps are kept, and a killed step continues where it stopped.
 
-A step says what it depends on and how it is built. Everything else is done here, for every step:
-it is skipped when it is up to date, locked while it works, and given a `Workspace` in which it
-keeps what it has done so far, should the process be killed.
+This is the only mechanism for it. A step states its inputs and how to build its artifact. For
+every step, `take_step` skips the build when the artifact is up to date. Otherwise it takes a lock
+and passes a `Workspace`, in which the build stores partial work in case the process is killed.
 """
 
 import logging
@@ -22,19 +22,19 @@ from configs.errors import UserError
 log = logging.getLogger("potstill")
 
 HIDDEN = ".potstill"
-"""The folder beside an artifact that holds its lock and the workspace of an unfinished build."""
+"""The folder beside an artifact for its lock and for the workspace of an unfinished build."""
 
 Built = tuple[list[Path], dict[str, Any]]
-"""The files that a build wrote, and what else their manifest should say, as JSON values."""
+"""The files that a build wrote, and further entries for their manifest, as JSON values."""
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where an unfinished step keeps what it has done, for the process that continues it.
+    """A folder in which an unfinished step stores its work for the process that continues it.
 
-    A workspace belongs to one step with one set of inputs. A change of the inputs begins a new
-    one, so whatever lies here was made from the same inputs. It is removed when the step is
-    finished.
+    A workspace belongs to one step with one set of inputs. When the inputs change, the step gets
+    an empty workspace, so every file in it was made from the present inputs. The folder is removed
+    when the step is finished.
     """
 
     folder: Path
@@ -44,9 +44,9 @@ class Workspace:
         return self.folder / name
 
     def once(self, name: str, find: Callable[[], Any]) -> Any:
-        """What `find` returns, as JSON values; in a process that continues, what it returned then.
+        """The value of `find`, as JSON values. A process that continues gets the first value.
 
-        For results that would differ if they were found again, such as measured times.
+        Use it for values that differ each time, such as measured times.
         """
         path = self.file(f"{name}.json")
         if not path.exists():
@@ -56,13 +56,13 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a run: what it depends on and how its artifact is made.
+    """One step of a run: its inputs and how its artifact is made.
 
     Attributes:
-        name: as the user says it ("teacher").
-        manifest: the file that is written last.
+        name: the step in words of the user ("teacher").
+        manifest: the file that is written last; while it exists, the artifact is complete.
         inputs: everything that the artifact depends on, as JSON values.
-        build: does the work.
+        build: writes the artifact.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Step:
 
     @property
     def workspace(self) -> Workspace:
-        """Where a build with these inputs keeps what it has done."""
+        """The workspace of a build with these inputs."""
         return Workspace(self._hidden / digest(self.inputs))
 
     @property
@@ -81,28 +81,31 @@ class Step:
 
     @property
     def was_begun(self) -> bool:
-        """Whether a build with any inputs was begun here and not finished."""
+        """Whether an earlier build, with any inputs, was started and not finished."""
         return self._hidden.is_dir() and any(path.is_dir() for path in self._hidden.iterdir())
 
-    def forget_unfinished(self, *, but: Workspace | None = None) -> None:
-        """Remove the workspaces of this step, or all except one."""
+    def forget_unfinished(self, *, keep: Workspace | None = None) -> None:
+        """Remove the workspaces of this step, except `keep`."""
         if self._hidden.is_dir():
             for folder in self._hidden.iterdir():
-                if folder.is_dir() and (but is None or folder != but.folder):
+                if folder.is_dir() and (keep is None or folder != keep.folder):
                     shutil.rmtree(folder)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, wait: bool = False) -> Iterator[None]:
         """Held while the step works, so that two processes never write one artifact.
 
-        The lock is the operating system's: it goes with the process, however that ends.
+        The operating system holds the lock and releases it when the process ends in any way.
+
+        Args:
+            wait: wait for another process instead of raising an error.
 
         Raises:
-            UserError: another process holds it.
+            UserError: another process holds the lock.
         """
         self._hidden.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(self._hidden / "lock", timeout=0):
+            with FileLock(self._hidden / "lock", timeout=-1 if wait else 0):
                 yield
         except Timeout:
             raise UserError(
@@ -111,24 +114,32 @@ class Step:
             ) from None
 
 
-def take_step(step: Step, *, force: bool = False) -> dict[str, Any]:
-    """Do a step, unless its artifact is whole and was made from the same inputs.
+def take_step(step: Step, *, force: bool = False, wait: bool = False) -> dict[str, Any]:
+    """Build the artifact of a step, unless it is complete and was made from the same inputs.
+
+    Args:
+        force: build it in any case.
+        wait: wait for another process that is working on this step.
 
     Returns:
         The manifest of the artifact.
 
     Raises:
-        UserError: another process is at this step.
+        UserError: another process is working on this step.
     """
-    with step.lock():
+    # Processes that only check a finished step need no lock, so they never hinder each other.
+    if not force and not step.was_begun and is_current(step.manifest, step.inputs):
+        log.info("%s: up to date", step.name)
+        return dict(read_json(step.manifest))
+    with step.lock(wait=wait):
         current = is_current(step.manifest, step.inputs)
         if current and not force:
             log.info("%s: up to date", step.name)
             manifest = dict(read_json(step.manifest))
         else:
             log.info("%s: working", step.name)
-            # A finished step that is redone starts from nothing; a broken one continues.
-            step.forget_unfinished(but=None if current else step.workspace)
+            # A forced step starts from nothing; a killed one continues.
+            step.forget_unfinished(keep=None if current else step.workspace)
             step.workspace.folder.mkdir(parents=True, exist_ok=True)
             manifest = _make_artifact(step)
         step.forget_unfinished()
@@ -136,7 +147,7 @@ def take_step(step: Step, *, force: bool = False) -> dict[str, Any]:
 
 
 def _make_artifact(step: Step) -> dict[str, Any]:
-    """Build an artifact and write its manifest last, atomically."""
+    """Build an artifact, then write its manifest atomically."""
     start = time.monotonic()
     paths, facts = step.build(step.workspace)
     outputs = {
@@ -158,7 +169,7 @@ def _make_artifact(step: Step) -> dict[str, Any]:
 
 
 def is_current(manifest: Path, inputs: dict[str, Any]) -> bool:
-    """Whether the artifact of `manifest` is whole and was made from these inputs."""
+    """Whether the artifact of `manifest` is complete and was made from these inputs."""
     if not manifest.exists():
         return False
     stored = read_json(manifest)
@@ -174,8 +185,8 @@ def is_current(manifest: Path, inputs: dict[str, Any]) -> bool:
 def _is_unchanged(path: Path, facts: dict[str, Any], written: int) -> bool:
     """Whether a file is the one that its manifest describes.
 
-    A file that is younger than the manifest may come from a build that was killed before its own
-    manifest, so its digest decides. A copied run has files of any age.
+    A file that is newer than the manifest may come from a build that was killed before it wrote its
+    own manifest, so the digest decides. In a copied run, files may have any age.
     """
     if not path.exists() or path.stat().st_size != facts["bytes"]:
         return False
@@ -183,5 +194,5 @@ def _is_unchanged(path: Path, facts: dict[str, Any], written: int) -> bool:
 
 
 def output_sha256(manifest: Path, name: str) -> str:
-    """The digest of one file of a finished artifact, as a later step's input."""
+    """The SHA-256 of one file of a finished artifact: an input of later steps."""
     return str(read_json(manifest)["outputs"][name]["sha256"])

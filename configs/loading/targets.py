@@ -3,11 +3,13 @@
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from configs.artifacts import write_text
 from configs.errors import UserError
 from configs.loading.experiment import load_experiment, to_yaml
+from configs.loading.paths import is_utf8
 from configs.loading.yaml_text import read_yaml
 from configs.registry import Registry
 from configs.run_dir import RunDir
@@ -20,6 +22,21 @@ Registries = Callable[[], Mapping[str, Registry]]
 because loading all registries takes seconds."""
 
 
+@dataclass(frozen=True)
+class _Target:
+    """What a TARGET stands for.
+
+    Attributes:
+        config: the YAML file to read.
+        run: the run directory, unless the user names another one.
+        photos: the folder of photos that the target is, if it is one.
+    """
+
+    config: Path
+    run: Path
+    photos: Path | None = None
+
+
 def open_run(
     target: str, *, run: Path | None, overrides: list[str], registries: Registries
 ) -> tuple[RunDir, Experiment]:
@@ -27,15 +44,15 @@ def open_run(
 
     Args:
         run: the run directory; None for the default of the target.
-        overrides: "key.path=value", applied on top of the config.
+        overrides: "key.path=value" texts that replace values of the config.
 
     Raises:
         UserError: there is no such target, its config is wrong, or the run directory is taken.
     """
-    config, name, _ = _resolve(target)
+    directory = RunDir(run or _resolve(target).run)
+    if not is_utf8(directory.path):
+        raise UserError(f"the run directory {str(directory)!r} is not valid UTF-8. Rename it.")
     experiment = open_config(target, overrides=overrides, registries=registries)
-    default = config.parent if name is None else Path("runs") / name
-    directory = RunDir(run or default)
     _check_free(directory, experiment)
     if not directory.experiment.exists():  # an existing one changes when the first step starts
         write_text(directory.experiment, to_yaml(experiment))
@@ -45,25 +62,24 @@ def open_run(
 
 def open_config(target: str, *, overrides: list[str], registries: Registries) -> Experiment:
     """The checked experiment of a TARGET, without its run directory."""
-    config, _, photos = _resolve(target)
-    return load_experiment(config, registries(), overrides, photos=photos)
+    resolved = _resolve(target)
+    return load_experiment(resolved.config, registries(), overrides, photos=resolved.photos)
 
 
-def _resolve(target: str) -> tuple[Path, str | None, Path | None]:
-    """The config of a target, the run's default name (None: beside the config), its photos."""
+def _resolve(target: str) -> _Target:
     path = Path(target)
     bundled = CONFIGS / f"{target}.yaml"
     if path.is_dir() and (path / "experiment.yaml").exists():
-        return path / "experiment.yaml", None, None
+        return _Target(path / "experiment.yaml", path)
     if path.is_dir():
         name = path.resolve().name or "photos"
-        return CONFIGS / "photos.yaml", name, path
+        return _Target(CONFIGS / "photos.yaml", Path("runs") / name, photos=path)
     if path.is_file() and path.suffix in (".yaml", ".yml"):
-        return path, path.stem, None
+        return _Target(path, Path("runs") / path.stem)
     if bundled.is_file():
-        return bundled, target, None
+        return _Target(bundled, Path("runs") / target)
     names = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
-    problem = "is no config" if path.exists() else "does not exist"
+    problem = "is not a config" if path.exists() else "does not exist"
     raise UserError(
         f"{target} {problem}. Expected a config file (.yaml), a folder of photos, a run directory, "
         f"or the name of a bundled config: {names}."
@@ -71,20 +87,23 @@ def _resolve(target: str) -> tuple[Path, str | None, Path | None]:
 
 
 def _check_free(run: RunDir, experiment: Experiment) -> None:
-    """Raise UserError if the run directory holds something else than a run on these photos."""
+    """Raise UserError if the run directory holds anything but a run on these photos."""
     if run.path.is_file():
         raise UserError(f"{run} is a file. Name a folder for the run with --run.")
     if not run.experiment.exists():
-        # A killed run may have left hidden files.
-        if run.path.is_dir() and any(p.name[0] != "." for p in run.path.iterdir()):
+        # A killed run may have left hidden files. Another process may have started the same run
+        # since the line above, so its first file is looked for again.
+        if _holds_files(run.path) and not run.experiment.exists():
             raise UserError(
-                f"{run} holds other files and no run. Name a new folder for the run with --run."
+                f"{run} holds files and no run. Name a new folder for the run with --run."
             )
         return
     try:
         before = dict(read_yaml(run.experiment)["data"])
     except (OSError, ValueError, TypeError, KeyError):
-        raise UserError(f"{run.experiment} is damaged. Delete it, and give a config.") from None
+        raise UserError(
+            f"{run.experiment} is damaged. Delete it and name a config file as TARGET."
+        ) from None
     if not run.photos_manifest.with_suffix(".json").exists():
         return  # no photos were scanned yet, for example because their path was mistyped
     now = experiment.data.model_dump(mode="json")
@@ -93,6 +112,10 @@ def _check_free(run: RunDir, experiment: Experiment) -> None:
             f"{run} holds a run on other photos ({before.get('path') or before.get('source')}, "
             f"not {now['path'] or now['source']}). Name another run directory with --run."
         )
+
+
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 class _JsonLines(logging.Formatter):

@@ -21,6 +21,10 @@ SPLIT_FOLDERS = {
 }
 
 
+DIGITS_TIME = 946_684_800
+"""The time of change of every digit, in seconds since 1970: the first day of 2000."""
+
+
 @dataclass(frozen=True)
 class Listing:
     """Files that may be photos.
@@ -121,5 +125,8 @@ def digits(path: Path | None, run_data: Path) -> Listing:
             with whole_file(root / name) as unfinished:
                 # Sixteen grey levels; 255 / 16 makes full ink white.
                 Image.fromarray((image * 15.9375).astype("uint8")).save(unfinished)
+                # Two processes may write the same photo. With one time of change for both, the
+                # second does not make the photo look like a new one.
+                os.utime(unfinished, (DIGITS_TIME, DIGITS_TIME))
         files.append((name, str(label), None))
     return Listing(root, files)

@@ -53,7 +53,7 @@ def test_a_broken_config_names_what_is_wrong(program, tmp_path: Path, text: str)
 def test_a_file_where_a_folder_was_expected(program, tmp_path: Path) -> None:
     photo = save_photo(tmp_path / "a.png", seed=1)
     assert_clear(program("distill", "data", *folder_of(photo)), code=2, says="is a file")
-    assert_clear(program("distill", "data", photo), code=2, says="is no config")
+    assert_clear(program("distill", "data", photo), code=2, says="is not a config")
 
 
 def test_a_folder_without_photos(program, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_run_directory_that_is_a_file(program, tmp_path: Path) -> None:
 
 def test_a_run_directory_with_other_files(program, photo_folder: Path) -> None:
     outcome = program("distill", "data", "smoke", "--run", photo_folder)
-    assert_clear(outcome, code=2, says="holds other files")
+    assert_clear(outcome, code=2, says="holds files and no run")
     assert not (photo_folder / "experiment.yaml").exists()
 
 

@@ -1,4 +1,7 @@
 import multiprocessing
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -64,22 +67,48 @@ def _hold(path: Path, held: "multiprocessing.synchronize.Event") -> None:
         multiprocessing.Event().wait(60)
 
 
-def test_two_processes_never_do_one_step(tmp_path: Path) -> None:
+@contextmanager
+def held_by_another_process(path: Path) -> Iterator[multiprocessing.Process]:
     context = multiprocessing.get_context("spawn")
     held = context.Event()
-    other = context.Process(target=_hold, args=(tmp_path, held))
+    other = context.Process(target=_hold, args=(path, held))
     other.start()
     assert held.wait(60)
-    with (
-        pytest.raises(UserError, match=r"another process is working on .*thing"),
-        make_step(RunDir(tmp_path), [], inputs={}).lock(),
-    ):
-        pass
-    other.kill()
-    other.join()
+    try:
+        yield other
+    finally:
+        other.kill()
+        other.join()
+
+
+def test_two_processes_never_do_one_step(tmp_path: Path) -> None:
     run, built = RunDir(tmp_path), list[str]()
-    take_step(make_step(run, built, inputs={}))  # the lock goes with the process
-    assert built
+    step = make_step(run, built, inputs={})
+    with (
+        held_by_another_process(tmp_path),
+        pytest.raises(UserError, match=r"another process is working on .*thing"),
+    ):
+        take_step(step)
+    take_step(step)  # the lock ends with the process
+    assert built == ["built"]
+
+
+def test_a_finished_step_is_up_to_date_while_another_process_checks_it(tmp_path: Path) -> None:
+    run, built = RunDir(tmp_path), list[str]()
+    take_step(make_step(run, built, inputs={}))
+    with held_by_another_process(tmp_path):
+        take_step(make_step(run, built, inputs={}))
+    assert built == ["built"]
+
+
+def test_a_step_can_wait_for_another_process(tmp_path: Path) -> None:
+    run, built = RunDir(tmp_path), list[str]()
+    with held_by_another_process(tmp_path) as other:
+        end = threading.Timer(0.5, other.kill)
+        end.start()
+        take_step(make_step(run, built, inputs={}), wait=True)
+        assert not end.is_alive()
+    assert built == ["built"]
 
 
 def test_an_output_of_a_killed_rebuild_is_not_taken_for_the_old_one(tmp_path: Path) -> None:
