@@ -1,4 +1,4 @@
-"""Files on disk that are whole or absent, and the digests that name them."""
+"""Files that are complete or absent, and the digests that name them."""
 
 import hashlib
 import json
@@ -16,21 +16,21 @@ from configs.errors import UserError
 
 
 def digest(value: Any) -> str:
-    """Sixteen hexadecimal digits that name a JSON-like value, whatever the order of its keys."""
+    """Sixteen hexadecimal digits that identify a JSON-like value, in any order of its keys."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unfinished_name(name: str, process: int) -> str:
-    """What a file is called while a process of this machine writes it.
+    """The temporary name of a file while a process of this machine writes it.
 
-    The name stays at the end: Keras and others choose the format by the ending.
+    It ends with the final name, because Keras and others choose the format by the ending.
     """
     host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
     return f".unfinished-{host}-{process}-{name}"
@@ -38,7 +38,10 @@ def unfinished_name(name: str, process: int) -> str:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; renamed to it when the block ends well, else removed."""
+    """A temporary file beside `path`, for a block that writes it.
+
+    When the block ends, the file is renamed to `path`. When the block raises, it is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_unfinished(path)
     unfinished = path.with_name(unfinished_name(path.name, os.getpid()))
@@ -52,7 +55,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def _clear_unfinished(path: Path) -> None:
-    """Remove what killed processes of this machine left of a file."""
+    """Remove the temporary files that killed processes of this machine left beside `path`."""
     before, after = unfinished_name(path.name, 0).split("-0-", 1)
     pattern = re.compile(rf"{re.escape(before)}-(\d+)-{re.escape(after)}")
     for name in os.listdir(path.parent):
@@ -62,21 +65,21 @@ def _clear_unfinished(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, completely or not at all."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file, completely or not at all."""
     write_text(path, json.dumps(value, indent=2, default=str, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read one of the run's own JSON files.
+    """The value of a JSON file that Potstill wrote.
 
     Raises:
-        UserError: the file is missing, or something else than a whole JSON document.
+        UserError: the file is missing or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

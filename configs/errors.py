@@ -1,13 +1,16 @@
-"""What goes wrong in a way the user can act on; shown without a traceback."""
+"""Errors that a user can act on. They are shown without a traceback."""
 
 
 class UserError(Exception):
-    """A problem the user can fix: says what came, what was expected, what to do next."""
+    """A mistake that the user can fix.
+
+    The message says what happened, what was expected and what to type next.
+    """
 
     exit_code = 2
 
 
 class StepFailed(UserError):
-    """A step that could not finish though nothing the user wrote was wrong (a full disk, say)."""
+    """A step that could not finish for a reason outside the command, such as a full disk."""
 
     exit_code = 1

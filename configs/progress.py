@@ -1,4 +1,4 @@
-"""How long work shows itself: Rich bars on a terminal, plain lines elsewhere, on standard error."""
+"""Progress of long work on standard error: Rich bars on a terminal, plain lines elsewhere."""
 
 import logging
 import time
@@ -13,11 +13,10 @@ log = logging.getLogger("potstill")
 SECONDS_BETWEEN_LINES = 15.0
 console = Console(stderr=True)
 quiet = False
-"""Set by --quiet: no bars and no lines."""
-
+"""True after --quiet, which turns off all progress."""
 
 Advance = Callable[..., None]
-"""advance(num_done, note=""): how much of the work is done so far, and what to say of it."""
+"""advance(num_done, note=""): reports how many units are done so far, with a short note."""
 
 
 @contextmanager
@@ -25,7 +24,7 @@ def track(description: str, total: int) -> Iterator[Advance]:
     """Show the progress of `total` units of work.
 
     Yields:
-        A function that takes how many units are done so far and a short note.
+        A function to call as the work goes on; see `Advance`.
     """
     if quiet:
         yield lambda num_done, note="": None
@@ -49,18 +48,18 @@ def _bar() -> Progress:
 
 
 def _lines(description: str, total: int) -> Advance:
-    last = time.monotonic()
+    last_line = time.monotonic()
     first: tuple[float, int] | None = None
 
     def advance(num_done: int, note: str = "") -> None:
-        nonlocal last, first
+        nonlocal last_line, first
         now = time.monotonic()
-        # The first report ends what is done once (compiling, decoding), or what an earlier
-        # process did: neither says how long the rest takes.
+        # The rate starts at the first report. The time before it was spent on compiling, and the
+        # units before it may have been done by an earlier process.
         first = first or (now, num_done)
-        if num_done < total and now - last < SECONDS_BETWEEN_LINES:
+        if num_done < total and now - last_line < SECONDS_BETWEEN_LINES:
             return
-        last = now
+        last_line = now
         left = _time_left(now - first[0], num_done - first[1], total - num_done)
         log.info("%s %d/%d%s %s", description, num_done, total, left, note)
 
@@ -68,5 +67,5 @@ def _lines(description: str, total: int) -> Advance:
 
 
 def _time_left(seconds: float, num_done: int, num_left: int) -> str:
-    """ ", 170 s left", by the rate so far; empty while there is no rate."""
+    """The remaining time at the rate so far, as in ", 170 s left"; empty before there is a rate."""
     return f", {seconds * num_left / num_done:.0f} s left" if num_done else ""

@@ -1,7 +1,7 @@
-"""Frozen dataclasses as JSON and back: one way for every record that is stored or printed.
+"""Convert frozen dataclasses to JSON values and back.
 
-The fields of a dataclass are the keys of its JSON object. Where a key of report.json has another
-name than its field (`source` for `parent`), the field carries an alias:
+The fields of a dataclass become the keys of a JSON object. Some keys of report.json differ from
+their field: the key `source` holds the field `parent`. Such a field has an alias:
 
     parent: Annotated[str | None, Field(alias="source")]
 """
@@ -16,7 +16,7 @@ Record = TypeVar("Record")
 
 
 def to_json(record: Any) -> Any:
-    """The JSON value of a dataclass, or of lists and dictionaries of them."""
+    """The JSON value of a dataclass, or of a list or dictionary of dataclasses."""
     if isinstance(record, list | tuple):
         return [to_json(item) for item in record]
     if isinstance(record, dict):
@@ -25,10 +25,10 @@ def to_json(record: Any) -> Any:
 
 
 def from_json(kind: type[Record], value: Any) -> Record:
-    """The dataclass of a JSON value that `to_json` made; keys that it does not know are ignored.
+    """The dataclass of a JSON value that `to_json` wrote. Unknown keys are ignored.
 
     Raises:
-        UserError: a field is missing or holds another type.
+        UserError: a field is missing or has another type.
     """
     try:
         return cast(Record, _adapter(kind).validate_python(value))
@@ -36,13 +36,13 @@ def from_json(kind: type[Record], value: Any) -> Record:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
         raise UserError(
-            f"a stored {kind.__name__} cannot be read: {where}: {problem['msg']}. It may be of "
-            "another version of Potstill. Run the step that writes it again."
+            f"a stored {kind.__name__} cannot be read: {where}: {problem['msg']}. Another version "
+            "of Potstill may have written it. Run the step that writes it again."
         ) from None
 
 
 _ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
-"""Of every kind of record once: pydantic takes milliseconds to make one."""
+"""One adapter for each kind of record, because pydantic takes milliseconds to build one."""
 
 
 def _adapter(kind: Any) -> TypeAdapter[Any]:

@@ -8,7 +8,7 @@ and passes a `Workspace`, in which the build stores partial work in case the pro
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,11 @@ log = logging.getLogger("potstill")
 HIDDEN = ".potstill"
 """The folder beside an artifact for its lock and for the workspace of an unfinished build."""
 
-Built = tuple[list[Path], dict[str, Any]]
-"""The files that a build wrote, and further entries for their manifest, as JSON values."""
+Facts = dict[str, Any]
+"""Entries of a manifest, as JSON values."""
+
+Built = tuple[list[Path], Facts]
+"""The files that a build wrote, and further facts for their manifest."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Step:
 
     name: str
     manifest: Path
-    inputs: dict[str, Any]
+    inputs: Mapping[str, Any]
     build: Callable[[Workspace], Built]
 
     @property
@@ -114,7 +117,7 @@ class Step:
             ) from None
 
 
-def take_step(step: Step, *, force: bool = False, wait: bool = False) -> dict[str, Any]:
+def take_step(step: Step, *, force: bool = False, wait: bool = False) -> Facts:
     """Build the artifact of a step, unless it is complete and was made from the same inputs.
 
     Args:
@@ -146,7 +149,7 @@ def take_step(step: Step, *, force: bool = False, wait: bool = False) -> dict[st
         return manifest
 
 
-def _make_artifact(step: Step) -> dict[str, Any]:
+def _make_artifact(step: Step) -> Facts:
     """Build an artifact, then write its manifest atomically."""
     start = time.monotonic()
     paths, facts = step.build(step.workspace)
@@ -168,7 +171,7 @@ def _make_artifact(step: Step) -> dict[str, Any]:
     return manifest
 
 
-def is_current(manifest: Path, inputs: dict[str, Any]) -> bool:
+def is_current(manifest: Path, inputs: Mapping[str, Any]) -> bool:
     """Whether the artifact of `manifest` is complete and was made from these inputs."""
     if not manifest.exists():
         return False
@@ -182,7 +185,7 @@ def is_current(manifest: Path, inputs: dict[str, Any]) -> bool:
     )
 
 
-def _is_unchanged(path: Path, facts: dict[str, Any], written: int) -> bool:
+def _is_unchanged(path: Path, facts: Facts, written: int) -> bool:
     """Whether a file is the one that its manifest describes.
 
     A file that is newer than the manifest may come from a build that was killed before it wrote its

@@ -1,4 +1,4 @@
-"""Where each artifact of a run lives."""
+"""The paths of the artifacts in a run directory."""
 
 import re
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ class RunDir:
         return self.path / "data" / "manifest.csv"
 
     def model_dir(self, name: str) -> Path:
-        """teacher, student and control lie at the top, what a method made under methods/.
+        """The folder of a model: its own for teacher, student and control, else methods/<name>.
 
-        Further seeds are student-2, control-2 and so on.
+        Students and controls of further seeds are called student-2, control-2 and so on.
         """
-        top = re.fullmatch(r"teacher|(student|control)(-\d+)?", name)
-        return self.path / name if top else self.path / "methods" / name
+        is_trained = re.fullmatch(r"teacher|(student|control)(-\d+)?", name)
+        return self.path / name if is_trained else self.path / "methods" / name
 
     def model(self, name: str) -> Path:
         return self.model_dir(name) / "model.keras"
@@ -40,9 +40,9 @@ class RunDir:
         return self.path / "files" / name
 
     def predictions(self, name: str) -> Path:
-        """Probabilities of one model or file on the validation and test photos."""
+        """The file with a model's probabilities on the validation and test photos."""
         return self.path / "results" / "predictions" / f"{name}.npz"
 
     def corrupted_answers(self, name: str) -> Path:
-        """Answers of one model or file on corrupted test photos."""
+        """The file with a model's answers on corrupted test photos."""
         return self.path / "results" / "corrupted" / f"{name}.npy"

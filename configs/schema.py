@@ -1,4 +1,4 @@
-"""`Experiment`: everything a run is told."""
+"""`Experiment`: every setting of a run, with its type, its limits and its default."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,13 +21,13 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Strict(BaseModel):
-    """Frozen; unknown keys are errors."""
+    """A frozen section of a config in which unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Choice(BaseModel):
-    """A registered name and its options; a choice without options may be a bare name."""
+    """A registered name and its options. A bare name is a choice without options."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -62,50 +62,53 @@ class Choice(BaseModel):
 
 class DataConfig(Strict):
     source: str = "folder"
-    """Where photos come from: folder (class folders, or train/, validation/, test/), digits."""
+    """Where photos come from. folder: one folder per class, or train/, validation/ and test/ that
+    hold one folder per class. digits: the handwritten digits of scikit-learn."""
     path: UserPath | None = None
-    """The folder of photos; relative to where the command runs."""
+    """The folder of photos, relative to the folder in which the command runs."""
     unlabelled: UserPath | None = None
-    """A folder of further photos, in any order: the teacher labels them for the student."""
+    """A folder of more photos, without labels. The teacher labels them for the student."""
     validation: Share = 0.1
-    """Share of the photos kept for choosing between models."""
+    """Share of the photos that decide between models."""
     test: Share = 0.2
-    """Share of the photos kept for the report."""
+    """Share of the photos that only the report uses."""
     max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """More unusable photos than this share stop the run."""
+    """The run stops if a larger share of the photos is unusable."""
 
 
 class ViewsConfig(Strict):
+    """Views: how training changes a photo. Teacher and student see the same views."""
+
     crop: Annotated[tuple[float, float], Field()] = (0.5, 1.0)
-    """Smallest and largest share of the photo's area that a training crop covers."""
+    """Smallest and largest share of the photo's area in a training view."""
     flip: bool = True
     """Mirror half of the views left to right."""
     vertical_flip: bool = False
     """Mirror half of the views top to bottom."""
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
-    """Turn by up to so many degrees, either way."""
+    """Rotate by up to this many degrees, either way."""
     shift: Share = 0.0
-    """Move by up to this share of the side, either way, both ways."""
+    """Move by up to this share of the side, horizontally and vertically."""
     shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
-    """Slant by up to so many degrees, either way."""
+    """Shear by up to this many degrees, either way."""
     zoom: Annotated[float, Field(ge=0)] = 0.0
-    """Stretch or shrink each side by up to a factor of 1 + zoom."""
+    """Stretch or shrink each side by a factor of up to 1 + zoom."""
     brightness: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Add or take up to this share of white."""
+    """Add or subtract up to this share of white."""
     contrast: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Scale the distance to the mean colour by up to 1 +- contrast."""
+    """Scale the distance of each pixel to the mean colour by 1 - contrast to 1 + contrast."""
     saturation: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Scale the distance to grey by up to 1 +- saturation."""
+    """Scale the distance of each pixel to grey by 1 - saturation to 1 + saturation."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Turn colours by up to this share of the colour circle, either way."""
+    """Shift colours by up to this share of the colour circle, either way."""
     noise: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Add noise of a standard deviation of up to this share of white to the photo's pixels."""
+    """Add noise to the pixels. Its standard deviation is up to this share of white."""
     erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the views with a rectangle erased."""
+    """Share of the views in which a rectangle is erased."""
     mixup: Annotated[float, Field(ge=0)] = 0.0
-    """Beta(mixup, mixup) draws how much of another photo is blended in; 0 blends none."""
+    """Blend in another photo, by a share that is drawn from Beta(mixup, mixup). 0: never."""
     cutmix: Annotated[float, Field(ge=0)] = 0.0
-    """Beta(cutmix, cutmix) draws how much another photo covers; 0 cuts none in."""
+    """Cover a share of the view with another photo, drawn from Beta(cutmix, cutmix). 0: never."""
 
     @model_validator(mode="after")
     def _crop_in_order(self) -> "ViewsConfig":
@@ -116,69 +119,72 @@ class ViewsConfig(Strict):
 
 class TrainingConfig(Strict):
     backbone: Choice
+    """The network, and where its first weights come from."""
     image_size: Annotated[int, Field(ge=32, le=2048)]
     """Height and width of the model's input, in pixels."""
     strategy: Choice = Choice(name="auto")
-    """Which layers learn when."""
+    """Which layers are trained in which epochs."""
     epochs: Annotated[int, Field(gt=0)]
     batch_size: Annotated[int, Field(gt=0)] = 32
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    """Peak of the cosine schedule; auto: 1e-3 from scratch, 2e-4 from pretrained weights."""
+    """Peak of the cosine schedule. auto: 1e-3 from scratch, 2e-4 from pretrained weights."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     label_smoothing: Share = 0.0
+    """Share of each label that is spread over all classes."""
     class_weights: Literal["balanced"] | None = None
-    """balanced: every class counts the same in sum, however few photos it has."""
+    """balanced: all classes have the same total weight, however many photos they have."""
     ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Judge and keep the exponential moving average of the weights, which keeps so much of itself
-    at each step (0.99: an average over about 100 steps); null keeps the weights themselves."""
+    """Validate and save a moving average of the weights instead of the weights. It keeps this share
+    of itself at each update (0.99: an average over about 100 updates). null: no average."""
     patience: Annotated[int, Field(gt=0)] | None = None
-    """Stop after so many epochs without a better validation loss; null trains all epochs."""
+    """Stop after this many epochs without a better validation loss. null: train all epochs."""
 
 
 class TeacherConfig(TrainingConfig):
-    """A teacher that is trained here, on the photos of the run."""
+    """A teacher that the run trains on its photos."""
 
 
 class TeacherFile(Strict):
-    """A model that somebody trained: .keras, a SavedModel folder, .onnx or .tflite."""
+    """A trained model to use as a teacher: .keras, a SavedModel folder, .onnx or .tflite."""
 
     path: UserPath
-    """The file or folder; relative to where the command runs."""
+    """The file or folder, relative to the folder in which the command runs."""
     image_size: Annotated[int, Field(ge=8, le=2048)]
-    """Height and width of its input, in pixels."""
+    """Height and width of the model's input, in pixels."""
     pixels: Literal["0..255", "0..1", "-1..1"] | None = None
-    """The range of pixels it expects; null: what the file says of itself, else 0..255."""
+    """Range of pixels that the model expects. null: the range that the file states, or 0..255."""
     mean: tuple[float, float, float] | None = None
-    """Of red, green and blue in 0..255: it expects (pixel - mean) / std. Instead of pixels."""
+    """The model expects (pixel - mean) / std of red, green and blue in 0..255. Replaces pixels."""
     std: tuple[Positive, Positive, Positive] | None = None
     """See mean."""
 
     @model_validator(mode="after")
     def _pixels_said_once(self) -> "TeacherFile":
         if self.pixels is not None and (self.mean or self.std):
-            raise ValueError("pixels and mean/std say the same thing twice; give one of them")
+            raise ValueError("pixels and mean/std both set the range of pixels; leave one out")
         return self
 
 
 class GivenTeacherConfig(Strict):
-    """A teacher that is there already; of several files the mean of their log-probabilities."""
+    """A teacher that exists already. Several files form one teacher: the mean of their
+    log-probabilities."""
 
     files: Annotated[list[TeacherFile], Field(min_length=1)]
 
     @property
     def image_size(self) -> int:
-        """The largest of the files' inputs, in pixels."""
+        """The largest input of the files, in pixels."""
         return max(file.image_size for file in self.files)
 
 
-# In the place where an error is the tag names the kind; nothing in a YAML file can be called so.
+# pydantic puts the tag into the place of an error. No key of a YAML file looks like one.
 TEACHERS: dict[str, type[Strict]] = {"<trained>": TeacherConfig, "<given>": GivenTeacherConfig}
 
 
 def kind_of_teacher(value: Any) -> str:
-    """The tag in TEACHERS of what a config says of its teacher."""
-    given = "files" in value if isinstance(value, Mapping) else hasattr(value, "files")
-    return "<given>" if given else "<trained>"
+    """The tag in TEACHERS that fits the teacher section of a config."""
+    has_files = "files" in value if isinstance(value, Mapping) else hasattr(value, "files")
+    return "<given>" if has_files else "<trained>"
 
 
 AnyTeacherConfig = Annotated[
@@ -188,22 +194,26 @@ AnyTeacherConfig = Annotated[
 
 
 class SoftLabelsConfig(Strict):
+    """Soft labels: the logits of the teacher for each view, from which the student learns."""
+
     num_views: Annotated[int, Field(gt=0)] = 10
-    """How many different views of a photo the epochs take turns with."""
+    """Number of different views of each photo. The epochs use them in turn."""
     top_k: Annotated[int, Field(gt=0)] | None = None
-    """Keep so many of the largest logits and the sum of the others; null keeps all of them, which
-    is the better choice below a few hundred classes."""
+    """Store only this many of the largest logits, and the sum of the rest. null: store all logits,
+    which is better below a few hundred classes."""
 
 
 class StudentConfig(TrainingConfig):
     loss: Choice = Choice(name="kd")
+    """The loss that compares the student with the soft labels of its teacher."""
     soft_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of the soft-label loss in the total; the label loss gets the rest. docs/LOSSES.md tells
-    why it is a half."""
+    """Share of the soft-label loss in the total loss. The label loss gets the rest. docs/LOSSES.md
+    explains the default."""
     control: bool = True
-    """Also train the same student on labels alone, to know what the teacher was worth."""
+    """Also train a control: the same student on labels alone. It shows what the teacher gained."""
     seeds: Annotated[int, Field(ge=1, le=20)] = 1
-    """Train student and control so often, each time from another seed, to know what is chance."""
+    """Number of students and controls, each trained from another seed. Two or more show how much of
+    a difference is chance."""
 
     @model_validator(mode="after")
     def _seeds_have_something_to_compare(self) -> "StudentConfig":
@@ -214,48 +224,54 @@ class StudentConfig(TrainingConfig):
 
 class BudgetConfig(Strict):
     max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Validation top-1 that the chosen file may lose against the student (0.01: a point)."""
+    """Validation top-1 that the chosen file may lose against the student (0.01: one point)."""
     max_latency_ms: Positive | None = None
-    """Most milliseconds that half of its runs may take, on the first device; null: any."""
+    """Largest median latency of the chosen file on the first device. null: no limit."""
     max_bytes: Annotated[int, Field(gt=0)] | None = None
-    """Its largest size; null: any."""
+    """Largest size of the chosen file. null: no limit."""
 
 
 class CompressConfig(Strict):
     methods: list[Choice] = []
+    """Methods that make the student smaller, in this order. Each works on the result before it."""
     recipes: Annotated[list[Choice], Field(min_length=1)] = [
         Choice(name="tflite.float32"),
         Choice(name="tflite.int8"),
     ]
+    """File formats. Each recipe converts the student and the result of each method."""
     output: Literal["probabilities", "logits"] = "probabilities"
-    """What the files return."""
+    """What the exported files return."""
     budget: BudgetConfig = BudgetConfig()
 
 
 class EvaluateConfig(Strict):
     devices: Annotated[list[Choice], Field(min_length=1)] = [Choice(name="local")]
+    """Where latency is measured."""
     num_threads: Annotated[int, Field(gt=0)] = 1
     num_warmup: Annotated[int, Field(ge=0)] = 10
-    """Least executions before the timed ones of a round: more until times settle; 0 for none."""
+    """Least number of executions before a timed round. More follow until times settle. 0: none."""
     num_runs: Annotated[int, Field(gt=0)] = 200
-    """Timed executions of a file, ten a round; more of them tell smaller differences."""
+    """Timed executions of each file, in rounds of ten. More executions show smaller differences."""
     corruptions: list[str] = []
-    """Also score models and files on corrupted test photos, at five strengths of each of these:
-    blur, brightness, contrast, jpeg, noise, pixelate."""
+    """Also score models and files on corrupted test photos. Choose from blur, brightness, contrast,
+    jpeg, noise and pixelate; each has five strengths."""
     num_corrupted: Annotated[int, Field(gt=0)] = 200
-    """How many test photos are corrupted; each is then looked at five times for each corruption."""
+    """Number of test photos to corrupt. Each is scored five times for each corruption."""
 
     @model_validator(mode="after")
     def _something_is_corrupted(self) -> "EvaluateConfig":
         if self.num_corrupted != 200 and not self.corruptions:
-            raise ValueError("num_corrupted has no effect without corruptions; name some")
+            raise ValueError(
+                "num_corrupted has no effect without corruptions; add some, or leave it out"
+            )
         return self
 
 
 class Experiment(Strict):
-    """One whole experiment."""
+    """A complete config."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    """The seed of all random numbers of the run."""
     data: DataConfig
     views: ViewsConfig = ViewsConfig()
     teacher: AnyTeacherConfig
@@ -278,5 +294,5 @@ def holds_path(key: str) -> bool:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of a config, for editors."""
+    """The JSON schema of a config, for editors that complete and check YAML."""
     return {"title": "Potstill experiment", **Experiment.model_json_schema(by_alias=True)}

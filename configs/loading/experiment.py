@@ -19,6 +19,9 @@ from configs.schema import (
     kind_of_teacher,
 )
 
+Values = dict[str, Any]
+"""The nested keys and values of a config before they are checked."""
+
 
 def load_experiment(
     path: Path,
@@ -57,7 +60,7 @@ def to_yaml(experiment: Experiment) -> str:
     return dump_yaml(experiment.model_dump(mode="json"))
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> Values:
     try:
         values = read_yaml(path)
     except FileNotFoundError:
@@ -69,7 +72,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def _name_choices(values: dict[str, Any]) -> None:
+def _name_choices(values: Values) -> None:
     """Write each single choice as a mapping with a name, so that --set can change one option."""
     for section in ("teacher", "student"):
         settings = values.get(section)
@@ -87,7 +90,7 @@ def _name_choices(values: dict[str, Any]) -> None:
                 settings[key] = {**default, **choice}
 
 
-def _parse_override(override: str) -> dict[str, Any]:
+def _parse_override(override: str) -> Values:
     """The nested values of one --set: {"student": {"epochs": 5}} for "student.epochs=5"."""
     key, equals, text = override.partition("=")
     if not equals:
@@ -104,7 +107,7 @@ def _parse_override(override: str) -> dict[str, Any]:
     return value
 
 
-def _merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
+def _merge(values: Values, changes: Values) -> None:
     """Put `changes` into `values`, mapping by mapping."""
     for key, change in changes.items():
         if isinstance(change, dict) and isinstance(values.get(key), dict):
@@ -162,9 +165,9 @@ def _check_choices(experiment: Experiment, registries: Mapping[str, Registry]) -
     def checked_list(kind: str, where: str, choices: list[Choice]) -> list[Choice]:
         choices = [checked(kind, f"{where}[{i}]", choice) for i, choice in enumerate(choices)]
         labels = [registries[kind].label(choice.name, choice.options) for choice in choices]
-        twice = {label for label in labels if labels.count(label) > 1}
-        if twice:
-            raise UserError(f"{where} names {', '.join(sorted(twice))} twice. Keep one.")
+        repeated = {label for label in labels if labels.count(label) > 1}
+        if repeated:
+            raise UserError(f"{where} names {', '.join(sorted(repeated))} twice. Keep one.")
         return choices
 
     compress, evaluate = experiment.compress, experiment.evaluate
