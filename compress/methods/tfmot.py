@@ -56,6 +56,11 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 """What crosses from a Keras 3 layer's config to the tf_keras layer of the same class."""
 
 
+MAX_GRADIENT = 1e9
+"""No gradient of a working kernel comes near. Behind a kernel of zeros every BatchNormalization has
+no variance and multiplies gradients by 30; after a dozen of them Adam's squares overflow to nan."""
+
+
 @dataclass(frozen=True)
 class FinetuneData:
     """What a method that fine-tunes learns from, and where it keeps its place.
@@ -207,7 +212,7 @@ def finetune(
     import tf_keras
 
     schedule = tf_keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps_per_epoch)
-    optimizer = tf_keras.optimizers.Adam(schedule)
+    optimizer = tf_keras.optimizers.Adam(schedule, clipvalue=MAX_GRADIENT)
     optimizer.build(tf_model.trainable_variables)
     tf_model.compile(optimizer, loss=loss)
     variables = [*tf_model.variables, *optimizer.variables]

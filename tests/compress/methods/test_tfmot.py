@@ -217,3 +217,16 @@ def test_tfmot_leaves_keras_and_the_environment_as_they_were():
     child += "print(tf.keras.version()[0], 'TF_USE_LEGACY_KERAS' in os.environ)"
     run = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["3", "False"]
+
+
+def test_a_kernel_of_zeros_behind_which_gradients_explode_learns(course):
+    keras.utils.set_random_seed(0)
+    x = pixels = keras.Input((16, 16, 3))
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="dead")(x)
+    for _ in range(16):
+        x = layers.Conv2D(8, 1, use_bias=False)(layers.BatchNormalization(epsilon=1e-3)(x))
+    model = keras.Model(pixels, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
+    model.get_layer("dead").kernel.assign(np.zeros((3, 3, 3, 8)))
+    trained = finetune(to_tf_keras(model), **course)
+    assert np.abs(trained.get_layer("dead").kernel.numpy()).max() > 0
+    assert all(np.isfinite(weights).all() for weights in trained.get_weights())
