@@ -1,4 +1,4 @@
-"""`LOSSES`: what the student is asked to match."""
+"""`LOSSES`: how a student learns from its teacher's logits. Also the objectives built on them."""
 
 import inspect
 import math
@@ -15,7 +15,7 @@ LOSSES = Registry("loss")
 
 Temperature = Annotated[float, Field(gt=0)]
 TINY = 1e-7
-# Finite: minus infinity times its probability of zero would be no number.
+# A finite stand-in for minus infinity: minus infinity times a probability of 0 is not a number.
 MASKED = -1e9
 
 Objective = Callable[[Any, Any], Any]
@@ -51,15 +51,15 @@ def kd(
 def logit_standardized(
     *, student_logits: Any, teacher_logits: Any, temperature: Temperature = 2.0
 ) -> Any:
-    """`kd` between logits that were brought to mean 0 and standard deviation 1 per example.
+    """`kd` between logits with mean 0 and standard deviation 1 in each example.
 
-    The student matches how the teacher ranks the classes, not how large its logits are: a small
+    The student learns how the teacher ranks the classes, not how large its logits are. So a small
     network need not copy the range of a big one (Sun et al. 2024, section 4, arXiv:2403.01427).
 
     Args:
         student_logits: float, (batch, classes).
         teacher_logits: float, (batch, classes); no gradient flows into them.
-        temperature: > 0; the base temperature, on top of each example's own deviation.
+        temperature: > 0; applied after the standardization.
 
     Returns:
         One loss per example, (batch,).
@@ -81,18 +81,19 @@ def dkd(
     target_weight: Annotated[float, Field(ge=0)] = 1.0,
     other_weight: Annotated[float, Field(ge=0)] = 2.0,
 ) -> Any:
-    """Decoupled `kd`: the right class against the rest, and the rest among themselves.
+    """Decoupled `kd`: the right class against the others, and the others among themselves.
 
-    In `kd` a confident teacher drowns what it says of the wrong classes; here that part has its
-    own weight (Zhao et al. 2022, section 3.2 and equation 7, arXiv:2203.08679, whose alpha and
-    beta are `target_weight` and `other_weight`).
+    In `kd`, the second part hardly counts if the teacher is confident. Here it has a weight of its
+    own (Zhao et al. 2022, section 3.2 and equation 7, arXiv:2203.08679, whose alpha and beta are
+    `target_weight` and `other_weight`).
 
     Args:
-        student_logits: float, (batch, classes); classes > 2, as with two there is no rest.
+        student_logits: float, (batch, classes); needs more than two classes.
         teacher_logits: float, (batch, classes); no gradient flows into them.
-        labels: float, (batch, classes); the right class is the largest, so mixed labels work.
+        labels: float, (batch, classes); the largest entry is the right class, so labels may be
+            mixed.
         temperature: > 0.
-        target_weight: weight of the right class against the rest.
+        target_weight: weight of the right class against the others.
         other_weight: weight of the other classes among themselves.
 
     Returns:
@@ -118,9 +119,9 @@ def dist(
 ) -> Any:
     """1 - Pearson correlation with the teacher, within each example and within each class.
 
-    A correlation asks for the teacher's relations, not its exact probabilities, which a weaker
-    network cannot have (Huang et al. 2022, section 3, arXiv:2205.10536, whose beta and gamma are
-    `between_classes` and `within_class`).
+    The student learns the relations between the teacher's probabilities rather than their exact
+    values, which a smaller network cannot match (Huang et al. 2022, section 3, arXiv:2205.10536,
+    whose beta and gamma are `between_classes` and `within_class`).
 
     Args:
         student_logits: float, (batch, classes).
@@ -130,7 +131,7 @@ def dist(
         within_class: weight of the correlation over the batch within one class.
 
     Returns:
-        One loss per example, (batch,); the part over the batch is in each of them.
+        One loss per example, (batch,); each includes the same part over the batch.
     """
     student_probs = ops.softmax(student_logits / temperature)
     teacher_probs = ops.softmax(ops.stop_gradient(teacher_logits) / temperature)
@@ -145,9 +146,9 @@ def jensen_shannon(
 ) -> Any:
     """Jensen-Shannon divergence between softened class distributions.
 
-    The mean KL of both to their average (Lin 1991, IEEE Trans. Inf. Theory 37(1), equation
-    3.8). At temperature 1 it never exceeds ln 2, so that a teacher that is sure and wrong cannot
-    outweigh everything else. Multiplied by temperature**2, as `kd`.
+    The mean KL divergence of both to their average (Lin 1991, IEEE Trans. Inf. Theory 37(1),
+    equation 3.8). At temperature 1 it never exceeds ln 2, so a confident but wrong teacher cannot
+    outweigh everything else. Multiplied by temperature**2, like `kd`.
 
     Args:
         student_logits: float, (batch, classes).
@@ -170,17 +171,17 @@ def _kl(log_probs: Any, other_log_probs: Any) -> Any:
 def _standardized(logits: Any) -> Any:
     centred = logits - ops.mean(logits, axis=-1, keepdims=True)
     variance = ops.mean(centred * centred, axis=-1, keepdims=True)
-    return centred / ops.sqrt(variance + TINY**2)  # the root of 0 has no slope
+    return centred / ops.sqrt(variance + TINY**2)  # the root of 0 has no gradient
 
 
 def _decoupled(logits: Any, target: Any) -> tuple[Any, Any]:
     """Log probabilities of (right class, all others), and of the others among themselves."""
     log_probs = ops.log_softmax(logits)
-    of_target = ops.sum(ops.where(target, log_probs, 0.0), axis=-1)
-    # Not 1 - p: that is 0 for a teacher that is sure, and its logarithm is not a number.
-    of_others = ops.logsumexp(ops.where(target, MASKED, log_probs), axis=-1)
+    target_log_probs = ops.sum(ops.where(target, log_probs, 0.0), axis=-1)
+    # Not log(1 - p): for a confident teacher that is the logarithm of 0.
+    rest_log_probs = ops.logsumexp(ops.where(target, MASKED, log_probs), axis=-1)
     others = ops.log_softmax(ops.where(target, MASKED, logits))
-    return ops.stack([of_target, of_others], axis=-1), others
+    return ops.stack([target_log_probs, rest_log_probs], axis=-1), others
 
 
 def _pearson(a: Any, b: Any, axis: int) -> Any:
@@ -191,16 +192,19 @@ def _pearson(a: Any, b: Any, axis: int) -> Any:
 
 
 def cross_entropy(*, labels: Any, logits: Any, label_smoothing: float = 0.0) -> Any:
-    """Cross-entropy with one-hot labels, one value per example, (batch,); 0 without a label."""
-    known = ops.sum(labels, axis=-1, keepdims=True)
-    labels = labels * (1.0 - label_smoothing) + known * label_smoothing / logits.shape[-1]
+    """Cross-entropy with one-hot or mixed labels, one loss per example, (batch,).
+
+    The loss of an example without a label (all zeros) is 0.
+    """
+    labelled_share = ops.sum(labels, axis=-1, keepdims=True)
+    labels = labels * (1.0 - label_smoothing) + labelled_share * label_smoothing / logits.shape[-1]
     return -ops.sum(labels * ops.log_softmax(logits), axis=-1)
 
 
 def label_objective(
     label_smoothing: float, class_weights: tuple[float, ...] | None = None
 ) -> Objective:
-    """Labels alone: what the teacher and the control minimise."""
+    """The objective of teacher and control: cross-entropy with the labels alone."""
 
     def loss(targets: Any, logits: Any) -> Any:
         labels = targets[:, : logits.shape[-1]]
@@ -220,19 +224,21 @@ def distillation_objective(
 ) -> Objective:
     """soft_weight * (the named loss) + (1 - soft_weight) * cross-entropy.
 
-    The named loss gets those of student_logits, teacher_logits and labels that it asks for.
+    The named loss gets those of student_logits, teacher_logits and labels that its signature names.
 
     Args:
-        class_weights: what an example of each class counts; a mixed one counts in proportion.
+        class_weights: the weight of an example of each class; the weight of a mixed example is the
+            mean in proportion to its label.
     """
     soft_loss = LOSSES[name]
-    wanted = inspect.signature(soft_loss).parameters
+    parameters = inspect.signature(soft_loss).parameters
 
     def loss(targets: Any, logits: Any) -> Any:
         num_classes = logits.shape[-1]
         labels, teacher_logits = targets[:, :num_classes], targets[:, num_classes:]
-        given = {"student_logits": logits, "teacher_logits": teacher_logits, "labels": labels}
-        soft = soft_loss(**{k: v for k, v in given.items() if k in wanted}, **options)
+        tensors = {"student_logits": logits, "teacher_logits": teacher_logits, "labels": labels}
+        arguments = {key: tensor for key, tensor in tensors.items() if key in parameters}
+        soft = soft_loss(**arguments, **options)
         hard = cross_entropy(labels=labels, logits=logits, label_smoothing=label_smoothing)
         total = soft_weight * soft + (1.0 - soft_weight) * hard
         return total * _example_weights(labels, class_weights)
@@ -241,17 +247,17 @@ def distillation_objective(
 
 
 def needs_labels(name: str) -> bool:
-    """Whether a registered loss asks for the labels beside the logits."""
+    """Whether a registered loss needs the labels besides the logits."""
     return "labels" in inspect.signature(LOSSES[name]).parameters
 
 
 def balanced_class_weights(labels: np.ndarray, num_classes: int) -> tuple[float, ...]:
-    """Weights by which every class counts the same in sum, and the mean example 1.
+    """Weights that give every class the same total, with a mean of 1 over all examples.
 
     Args:
         labels: int, (examples,).
     """
-    # A class without examples weighs nothing, but must weigh a number.
+    # A class without examples still needs a finite weight.
     counts = np.maximum(np.bincount(labels, minlength=num_classes), 1)
     return tuple((len(labels) / (num_classes * counts)).tolist())
 
@@ -260,5 +266,5 @@ def _example_weights(labels: Any, class_weights: tuple[float, ...] | None) -> An
     if class_weights is None:
         return 1.0
     weights = ops.convert_to_tensor(class_weights, dtype=labels.dtype)
-    # What has no label counts as the mean example does.
+    # An example without a label has weight 1, the mean of all examples.
     return 1.0 + ops.sum(labels * (weights - 1.0), axis=-1)

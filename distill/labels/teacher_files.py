@@ -1,4 +1,4 @@
-"""Teachers that somebody else trained: Keras files, SavedModels, ONNX and TFLite files."""
+"""Teachers given as files: Keras models, SavedModels, ONNX and TFLite files."""
 
 import hashlib
 import os
@@ -19,16 +19,21 @@ from eval.pixels import RANGES, Pixels
 from eval.scoring.probabilities import two_classes
 
 SMALLEST_PROBABILITY = 1e-7
+"""Stands for a probability of 0, whose logarithm is not a number. int8 files round to 0."""
 
 Answers = Callable[[np.ndarray], np.ndarray]
-"""float32 images (batch, size, size, 3) of 0..255 -> what a model answers, (batch, classes)."""
+"""float32 images (batch, size, size, 3) of 0..255 -> outputs of a model, (batch, classes)."""
 
 
 def open_teacher_file(file: TeacherFile, classes: list[str]) -> Answers:
-    """What a model file answers, logits or probabilities as it has them.
+    """A function from images to the outputs of a model file, logits or probabilities.
+
+    Args:
+        classes: of the photos, in the order of their indices.
 
     Raises:
-        UserError: it is no model that can be run here, or one of other images or classes.
+        UserError: the file cannot be run here, or takes other images, or has other classes. The
+            function raises it for outputs of a wrong shape.
     """
     if not file.path.exists():
         raise UserError(
@@ -37,27 +42,27 @@ def open_teacher_file(file: TeacherFile, classes: list[str]) -> Answers:
         )
     metadata = None
     if file.path.is_dir():
-        answer = _saved_model(file)
-    elif file.path.suffix in (".onnx", ".tflite"):
-        answer = _runtime_file(file)
+        predict = _saved_model(file)
+    elif file.path.suffix.lower() in (".onnx", ".tflite"):
+        predict = _runtime_file(file)
         metadata = read_metadata(file.path)
     else:
-        answer = _keras_file(file)
+        predict = _keras_file(file)
     if metadata is not None and metadata.classes != classes:
         raise UserError(
-            f"{file.path} tells {', '.join(metadata.classes[:20])} apart, and the photos are of "
-            f"{', '.join(classes[:20])}. Expected a teacher of the same classes."
+            f"{file.path} has the classes {', '.join(metadata.classes[:20])}, and the photos have "
+            f"{', '.join(classes[:20])}. Expected a teacher with the same classes."
         )
     pixels = _pixels(file, metadata)
 
     def answers(images: np.ndarray) -> np.ndarray:
-        outputs = np.asarray(answer(pixels.apply(images)), "float32")
-        one_score = len(classes) == 2 and outputs.shape == (len(images), 1)
-        if outputs.shape != (len(images), len(classes)) and not one_score:
+        outputs = np.asarray(predict(pixels.apply(images)), "float32")
+        is_one_score = len(classes) == 2 and outputs.shape == (len(images), 1)
+        if outputs.shape != (len(images), len(classes)) and not is_one_score:
             raise UserError(
-                f"{file.path} answers with shape {outputs.shape[1:]}, and the photos are of "
+                f"{file.path} returns outputs of shape {outputs.shape[1:]}, and the photos have "
                 f"{len(classes)} classes ({', '.join(classes[:20])}). Expected a teacher with one "
-                "answer for each, in alphabetical order."
+                "output for each class, in alphabetical order."
             )
         return outputs
 
@@ -76,7 +81,9 @@ def _runtime_file(file: TeacherFile) -> Answers:
     try:
         return open_model(file.path, os.cpu_count() or 1, file.image_size).predict
     except ModelFileError as error:
-        raise UserError(f"{file.path} is no model that can be run here: {error}.") from None
+        raise UserError(
+            f"{file.path} cannot be run here: {error}. Expected an .onnx or .tflite file."
+        ) from None
 
 
 def _keras_file(file: TeacherFile) -> Answers:
@@ -91,58 +98,59 @@ def _saved_model(file: TeacherFile) -> Answers:
         serve = loaded.signatures["serving_default"]
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         raise UserError(
-            f"{file.path} is no SavedModel that can be served ({error}). Expected a folder written "
-            "by model.export(), with a signature serving_default."
+            f"{file.path} is not a SavedModel that can be served ({error}). Expected a folder "
+            "written by model.export(), with a signature serving_default."
         ) from None
     inputs, outputs = serve.structured_input_signature[1], serve.structured_outputs
     if len(inputs) != 1 or len(outputs) != 1:
         raise UserError(
-            f"{file.path} has {len(inputs)} inputs and {len(outputs)} outputs; expected one image "
-            "and one answer."
+            f"{file.path} has {len(inputs)} inputs and {len(outputs)} outputs. Expected one input "
+            "(an image) and one output."
         )
     ((name, spec),) = inputs.items()
     _check_input(file, spec.shape)
 
-    def answer(images: np.ndarray) -> np.ndarray:
-        # `loaded` stays: its variables live no longer than it.
+    def predict(images: np.ndarray) -> np.ndarray:
+        # Keeps `loaded` alive, and with it the variables that `serve` reads.
         assert loaded is not None
         (output,) = serve(**{name: tf.cast(images, spec.dtype)}).values()
         return np.asarray(output)
 
-    return answer
+    return predict
 
 
 def _check_input(file: TeacherFile, shape: Any) -> None:
     expected = (None, file.image_size, file.image_size, 3)
-    found = tuple(shape) if isinstance(shape, tuple | list | tf.TensorShape) else ()
-    fits = len(found) == 4 and all(
-        a is None or b is None or a == b for a, b in zip(found, expected, strict=True)
+    sizes = tuple(shape) if isinstance(shape, tuple | list | tf.TensorShape) else ()
+    fits = len(sizes) == 4 and all(
+        None in (size, right) or size == right for size, right in zip(sizes, expected, strict=True)
     )
     if not fits:
         raise UserError(
-            f"{file.path} takes input of shape {found or shape}; expected "
-            f"{file.image_size} x {file.image_size} photos with three channels "
-            "(teacher.files, image_size)."
+            f"{file.path} takes input of shape {sizes or shape}; expected "
+            f"{file.image_size} x {file.image_size} photos with three channels. Set image_size in "
+            "teacher.files to its size."
         )
 
 
 def as_logits(outputs: np.ndarray, kind: str) -> np.ndarray:
-    """Logits, float32 (batch, classes), of what a model answers; one score tells two classes apart.
+    """The logits of a model's outputs, float32 (batch, classes).
 
     Args:
+        outputs: (batch, classes), or (batch, 1) with one score for two classes.
         kind: "logits" or "probabilities".
     """
     outputs = two_classes(outputs, kind)
     if kind == "logits":
         return outputs
-    # An int8 file rounds small probabilities to 0.
     return np.log(np.maximum(outputs, SMALLEST_PROBABILITY))
 
 
 def path_sha256(path: Path) -> str:
-    """The digest of a file, or of all files in a folder with their names."""
+    """The digest of a file, or of all files in a folder and their names."""
     if not path.is_dir():
         return file_sha256(path)
-    names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+    files = [file for file in path.rglob("*") if file.is_file()]
+    names = sorted(file.relative_to(path).as_posix() for file in files)
     listing = "".join(f"{file_sha256(path / name)} {name}\n" for name in names)
     return hashlib.sha256(listing.encode()).hexdigest()

@@ -33,8 +33,8 @@ def test_kd_agrees_with_scipy() -> None:
     expected = 9.0 * stats.entropy(
         special.softmax(teacher / 3, 1), special.softmax(student / 3, 1), axis=1
     )
-    got = kd(student_logits=student, teacher_logits=teacher, temperature=3.0)
-    assert np.allclose(got, expected, rtol=1e-4)  # float32 against float64
+    loss = kd(student_logits=student, teacher_logits=teacher, temperature=3.0)
+    assert np.allclose(loss, expected, rtol=1e-4)  # float32 against float64
 
 
 def test_a_student_equal_to_its_teacher_has_no_soft_loss() -> None:
@@ -62,13 +62,13 @@ def test_soft_weight_weighs_the_teacher_against_the_labels() -> None:
     assert float(objective(targets, logits)[0]) == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_control_reads_labels_alone() -> None:
+def test_the_control_learns_from_labels_alone() -> None:
     logits = np.zeros((1, 2), "float32")
-    bare = label_objective(0.0)(np.array([[1.0, 0.0]], "float32"), logits)
-    assert float(bare[0]) == pytest.approx(np.log(2))
+    loss = label_objective(0.0)(np.array([[1.0, 0.0]], "float32"), logits)
+    assert float(loss[0]) == pytest.approx(np.log(2))
 
 
-# Every soft loss of (student, teacher) against the formula of its paper, written again in numpy.
+# Each soft loss is compared with the formula of its paper, written again in NumPy.
 TEACHER, STUDENT = np.random.default_rng(0).normal(0, 3, (2, 6, 5)).astype("float32")
 LABELS = np.eye(5, dtype="float32")[[0, 4, 2, 2, 1, 3]]
 
@@ -88,13 +88,13 @@ def test_logit_standardized_agrees_with_numpy() -> None:
         return (logits - logits.mean(1, keepdims=True)) / logits.std(1, keepdims=True)
 
     expected = 9 * kl(softmax(scores(TEACHER) / 3), softmax(scores(STUDENT) / 3))
-    got = logit_standardized(student_logits=STUDENT, teacher_logits=TEACHER, temperature=3.0)
-    assert np.allclose(got, expected, rtol=1e-4)  # float32 against float64
+    loss = logit_standardized(student_logits=STUDENT, teacher_logits=TEACHER, temperature=3.0)
+    assert np.allclose(loss, expected, rtol=1e-4)  # float32 against float64
 
 
-def test_logit_standardized_does_not_see_scale_and_offset() -> None:
-    got = logit_standardized(student_logits=3 * TEACHER + 7, teacher_logits=TEACHER)
-    assert np.allclose(got, 0, atol=1e-5)
+def test_logit_standardized_ignores_scale_and_offset() -> None:
+    loss = logit_standardized(student_logits=3 * TEACHER + 7, teacher_logits=TEACHER)
+    assert np.allclose(loss, 0, atol=1e-5)
 
 
 def test_dkd_agrees_with_numpy() -> None:
@@ -111,7 +111,7 @@ def test_dkd_agrees_with_numpy() -> None:
     expected = 4 * (
         0.5 * kl(binary(teacher), binary(student)) + 3 * kl(others(teacher), others(student))
     )
-    got = dkd(
+    loss = dkd(
         student_logits=STUDENT,
         teacher_logits=TEACHER,
         labels=LABELS,
@@ -119,12 +119,12 @@ def test_dkd_agrees_with_numpy() -> None:
         target_weight=0.5,
         other_weight=3.0,
     )
-    assert np.allclose(got, expected, rtol=1e-4)  # float32 against float64
+    assert np.allclose(loss, expected, rtol=1e-4)  # float32 against float64
 
 
-def test_dkd_is_kd_where_the_other_classes_weigh_what_the_teacher_gives_them() -> None:
-    # Equation 6 of the paper: KD = TCKD + (1 - p_target) NCKD; one example at a time, as that
-    # weight is each example's own.
+def test_dkd_is_kd_if_the_other_classes_weigh_what_the_teacher_gives_them() -> None:
+    # Equation 6 of the paper: KD = TCKD + (1 - p_target) NCKD. One example at a time, because the
+    # weight differs between examples.
     for i in range(len(LABELS)):
         one = {"student_logits": STUDENT[[i]], "teacher_logits": TEACHER[[i]]}
         weight = 1 - softmax(TEACHER[[i]] / 4)[LABELS[[i]].astype(bool)].item()
@@ -132,7 +132,7 @@ def test_dkd_is_kd_where_the_other_classes_weigh_what_the_teacher_gives_them() -
         assert float(decoupled[0]) == pytest.approx(float(kd(**one)[0]), rel=1e-4)
 
 
-def test_dkd_of_a_teacher_that_is_quite_sure_is_a_number() -> None:
+def test_dkd_of_a_very_confident_teacher_is_finite() -> None:
     sure = np.array([[200.0, 0.0, -200.0]], "float32")
     loss = dkd(student_logits=-sure, teacher_logits=sure, labels=np.eye(3, dtype="float32")[[0]])
     assert np.isfinite(np.asarray(loss)).all()
@@ -142,7 +142,7 @@ def test_dist_agrees_with_numpy() -> None:
     teacher, student = softmax(TEACHER / 2), softmax(STUDENT / 2)
     rows = [1 - np.corrcoef(t, s)[0, 1] for t, s in zip(teacher, student, strict=True)]
     columns = [1 - np.corrcoef(t, s)[0, 1] for t, s in zip(teacher.T, student.T, strict=True)]
-    got = dist(
+    loss = dist(
         student_logits=STUDENT,
         teacher_logits=TEACHER,
         temperature=2.0,
@@ -150,38 +150,38 @@ def test_dist_agrees_with_numpy() -> None:
         within_class=0.5,
     )
     expected = 4 * (2 * np.array(rows) + 0.5 * np.mean(columns))
-    assert np.allclose(got, expected, rtol=1e-4)  # float32 against float64
+    assert np.allclose(loss, expected, rtol=1e-4)  # float32 against float64
 
 
 def test_jensen_shannon_agrees_with_scipy() -> None:
     distance = pytest.importorskip("scipy.spatial.distance")
-    # SciPy gives the square root of the divergence.
+    # SciPy returns the square root of the divergence.
     expected = 9 * distance.jensenshannon(softmax(TEACHER / 3), softmax(STUDENT / 3), axis=1) ** 2
-    got = jensen_shannon(student_logits=STUDENT, teacher_logits=TEACHER, temperature=3.0)
-    assert np.allclose(got, expected, rtol=1e-4)  # float32 against float64
+    loss = jensen_shannon(student_logits=STUDENT, teacher_logits=TEACHER, temperature=3.0)
+    assert np.allclose(loss, expected, rtol=1e-4)  # float32 against float64
 
 
 def test_jensen_shannon_matches_a_value_worked_by_hand() -> None:
-    # Two classes, sure and opposite: each is ln 2 from their average.
+    # Two confident, opposite answers: each is ln 2 from their average.
     sure = np.array([[50.0, -50.0]], "float32")
     loss = jensen_shannon(student_logits=-sure, teacher_logits=sure)
     assert float(loss[0]) == pytest.approx(np.log(2))
 
 
 @pytest.mark.parametrize("name", LOSSES.names())
-def test_every_loss_has_a_slope_for_an_untrained_student(name: str) -> None:
-    # Zero logits: no variance, no correlation, every class alike.
+def test_every_loss_has_a_finite_gradient_for_an_untrained_student(name: str) -> None:
+    # Zero logits have no variance and no correlation.
     targets = np.concatenate([LABELS, TEACHER], axis=1)
     objective = distillation_objective(name, {}, soft_weight=1.0, label_smoothing=0.0)
     logits = tf.Variable(np.zeros_like(STUDENT))
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(objective(targets, logits))
-    slope = tape.gradient(loss, logits)
-    assert np.isfinite(slope.numpy()).all()
+    gradient = tape.gradient(loss, logits)
+    assert np.isfinite(gradient.numpy()).all()
 
 
 @pytest.mark.parametrize("name", LOSSES.names())
-def test_every_loss_falls_when_the_student_follows_its_slope(name: str) -> None:
+def test_every_loss_falls_along_its_gradient(name: str) -> None:
     targets = np.concatenate([LABELS, TEACHER], axis=1)
     objective = distillation_objective(name, {}, soft_weight=1.0, label_smoothing=0.0)
     logits = tf.Variable(STUDENT)
@@ -192,23 +192,23 @@ def test_every_loss_falls_when_the_student_follows_its_slope(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES.names())
-def test_class_weights_weigh_the_whole_loss_of_an_example(name: str) -> None:
+def test_class_weights_scale_the_whole_loss_of_an_example(name: str) -> None:
     targets = np.concatenate([LABELS, TEACHER], axis=1)
-    given = {"soft_weight": 0.5, "label_smoothing": 0.1}
-    bare = distillation_objective(name, {}, **given)(targets, STUDENT)
+    shares = {"soft_weight": 0.5, "label_smoothing": 0.1}
+    plain = distillation_objective(name, {}, **shares)(targets, STUDENT)
     weights = (1.0, 2.0, 3.0, 4.0, 5.0)
-    weighed = distillation_objective(name, {}, class_weights=weights, **given)(targets, STUDENT)
-    assert np.allclose(weighed, bare * np.array([1.0, 5.0, 3.0, 3.0, 2.0, 4.0]), rtol=1e-6)
+    weighted = distillation_objective(name, {}, class_weights=weights, **shares)(targets, STUDENT)
+    assert np.allclose(weighted, plain * np.array([1.0, 5.0, 3.0, 3.0, 2.0, 4.0]), rtol=1e-6)
 
 
-def test_balanced_weights_give_every_class_the_same_say() -> None:
+def test_balanced_weights_give_every_class_the_same_total() -> None:
     # 6 of class 0 and 2 of class 1, of 8 in 2 classes: 8 / (2 * 6) and 8 / (2 * 2)
     weights = balanced_class_weights(np.array([0] * 6 + [1] * 2), num_classes=2)
     assert weights == pytest.approx((2 / 3, 2.0))
 
 
 @pytest.mark.parametrize("class_weights", [None, (1.0, 2.0, 3.0, 4.0, 5.0)])
-def test_a_photo_without_a_label_counts_by_its_teacher_alone(class_weights) -> None:
+def test_a_photo_without_a_label_has_the_soft_loss_alone(class_weights) -> None:
     targets = np.concatenate([np.zeros_like(LABELS), TEACHER], axis=1)
     objective = distillation_objective(
         "kd", {}, soft_weight=0.75, label_smoothing=0.1, class_weights=class_weights

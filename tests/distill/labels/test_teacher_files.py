@@ -1,6 +1,7 @@
-"""Teachers that are given as files answer as the model they hold does."""
+"""Teachers given as files answer like the model that they hold."""
 
 import json
+import shutil
 from pathlib import Path
 
 import keras
@@ -38,7 +39,7 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def files(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same model in every form a teacher may have."""
+    """The same model in every form that a teacher may have."""
     folder = tmp_path_factory.mktemp("teachers")
     paths = {kind: folder / f"a.{kind}" for kind in ("keras", "onnx", "tflite")}
     model.save(paths["keras"])
@@ -50,9 +51,9 @@ def files(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return {**paths, "saved": folder / "saved", "channels first": folder / "first.onnx"}
 
 
-def channels_first(source: Path, target: Path) -> None:
-    """The same file as PyTorch would have written it: (batch, 3, height, width)."""
-    content = onnx.load(source)
+def channels_first(original: Path, target: Path) -> None:
+    """Write the file as PyTorch would have: its input is (batch, 3, height, width)."""
+    content = onnx.load(original)
     graph, name = content.graph, content.graph.input[0].name
     image = helper.make_tensor_value_info("photo", TensorProto.FLOAT, [1, 3, 16, 16])
     transpose = helper.make_node("Transpose", ["photo"], [name], perm=[0, 2, 3, 1])
@@ -63,7 +64,7 @@ def channels_first(source: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["keras", "saved", "onnx", "channels first", "tflite"])
-def test_a_file_answers_as_its_model(
+def test_a_file_answers_like_its_model(
     files: dict[str, Path], model: keras.Model, images: np.ndarray, kind: str
 ) -> None:
     answers = open_teacher_file(TeacherFile(path=files[kind], image_size=16), CLASSES)
@@ -72,8 +73,21 @@ def test_a_file_answers_as_its_model(
     np.testing.assert_allclose(answers(images), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["keras", "onnx", "tflite"])
+def test_the_ending_of_a_file_may_be_in_capitals(
+    files: dict[str, Path], images: np.ndarray, tmp_path: Path, kind: str
+) -> None:
+    capitals = tmp_path / f"MODEL.{kind.upper()}"
+    shutil.copy(files[kind], capitals)
+    expected, outputs = (
+        open_teacher_file(TeacherFile(path=path, image_size=16), CLASSES)(images)
+        for path in (files[kind], capitals)
+    )
+    np.testing.assert_array_equal(outputs, expected)
+
+
 @pytest.mark.parametrize(
-    ("said", "mean", "std"),
+    ("options", "mean", "std"),
     [
         ({}, 0, 1),
         ({"pixels": "0..1"}, 0, 255),
@@ -83,11 +97,12 @@ def test_a_file_answers_as_its_model(
     ],
 )
 def test_a_file_gets_the_pixels_it_expects(
-    files: dict[str, Path], model: keras.Model, images: np.ndarray, said, mean, std
+    files: dict[str, Path], model: keras.Model, images: np.ndarray, options, mean, std
 ) -> None:
-    answers = open_teacher_file(TeacherFile(path=files["keras"], image_size=16, **said), CLASSES)
-    seen = ((images - np.array(mean)) / np.array(std)).astype("float32")
-    expected = np.asarray(model.predict_on_batch(seen))
+    file = TeacherFile(path=files["keras"], image_size=16, **options)
+    answers = open_teacher_file(file, CLASSES)
+    inputs = ((images - np.array(mean)) / np.array(std)).astype("float32")
+    expected = np.asarray(model.predict_on_batch(inputs))
     np.testing.assert_allclose(answers(images), expected, atol=1e-4)
 
 
@@ -118,24 +133,24 @@ def test_a_teacher_of_other_classes_is_refused(files: dict[str, Path], images: n
     answers = open_teacher_file(
         TeacherFile(path=files["keras"], image_size=16), ["cat", "dog", "owl"]
     )
-    with pytest.raises(UserError, match=r"shape \(2,\), and the photos are of 3 classes"):
+    with pytest.raises(UserError, match=r"shape \(2,\), and the photos have 3 classes"):
         answers(images)
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [
         ("missing.onnx", "does not exist"),
         ("text.onnx", "no ONNX model"),
         ("text.keras", "not a Keras model"),
-        ("folder", "no SavedModel"),
+        ("folder", "not a SavedModel"),
     ],
 )
-def test_what_is_no_model_is_refused(tmp_path: Path, name: str, says: str) -> None:
-    (tmp_path / "text.onnx").write_text("no model")
-    (tmp_path / "text.keras").write_text("no model")
+def test_a_path_that_is_not_a_model_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "text.onnx").write_text("not a model")
+    (tmp_path / "text.keras").write_text("not a model")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         open_teacher_file(TeacherFile(path=tmp_path / name, image_size=16), CLASSES)
 
 
