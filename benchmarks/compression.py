@@ -34,6 +34,8 @@ from configs.schema import Choice, Experiment
 from distill.backbones import BACKBONES
 from distill.backbones.macs import count_macs
 from distill.data.manifest import load_examples
+from distill.data.photo_store import PhotoStore
+from distill.data.pipelines import open_photo_store
 from distill.student import seed_name, student_step
 from eval.footprint import zip_bytes
 from eval.scoring.intervals import paired_bootstrap
@@ -121,23 +123,30 @@ def choice(name: str, options: argparse.Namespace) -> Choice:
 
 
 def made(
-    run: RunDir, experiment: Experiment, options: argparse.Namespace, seed: int, chain: list[str]
+    run: RunDir,
+    experiment: Experiment,
+    store: PhotoStore,
+    options: argparse.Namespace,
+    seed: int,
+    chain: list[str],
 ) -> str:
     """The name of the model that a chain of methods makes of one student."""
     source = name = seed_name("student", seed)
     for number in range(1, len(chain) + 1):
         name = "-".join([*chain[:number], str(seed)])
         method = choice(chain[number - 1], options)
-        take_step(method_step(run, experiment, source=source, name=name, method=method))
+        take_step(method_step(run, experiment, store, source=source, name=name, method=method))
         source = name
     return name
 
 
-def narrowed(run: RunDir, experiment: Experiment, options: argparse.Namespace) -> str:
+def narrowed(
+    run: RunDir, experiment: Experiment, store: PhotoStore, options: argparse.Namespace
+) -> str:
     macs = read_json(run.model_dir("channels-1") / "manifest.json")["num_macs"]
     epochs = options.epochs + options.finetune_epochs
     method = Choice(name="narrow", options={"macs": macs, "epochs": epochs, "learning_rate": 1e-3})
-    take_step(method_step(run, experiment, source="student", name="narrow-1", method=method))
+    take_step(method_step(run, experiment, store, source="student", name="narrow-1", method=method))
     return "narrow-1"
 
 
@@ -159,21 +168,22 @@ def right(file: Path, photos: Photos) -> np.ndarray:
 
 def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     run, experiment = RunDir(options.out), experiment_of(options)
+    store = open_photo_store(run, experiment)
     for step in ("data", "teacher", "label"):
-        for each in STEPS[step](run, experiment):
-            take_step(each)
+        for built in STEPS[step](run, experiment, store):
+            take_step(built)
     test = load_examples(run, "test")
     photos = Photos("test", test.paths, test.labels)
     files: dict[str, list[Path]] = {}
     for seed in range(1, options.seeds + 1):
-        take_step(student_step(run, experiment, seed))
+        take_step(student_step(run, experiment, store, seed))
         for chain in CHAINS:
-            model = made(run, experiment, options, seed, chain)
+            model = made(run, experiment, store, options, seed, chain)
             name = "-".join(chain) or "student"
             for recipe, path in written(run, experiment, model).items():
                 files.setdefault(f"{name} {recipe[7:]}", []).append(path)
     if not options.no_narrow:
-        model = narrowed(run, experiment, options)
+        model = narrowed(run, experiment, store, options)
         for recipe, path in written(run, experiment, model).items():
             files[f"narrow {recipe[7:]}"] = [path]
     latency = timed(

@@ -33,7 +33,8 @@ from PIL import Image
 
 from configs.schema import ViewsConfig
 from distill.backbones import BACKBONES
-from distill.data.inputs import ViewSource, training_batches, view_source
+from distill.data.photo_store import PhotoStore
+from distill.data.pipelines import ViewSource, training_batches
 from distill.data.scan import scan_folder
 from distill.labels.label_file import (
     ROWS_PER_CHUNK,
@@ -85,9 +86,7 @@ class Ways:
         self.steps = min(options.steps + 1, len(examples) // options.batch_size)
         largest = max(options.teacher_size, options.student_size)
         views = ViewsConfig(crop=CROP)
-        self.source: ViewSource = view_source(
-            examples, views=views, num_views=NUM_VIEWS, seed=1, largest_image=largest
-        )
+        self.source = ViewSource(examples, PhotoStore(largest), views, NUM_VIEWS, seed=1)
         label_format = LabelFormat(self.num_classes)
         # Which logits they are does not change what reading and matching them costs.
         logits = np.random.default_rng(0).standard_normal(

@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from configs.schema import ViewsConfig
-from distill.data.inputs import training_batches, view_source
 from distill.data.manifest import Examples
+from distill.data.photo_store import PhotoStore
+from distill.data.pipelines import ViewSource, training_batches
 from distill.data.scan import scan_folder
-from eval.images import decode_photo
+from eval.photo_files import decode_photo
 
 VIEWS = {
     "basic": ViewsConfig(),
@@ -40,7 +41,7 @@ def decoding(examples: Examples, image_size: int) -> float:
 
 def epochs(examples: Examples, image_size: int, views: ViewsConfig) -> tuple[float, float]:
     """Photos per second of a first and a second epoch."""
-    source = view_source(examples, views=views, num_views=2, seed=1, largest_image=image_size)
+    source = ViewSource(examples, PhotoStore(image_size), views, 2, seed=1)
     batches = training_batches(
         source, image_size=image_size, batch_size=32, seed=1, initial_epoch=0, epochs=2
     )

@@ -27,6 +27,7 @@ from configs.resume import take_step
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.data.manifest import load_examples
+from distill.data.pipelines import open_photo_store
 from distill.model_file import load_model
 from distill.predictions import model_probabilities, save_predictions
 from distill.student import control_step, seed_name, student_step
@@ -76,7 +77,9 @@ def trained(
     """Probabilities of one trained student on both splits, from disk where they are there."""
     path = out / f"{name.replace(', ', '-').replace(' ', '_')}-seed{seed}.npz"
     if not path.exists():
-        take_step((control_step if control else student_step)(run, experiment, seed))
+        step = control_step if control else student_step
+        with open_photo_store(run, experiment) as photos:
+            take_step(step(run, experiment, photos, seed))
         model = load_model(run.model(seed_name("control" if control else "student", seed)))
         splits = {split: load_examples(run, split) for split in ("validation", "test")}
         save_predictions(
@@ -98,8 +101,8 @@ def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for num_views in options.num_views:
             some = experiment_of(options, views, options.losses[0], num_views)
             for step in ("data", "teacher", "label"):
-                for each in STEPS[step](run, some):
-                    take_step(each)
+                for built in STEPS[step](run, some, open_photo_store(run, some)):
+                    take_step(built)
             out = run.path / f"predictions-{num_views or 'all'}"
             seeds = range(1, options.seeds + 1)
             base = {"views": views, "num_views": num_views or options.epochs}

@@ -12,8 +12,9 @@ from configs.records import to_json
 from distill.data.manifest import Examples
 from distill.data.scan import scan_folder
 from eval.devices.probe import ModelFileError, open_model
-from eval.images import UnreadablePhoto, evaluation_image
+from eval.images import evaluation_image
 from eval.metadata import FileMetadata, expected_pixels, read_metadata
+from eval.photo_files import UnreadablePhoto
 from eval.pixels import Pixels
 from eval.scoring.file_rows import Reference, file_row
 from eval.scoring.predictions import file_probabilities, predict_file

@@ -122,22 +122,23 @@ def label(
     part = _parse_shard(shard, merge=merge, verify=verify)
     directory, experiment = open_run(target, run, set_)
     from compress.pipeline import take, take_one
+    from distill.data.pipelines import open_photo_store
     from distill.labels.soft_labels import (
         merge_step,
         shard_step,
-        soft_labels_step,
+        soft_labels_path,
         verify_soft_labels,
     )
 
     if part is None and not merge:
-        step = soft_labels_step
         facts = take(directory, experiment, ["label"], target=target, force=force)[-1]
     else:
-        step = (
-            merge_step if part is None else partial(shard_step, shard=part[0], num_shards=part[1])
-        )
-        facts = take_one(directory, experiment, step, "label", target=target, force=force)
-    path = step(directory, experiment).manifest.with_suffix(".npy")
+        with open_photo_store(directory, experiment) as photos:
+            step = partial(merge_step, photos=photos)
+            if part is not None:
+                step = partial(shard_step, photos=photos, shard=part[0], num_shards=part[1])
+            facts = take_one(directory, experiment, step, "label", target=target, force=force)
+    path = soft_labels_path(directory, experiment).with_name(*facts["outputs"])
     result = {"examples": facts["num_examples"], "views": facts["num_views"], "path": str(path)}
     text = f"soft labels of {result['examples']} photos x {result['views']} views  {path}"
     if verify:

@@ -12,14 +12,15 @@ from compress.methods.tfmot import FinetuneData
 from configs.progress import Advance
 from configs.run_dir import RunDir
 from configs.schema import Experiment
-from distill.data.inputs import (
+from distill.data.manifest import load_examples
+from distill.data.photo_store import PhotoStore
+from distill.data.pipelines import (
     ViewSource,
     evaluation_images,
     steps_per_epoch,
+    student_views,
     training_batches,
 )
-from distill.data.manifest import load_examples
-from distill.data.run_views import taught_views
 from distill.labels.soft_labels import load_soft_labels
 from distill.student import student_objective
 from distill.training.classifier import EVALUATION_BATCH
@@ -31,6 +32,7 @@ from distill.training.strategies import Plan, apply_plan
 def finetune(
     run: RunDir,
     experiment: Experiment,
+    photos: PhotoStore,
     name: str,
     checkpoint: Path,
     model: keras.Model,
@@ -45,7 +47,7 @@ def finetune(
         name: what is trained, for the progress bar.
         checkpoint: the file that keeps the state, in the step's workspace.
     """
-    config, source = experiment.student, taught_views(run, experiment)
+    config, source = experiment.student, student_views(run, experiment, photos)
     validation = load_examples(run, "validation")
     size = (config.image_size, config.image_size)
     apply_plan(
@@ -73,7 +75,13 @@ def finetune(
 
 
 def finetune_data(
-    run: RunDir, experiment: Experiment, checkpoint: Path, *, epochs: int, advance: Advance
+    run: RunDir,
+    experiment: Experiment,
+    photos: PhotoStore,
+    checkpoint: Path,
+    *,
+    epochs: int,
+    advance: Advance,
 ) -> FinetuneData:
     """The same for what trains elsewhere (`compress/methods/tfmot.py`).
 
@@ -86,7 +94,7 @@ def finetune_data(
     ) -> None:
         advance(epoch * steps_per_epoch + step, f"loss {logs.get('loss', 0):.3f}")
 
-    source = taught_views(run, experiment)
+    source = student_views(run, experiment, photos)
     return FinetuneData(
         train=partial(_batches, run, experiment, source, epochs),
         steps_per_epoch=steps_per_epoch(len(source.examples), experiment.student.batch_size),

@@ -14,6 +14,8 @@ from configs.resume import Step, is_current, take_step
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
 from distill.data.manifest import Examples, load_examples
+from distill.data.photo_store import PhotoStore
+from distill.data.pipelines import open_photo_store
 from distill.data.scan import data_step
 from distill.labels.soft_labels import soft_labels_step
 from distill.predictions import corrupted_model_step, model_predictions_step
@@ -57,52 +59,52 @@ NEEDS = {
 }
 
 
-def _data(run: RunDir, experiment: Experiment) -> Steps:
+def _data(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Steps:
     yield data_step(run, experiment.data)
 
 
-def _teacher(run: RunDir, experiment: Experiment) -> Steps:
-    yield teacher_step(run, experiment)
+def _teacher(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Steps:
+    yield teacher_step(run, experiment, photos)
 
 
-def _label(run: RunDir, experiment: Experiment) -> Steps:
-    yield soft_labels_step(run, experiment)
+def _label(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Steps:
+    yield soft_labels_step(run, experiment, photos)
 
 
-def _student(run: RunDir, experiment: Experiment) -> Steps:
+def _student(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Steps:
     for number in range(1, experiment.student.seeds + 1):
-        yield student_step(run, experiment, number)
+        yield student_step(run, experiment, photos, number)
         if experiment.student.control:
-            yield control_step(run, experiment, number)
+            yield control_step(run, experiment, photos, number)
 
 
-def _prune(run: RunDir, experiment: Experiment) -> Steps:
+def _prune(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Steps:
     source = "student"
     for name, method in method_chain(experiment):
-        yield method_step(run, experiment, source=source, name=name, method=method)
+        yield method_step(run, experiment, photos, source=source, name=name, method=method)
         source = name
 
 
-def _export(run: RunDir, experiment: Experiment) -> Steps:
+def _export(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Steps:
     recipes = [r for r in experiment.compress.recipes if keeps_float32(r.name)]
     for source in sources(experiment):
         yield from file_steps(run, experiment, source, recipes)
 
 
-def _quantize(run: RunDir, experiment: Experiment) -> Steps:
+def _quantize(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Steps:
     recipes = [r for r in experiment.compress.recipes if not keeps_float32(r.name)]
     for source in sources(experiment):
         yield from file_steps(run, experiment, source, recipes)
 
 
-def _accuracy(run: RunDir, experiment: Experiment) -> Steps:
+def _accuracy(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Steps:
     for name in [*model_names(experiment), *further_seeds(experiment)]:
         yield model_predictions_step(run, experiment, name)
-    photos, threads = run_photos(run), experiment.evaluate.num_threads
+    splits, threads = run_photos(run), experiment.evaluate.num_threads
     for name in file_names(experiment):
-        splits = [photos.validation, photos.test]
-        yield file_predictions_step(run, run.file(name), splits, num_threads=threads)
-    corrupted = corrupted_photos(experiment, paths=photos.test.paths, labels=photos.test.labels)
+        scored = [splits.validation, splits.test]
+        yield file_predictions_step(run, run.file(name), scored, num_threads=threads)
+    corrupted = corrupted_photos(experiment, paths=splits.test.paths, labels=splits.test.labels)
     if corrupted is not None:
         for name in model_names(experiment):
             yield corrupted_model_step(run, experiment, name, corrupted)
@@ -110,7 +112,7 @@ def _accuracy(run: RunDir, experiment: Experiment) -> Steps:
             yield corrupted_file_step(run, run.file(name), corrupted, num_threads=threads)
 
 
-def _latency(run: RunDir, experiment: Experiment) -> Steps:
+def _latency(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Steps:
     for device in experiment.evaluate.devices:
         yield device_latency_step(run, experiment, device)
 
@@ -128,7 +130,7 @@ def device_latency_step(run: RunDir, experiment: Experiment, device: Choice) -> 
     )
 
 
-STEPS: dict[str, Callable[[RunDir, Experiment], Steps]] = {
+STEPS: dict[str, Callable[[RunDir, Experiment, PhotoStore], Steps]] = {
     "data": _data,
     "teacher": _teacher,
     "label": _label,
@@ -192,9 +194,11 @@ def take(
             raise UserError(f"--force {step}: this command does {', '.join(names)}.")
     _ready(run, experiment, names, target)
     manifests: list[dict[str, Any]] = []
-    for name in names:
-        steps = STEPS[name](run, experiment)
-        manifests = [take_step(step, force=name in (force or [])) for step in steps]
+    # All models of this call share one store of decoded photos.
+    with open_photo_store(run, experiment) as photos:
+        for name in names:
+            steps = STEPS[name](run, experiment, photos)
+            manifests = [take_step(step, force=name in (force or [])) for step in steps]
     return manifests
 
 
@@ -230,15 +234,16 @@ def ensure(run: RunDir, experiment: Experiment, names: list[str], target: str) -
     But for the photos, which are looked at again if need be: that takes seconds, and a run that
     was copied or whose photos were touched shall not have to be told.
     """
-    for name in names:
-        if name == "data" and _photos_are_elsewhere(run, experiment):
-            continue
-        for step in STEPS[name](run, experiment):
-            if name == "data":
-                # Two shards of the labels may start together, and both check the photos.
-                take_step(step, wait=True)
-            else:
-                _require(run, step, name, target)
+    with open_photo_store(run, experiment) as photos:
+        for name in names:
+            if name == "data" and _photos_are_elsewhere(run, experiment):
+                continue
+            for step in STEPS[name](run, experiment, photos):
+                if name == "data":
+                    # Two shards of the labels may start together, and both check the photos.
+                    take_step(step, wait=True)
+                else:
+                    _require(run, step, name, target)
 
 
 def _photos_are_elsewhere(run: RunDir, experiment: Experiment) -> bool:

@@ -21,10 +21,10 @@ from configs.records import from_json, to_json
 from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
-from distill.data.inputs import steps_per_epoch
-from distill.data.manifest import load_examples
-from distill.data.run_views import taught_examples, view_inputs
-from distill.labels.soft_labels import soft_labels_step
+from distill.data.manifest import load_examples, student_examples
+from distill.data.photo_store import PhotoStore
+from distill.data.pipelines import steps_per_epoch, view_inputs
+from distill.labels.soft_labels import soft_labels_path
 from distill.model_file import describe, load_model, save_model
 from distill.training.classifier import CHECKPOINT
 from eval.pixels import OWN_PIXELS
@@ -50,15 +50,20 @@ def check_order(experiment: Experiment) -> None:
 
 
 def method_step(
-    run: RunDir, experiment: Experiment, *, source: str, name: str, method: Choice
+    run: RunDir,
+    experiment: Experiment,
+    photos: PhotoStore,
+    *,
+    source: str,
+    name: str,
+    method: Choice,
 ) -> Step:
     """Apply one method to the model `source`; the result is the model `name`."""
-    labels = soft_labels_step(run, experiment).manifest
     inputs = {
         **view_inputs(run, experiment),
         "source": output_sha256(run.model_dir(source) / "manifest.json", "model.keras"),
         "method": method.model_dump(mode="json"),
-        "soft_labels": labels.stem,
+        "soft_labels": soft_labels_path(run, experiment).stem,
         "student": experiment.student.model_dump(
             mode="json", exclude={"control", "seeds", "epochs"}
         ),
@@ -69,7 +74,9 @@ def method_step(
         keras.utils.set_random_seed(experiment.seed)
         parent = structure_of(run, experiment, source, model)
         structure = parent.with_kinds(facts_of(method.name).makes, model)
-        smaller, found = _applied(run, experiment, model, name, method, workspace, structure)
+        smaller, found = _applied(
+            run, experiment, photos, model, name, method, workspace, structure
+        )
         config = experiment.student
         facts = to_json(describe(smaller, config.backbone.name, config.image_size))
         record = {"structure": to_json(structure)}
@@ -99,6 +106,7 @@ def structure_of(run: RunDir, experiment: Experiment, name: str, model: keras.Mo
 def _applied(
     run: RunDir,
     experiment: Experiment,
+    photos: PhotoStore,
     model: keras.Model,
     name: str,
     method: Choice,
@@ -134,14 +142,14 @@ def _applied(
             arguments["remember"] = remember
         if "finetune" in needs:
             arguments["finetune"] = partial(
-                finetune, run, experiment, name, checkpoint, structure=structure
+                finetune, run, experiment, photos, name, checkpoint, structure=structure
             )
         if "finetune_data" in needs:
             epochs, config = method.options["epochs"], experiment.student
-            steps = steps_per_epoch(len(taught_examples(run)), config.batch_size)
+            steps = steps_per_epoch(len(student_examples(run)), config.batch_size)
             advance = bar.enter_context(track(name, epochs * steps))
             arguments["finetune_data"] = finetune_data(
-                run, experiment, checkpoint, epochs=epochs, advance=advance
+                run, experiment, photos, checkpoint, epochs=epochs, advance=advance
             )
         smaller = METHODS[method.name](model, **arguments, **method.options)
     facts = {"seconds_to_train": round(time.monotonic() - start, 1)}

@@ -31,6 +31,7 @@ from configs.schema import (
     StudentConfig,
     TeacherFile,
 )
+from distill.data.pipelines import open_photo_store
 from distill.data.scan import data_step
 from distill.labels.soft_labels import soft_labels_step
 from distill.model_file import describe, load_model, save_model
@@ -77,10 +78,11 @@ def self_taught_qat(
     write_text(run.experiment, to_yaml(experiment))
     qat = Choice(name="qat", options=METHODS.check("qat", {"epochs": epochs}))
     take_step(data_step(run, experiment.data))
-    take_step(teacher_step(run, experiment))
-    take_step(soft_labels_step(run, experiment))
-    take_step(_start_step(run, start, height))
-    take_step(method_step(run, experiment, source="student", name="qat", method=qat))
+    with open_photo_store(run, experiment) as photos:
+        take_step(teacher_step(run, experiment, photos))
+        take_step(soft_labels_step(run, experiment, photos))
+        take_step(_start_step(run, start, height))
+        take_step(method_step(run, experiment, photos, source="student", name="qat", method=qat))
     return load_model(run.model("qat"))
 
 

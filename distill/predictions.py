@@ -10,8 +10,8 @@ from configs.progress import track
 from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
 from configs.schema import Experiment, GivenTeacherConfig
-from distill.data.inputs import evaluation_images
 from distill.data.manifest import Examples, load_examples
+from distill.data.pipelines import evaluation_images
 from distill.model_file import load_model
 from distill.teacher import (
     Teacher,

@@ -7,15 +7,16 @@ from configs.errors import UserError
 from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from configs.schema import Experiment
-from distill.data.inputs import ViewSource
-from distill.data.run_views import (
+from distill.data.manifest import student_examples
+from distill.data.photo_store import PhotoStore
+from distill.data.pipelines import (
+    LabelReader,
+    ViewSource,
     labelled_views,
-    taught_examples,
-    taught_views,
+    student_views,
     view_inputs,
 )
-from distill.labels.label_file import Reader
-from distill.labels.soft_labels import load_soft_labels, soft_labels_step
+from distill.labels.soft_labels import load_soft_labels, soft_labels_path
 from distill.losses import (
     Objective,
     distillation_objective,
@@ -59,24 +60,23 @@ def student_objective(run: RunDir, experiment: Experiment) -> Objective:
     )
 
 
-def student_step(run: RunDir, experiment: Experiment, number: int = 1) -> Step:
+def student_step(run: RunDir, experiment: Experiment, photos: PhotoStore, number: int = 1) -> Step:
     """Train the student on the soft labels; `number` counts its seeds from 1."""
-    labels = soft_labels_step(run, experiment).manifest
     # Whether there is a control, or another seed, does not change this student.
     config = experiment.student.model_dump(mode="json", exclude={"control", "seeds"})
     return _training_step(
         run,
         experiment,
         seed_name("student", number),
-        {"student": config, "soft_labels": labels.stem},
+        {"student": config, "soft_labels": soft_labels_path(run, experiment).stem},
         objective=lambda: student_objective(run, experiment),
-        views=lambda: taught_views(run, experiment),
+        views=lambda: student_views(run, experiment, photos),
         soft_labels=lambda: load_soft_labels(run, experiment),
         number=number,
     )
 
 
-def control_step(run: RunDir, experiment: Experiment, number: int = 1) -> Step:
+def control_step(run: RunDir, experiment: Experiment, photos: PhotoStore, number: int = 1) -> Step:
     """Train the same student with the same budget, views and seed on labels alone.
 
     If the student also has photos without labels, the control repeats the labelled ones, so that
@@ -90,7 +90,7 @@ def control_step(run: RunDir, experiment: Experiment, number: int = 1) -> Step:
         seed_name("control", number),
         {"student": config, "num_views": num_views},
         objective=lambda: label_objective(student.label_smoothing, class_weights(run, student)),
-        views=lambda: labelled_views(run, experiment, num_views),
+        views=lambda: labelled_views(run, experiment, photos, num_views),
         soft_labels=lambda: None,
         number=number,
     )
@@ -109,7 +109,7 @@ def _training_step(
     *,
     objective: Callable[[], Objective],
     views: Callable[[], ViewSource],
-    soft_labels: Callable[[], Reader | None],
+    soft_labels: Callable[[], LabelReader | None],
     number: int,
 ) -> Step:
     inputs = {
@@ -122,7 +122,7 @@ def _training_step(
     def build(workspace: Workspace) -> Built:
         own_views, config = views(), experiment.student
         # As many updates with fewer photos.
-        epochs = round(config.epochs * len(taught_examples(run)) / len(own_views.examples))
+        epochs = round(config.epochs * len(student_examples(run)) / len(own_views.examples))
         job = TrainingJob(
             name=name,
             config=config.model_copy(update={"epochs": epochs}),

@@ -14,9 +14,9 @@ from configs.records import to_json
 from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
 from configs.schema import Experiment, GivenTeacherConfig, TeacherConfig
-from distill.data.inputs import evaluation_images
 from distill.data.manifest import Examples, load_examples
-from distill.data.run_views import labelled_views, view_inputs
+from distill.data.photo_store import PhotoStore
+from distill.data.pipelines import evaluation_images, labelled_views, view_inputs
 from distill.labels.teacher_files import (
     Answers,
     as_logits,
@@ -71,14 +71,16 @@ def keras_teacher(model: keras.Model) -> Teacher:
     return Teacher(model.input_shape[1], lambda images: np.asarray(model.predict_on_batch(images)))
 
 
-def teacher_step(run: RunDir, experiment: Experiment) -> Step:
+def teacher_step(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Step:
     """Fine-tune a teacher on the labels, or check the files that are given as one."""
     if isinstance(experiment.teacher, GivenTeacherConfig):
         return _given_step(run, experiment.teacher)
-    return _trained_step(run, experiment, experiment.teacher)
+    return _trained_step(run, experiment, photos, experiment.teacher)
 
 
-def _trained_step(run: RunDir, experiment: Experiment, config: TeacherConfig) -> Step:
+def _trained_step(
+    run: RunDir, experiment: Experiment, photos: PhotoStore, config: TeacherConfig
+) -> Step:
     """Fine-tune the teacher on labels, with a new view of each photo in every epoch."""
     inputs = {
         **view_inputs(run, experiment),
@@ -94,7 +96,7 @@ def _trained_step(run: RunDir, experiment: Experiment, config: TeacherConfig) ->
             TrainingJob(
                 name="teacher",
                 config=config,
-                views=labelled_views(run, experiment, num_views=config.epochs),
+                views=labelled_views(run, experiment, photos, num_views=config.epochs),
                 objective=label_objective(config.label_smoothing, class_weights(run, config)),
                 seed=experiment.seed,
             ),

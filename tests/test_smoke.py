@@ -18,6 +18,7 @@ from configs.resume import take_step
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
 from distill.backbones.macs import count_macs
+from distill.data.pipelines import open_photo_store
 from support import Outcome, command, save_photo, timed_by_size
 
 FILES = {
@@ -109,6 +110,7 @@ def test_a_second_run_does_nothing_again(smoke_run: Path) -> None:
 def test_another_temperature_leaves_teacher_soft_labels_and_control(smoke_run: Path) -> None:
     from configs.loading.targets import open_run
     from configs.resume import is_current
+    from distill.data.pipelines import open_photo_store
     from distill.labels.soft_labels import soft_labels_step
     from distill.student import control_step, student_step
     from distill.teacher import teacher_step
@@ -122,7 +124,8 @@ def test_another_temperature_leaves_teacher_soft_labels_and_control(smoke_run: P
     current = {
         step.name: is_current(step.manifest, step.inputs)
         for step in (
-            f(run, experiment) for f in (teacher_step, soft_labels_step, control_step, student_step)
+            make(run, experiment, open_photo_store(run, experiment))
+            for make in (teacher_step, soft_labels_step, control_step, student_step)
         )
     }
     assert current == {"teacher": True, "soft labels": True, "control": True, "student": False}
@@ -236,7 +239,7 @@ def test_channels_that_were_measured_before_a_kill_are_those_that_learn_after_it
     experiment = load_experiment(run.experiment, REGISTRIES, [])
     options = METHODS.check("channels", {"keep": 0.8, "of": "tflite.float32"})
     step = method_step(
-        run, experiment, source="student", name="channels",
+        run, experiment, open_photo_store(run, experiment), source="student", name="channels",
         method=Choice(name="channels", options=options),
     )  # fmt: skip
     learning: list[int] = []

@@ -1,30 +1,33 @@
-"""The manifest of a run: one row for each usable photo, and how it is read."""
+"""The manifest of a run, data/manifest.csv: one row for each photo that is used."""
 
 import csv
 import io
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from configs.artifacts import (
-    read_json,
-    write_text,
-)
+from configs.artifacts import read_json, write_text
 from configs.run_dir import RunDir
 
 SPLITS = ("train", "validation", "test")
 
-
 UNLABELLED = "unlabelled"
-"""The split of photos that the student learns from through its teacher alone."""
+"""The split of photos without labels. Only a student learns from them, through its teacher."""
 
 
 @dataclass(frozen=True)
 class Photo:
-    """One row of the manifest; `id` is the start of `sha256`, the digest of the file's bytes."""
+    """One row of the manifest.
+
+    Attributes:
+        id: the first 16 digits of `sha256`.
+        path: relative to the root of the source, or absolute.
+        label: the name of its class; "" for a photo without a label.
+        width, height: in pixels, with the photo upright.
+        sha256: the digest of the file's bytes.
+    """
 
     id: str
     path: str
@@ -37,19 +40,24 @@ class Photo:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is not used, and why; `unusable` where a photo was expected."""
+    """A file that is not used.
+
+    Attributes:
+        is_damaged: a photo was expected here and cannot be read.
+    """
 
     path: str
     reason: str
-    unusable: bool = False
+    is_damaged: bool = False
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Photos of one split: ids, files and class indices, in the order of their ids.
+    """The photos of one or more splits, each split in the order of its ids.
 
     Attributes:
-        labels: int32, (examples,); -1 for a photo without a label.
+        labels: class indices, int32 (examples,); -1 for a photo without a label.
+        classes: the names of all classes, in the order of their indices.
     """
 
     ids: list[str]
@@ -63,40 +71,48 @@ class Examples:
 
 def write_manifest(run: RunDir, photos: list[Photo], skipped: list[Skipped]) -> list[Path]:
     """Write data/manifest.csv and data/skipped.csv; returns their paths."""
-    columns = list(Photo.__dataclass_fields__)
-    rows = [[getattr(photo, column) for column in columns] for photo in photos]
     skipped_csv = run.photos_manifest.with_name("skipped.csv")
-    write_text(run.photos_manifest, _csv(columns, rows))
-    write_text(skipped_csv, _csv(["path", "reason"], [[s.path, s.reason] for s in skipped]))
+    columns = [field.name for field in fields(Photo)]
+    write_text(run.photos_manifest, _csv(columns, map(astuple, photos)))
+    write_text(skipped_csv, _csv(["path", "reason"], [(s.path, s.reason) for s in skipped]))
     return [run.photos_manifest, skipped_csv]
 
 
-def _csv(columns: list[str], rows: list[list[Any]]) -> str:
+def _csv(columns: list[str], rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
     csv.writer(text).writerows([columns, *rows])
     return text.getvalue()
 
 
 def load_examples(run: RunDir, *splits: str) -> Examples:
-    """The photos of one split of a run, or of several, one behind the other.
+    """The photos of a run that belong to these splits, one split after the other.
 
     Raises:
         UserError: the run has no manifest yet.
     """
     facts = read_json(run.photos_manifest.with_suffix(".json"))
     with open(run.photos_manifest, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    rows = [row for split in splits for row in rows if row["split"] == split]
-    return make_examples(rows, Path(facts["root"]), facts["classes"])
+        photos = [_photo(row) for row in csv.DictReader(file)]
+    chosen = [photo for split in splits for photo in photos if photo.split == split]
+    return make_examples(chosen, Path(facts["root"]), facts["classes"])
 
 
-def make_examples(rows: Iterable[dict[str, str]], root: Path, classes: list[str]) -> Examples:
-    """Examples of manifest rows (as dictionaries of their columns)."""
-    rows = list(rows)
-    number = {"": -1, **{name: i for i, name in enumerate(classes)}}
+def student_examples(run: RunDir) -> Examples:
+    """What a student learns from: the training photos, then the photos without labels."""
+    return load_examples(run, "train", UNLABELLED)
+
+
+def _photo(row: dict[str, str]) -> Photo:
+    size = {side: int(row[side]) for side in ("width", "height")}
+    return Photo(**{**row, **size})  # type: ignore[arg-type]
+
+
+def make_examples(photos: Sequence[Photo], root: Path, classes: list[str]) -> Examples:
+    """Examples of these photos; `root` is what their paths are relative to."""
+    indices = {"": -1, **{name: i for i, name in enumerate(classes)}}
     return Examples(
-        ids=[row["id"] for row in rows],
-        paths=[root / row["path"] for row in rows],
-        labels=np.array([number[row["label"]] for row in rows], "int32"),
+        ids=[photo.id for photo in photos],
+        paths=[root / photo.path for photo in photos],
+        labels=np.array([indices[photo.label] for photo in photos], "int32"),
         classes=classes,
     )

@@ -6,108 +6,129 @@ import shutil
 import tempfile
 import threading
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import psutil
 
-from distill.data.manifest import Examples
-from eval.images import decode_photo
+from eval.photo_files import decode_photo
 
 SHARE_OF_FREE_SPACE = 0.25
-"""Of the memory, and of the disk, that is free when a store is made."""
+"""Of the memory, and of the disk, that is free when the first photo is stored."""
 
 
 class PhotoStore:
-    """Decoded photos by their index.
+    """Decoded photos by their id, for all models that one process trains.
 
-    Photos are shrunk to `max_short_side` as they are decoded: what a crop can show at the size
-    of the largest model, and no more.
+    Teacher, student and control share a store: a photo is decoded once, and only one share of the
+    memory is taken. Whoever makes the store uses it in a `with` block, which frees it at the end.
+
+    Args:
+        largest_image: the largest input size of the models, in pixels. Photos are shrunk to what a
+            crop can show at that size.
+        overflow_to: a folder on the disk that takes photos when memory is full.
     """
 
-    def __init__(
-        self, examples: Examples, max_short_side: int, overflow_to: Path | None = None
-    ) -> None:
-        self._paths = examples.paths
-        self._max_short_side = max_short_side
-        self._kept: dict[int, np.ndarray] = {}
-        self._bytes_left = int(psutil.virtual_memory().available * SHARE_OF_FREE_SPACE)
-        self._overflow = None if overflow_to is None else _DiskStore(overflow_to)
+    def __init__(self, largest_image: int, overflow_to: Path | None = None) -> None:
+        # Twice the input: a crop of a quarter of the area still has a pixel for every input pixel.
+        self._max_short_side = 2 * largest_image
+        self._in_memory: dict[str, np.ndarray] = {}
+        self._bytes_left: int | None = None
+        self._lock = threading.Lock()
+        self._on_disk = None if overflow_to is None else _DiskStore(overflow_to)
 
-    def __call__(self, index: np.int64) -> np.ndarray:
-        """uint8, (height, width, 3)."""
-        number = int(index)
-        photo = self._kept.get(number)
-        if photo is None and self._overflow is not None:
-            photo = self._overflow.get(number)
+    def photo(self, photo_id: str, path: Path) -> np.ndarray:
+        """The pixels of a photo: uint8, (height, width, 3)."""
+        photo = self._in_memory.get(photo_id)
+        if photo is None and self._on_disk is not None:
+            photo = self._on_disk.get(photo_id)
         if photo is None:
-            photo = decode_photo(self._paths[number], self._max_short_side)
-            self._keep(number, photo)
+            photo = decode_photo(path, self._max_short_side)
+            self._put(photo_id, photo)
         return photo
 
-    def _keep(self, number: int, photo: np.ndarray) -> None:
-        if photo.nbytes <= self._bytes_left:
-            self._bytes_left -= photo.nbytes
-            self._kept[number] = photo
-        elif self._overflow is not None:
-            self._overflow.put(number, photo)
+    def _put(self, photo_id: str, photo: np.ndarray) -> None:
+        with self._lock:
+            if self._bytes_left is None:
+                free = psutil.virtual_memory().available
+                self._bytes_left = int(free * SHARE_OF_FREE_SPACE)
+            fits = photo.nbytes <= self._bytes_left
+            if fits:
+                self._bytes_left -= photo.nbytes
+                self._in_memory[photo_id] = photo
+        if not fits and self._on_disk is not None:
+            self._on_disk.put(photo_id, photo)
 
+    def __enter__(self) -> Self:
+        return self
 
-_kept: dict[tuple[object, ...], PhotoStore] = {}
-
-
-def shared_store(
-    examples: Examples, max_short_side: int, overflow_to: Path | None = None
-) -> PhotoStore:
-    """The store of these photos.
-
-    The last one is kept: teacher, student and control of a run decode a photo once, and do not
-    take a share of the memory each.
-    """
-    key = tuple(examples.ids), tuple(examples.paths), max_short_side, overflow_to
-    if key not in _kept:
-        _kept.clear()
-        _kept[key] = PhotoStore(examples, max_short_side, overflow_to)
-    return _kept[key]
+    def __exit__(self, *error: object) -> None:
+        # Garbage collection would not free it: TensorFlow keeps every Python function that a
+        # pipeline calls, and so the store behind it, until the process ends.
+        with self._lock:
+            self._bytes_left = 0
+            self._in_memory.clear()
+        if self._on_disk is not None:
+            self._on_disk.empty()
 
 
 class _DiskStore:
-    """Arrays in a nameless file, which the system removes with the process, however that ends."""
+    """Arrays in a file without a name, which the system removes when the process ends."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file: int | None = None
-        self._places: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self._places: dict[str, tuple[int, tuple[int, ...]]] = {}
         self._end = 0
-        self._bytes_left = int(shutil.disk_usage(folder).free * SHARE_OF_FREE_SPACE)
+        self._bytes_left = 0
         self._lock = threading.Lock()
+        self._is_emptied = False
 
-    def put(self, number: int, photo: np.ndarray) -> None:
+    def put(self, name: str, photo: np.ndarray) -> None:
         """Keep an array, unless the space is used up."""
         with self._lock:
-            if photo.nbytes > self._bytes_left:
+            if self._is_emptied:
                 return
             if self._file is None:
                 with tempfile.TemporaryFile(dir=self._folder) as file:
                     self._file = os.dup(file.fileno())
+                free = shutil.disk_usage(self._folder).free
+                self._bytes_left = int(free * SHARE_OF_FREE_SPACE)
+            if photo.nbytes > self._bytes_left:
+                return
             start = self._end
             self._end += photo.nbytes
             self._bytes_left -= photo.nbytes
         try:
             written = os.pwrite(self._file, np.ascontiguousarray(photo).data, start)
-        except OSError:  # others have filled the disk: what is not kept is decoded again
+        except OSError:  # another program filled the disk: the photo is decoded again
             self._bytes_left = 0
             return
         if written == photo.nbytes:
-            self._places[number] = start, photo.shape
+            self._places[name] = start, photo.shape
 
-    def get(self, number: int) -> np.ndarray | None:
-        """The array kept under this number, or None."""
-        if number not in self._places:
+    def get(self, name: str) -> np.ndarray | None:
+        """The array of this name, or None."""
+        place = self._places.get(name)
+        if place is None:
             return None
         assert self._file is not None
-        start, shape = self._places[number]
+        start, shape = place
         content = os.pread(self._file, math.prod(shape), start)
+        if len(content) < math.prod(shape):  # the store was emptied meanwhile
+            return None
         return np.frombuffer(content, "uint8").reshape(shape)
+
+    def empty(self) -> None:
+        """Free the space on the disk; nothing is kept from now on.
+
+        The file stays open: a thread of a pipeline that was abandoned may still use its number.
+        """
+        with self._lock:
+            self._is_emptied = True
+            self._places.clear()
+            if self._file is not None:
+                os.ftruncate(self._file, 0)
 
     def __del__(self) -> None:
         if self._file is not None:

@@ -4,12 +4,10 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from configs.artifacts import (
-    digest,
-    file_sha256,
-)
+from configs.artifacts import digest, file_sha256
 from configs.errors import UserError
 from configs.progress import track
 from configs.resume import Built, Step, Workspace
@@ -24,118 +22,167 @@ from distill.data.manifest import (
     make_examples,
     write_manifest,
 )
-from distill.data.sources import SOURCES, Listing, unlabelled_files
-from distill.data.splits import carved
-from eval.images import PHOTO_SUFFIXES, UnreadablePhoto, decode_photo
+from distill.data.sources import SOURCES, ListedFile, Listing, unlabelled_files
+from distill.data.splits import SplitRule
+from eval.photo_files import PHOTO_SUFFIXES, UnreadablePhoto, photo_size
 
 DEFAULTS = DataConfig()
 
 
+def data_step(run: RunDir, data: DataConfig) -> Step:
+    """Scan and split the photos. A file that was added, removed or changed makes it stale."""
+    listing, listing_digest = list_source(data, run)
+
+    def build(workspace: Workspace) -> Built:
+        rule = SplitRule(validation=data.validation, test=data.test)
+        photos, skipped = scan(listing, rule, max_skipped=data.max_skipped)
+        count = Counter(photo.split for photo in photos)
+        return write_manifest(run, photos, skipped), {
+            "root": str(listing.root.resolve()),
+            "source": data.source,
+            "classes": _class_names(photos),
+            **{f"num_{split}": count[split] for split in (*SPLITS, UNLABELLED)},
+            "num_skipped": len(skipped),
+        }
+
+    inputs = {"data": data.model_dump(mode="json"), "listing": listing_digest}
+    return Step("data", run.photos_manifest.with_suffix(".json"), inputs, build)
+
+
+def scan_folder(
+    path: Path, *, validation: float = DEFAULTS.validation, test: float = DEFAULTS.test
+) -> dict[str, Examples]:
+    """Examples by split of a folder of photos that belongs to no run, by the same split rule."""
+    listing = SOURCES["folder"](path, Path())
+    rule = SplitRule(validation=validation, test=test)
+    photos, _ = scan(listing, rule, max_skipped=DEFAULTS.max_skipped)
+    classes = _class_names(photos)
+    return {
+        split: make_examples([photo for photo in photos if photo.split == split], path, classes)
+        for split in SPLITS
+    }
+
+
 def list_source(data: DataConfig, run: RunDir) -> tuple[Listing, str]:
-    """The files of the source, and a digest of their names, sizes and times of change."""
+    """The files of the source, and a digest of their names, sizes and modification times."""
     listing = SOURCES[data.source](data.path, run.photos_manifest.parent)
     if data.unlabelled is not None:
-        further = [(path, "", UNLABELLED) for path in unlabelled_files(data.unlabelled)]
-        listing = Listing(listing.root, [*listing.files, *further])
-    stats = []
-    for path, label, split in listing.files:
-        stat = os.stat(listing.root / path) if os.path.exists(listing.root / path) else None
-        stats.append([path, label, split, stat and stat.st_size, stat and stat.st_mtime_ns])
-    return listing, digest(stats)
+        unlabelled = [
+            ListedFile(path, "", UNLABELLED) for path in unlabelled_files(data.unlabelled)
+        ]
+        listing = replace(listing, files=[*listing.files, *unlabelled])
+    rows = []
+    for file in listing.files:
+        path = listing.root / file.path
+        stat = os.stat(path) if os.path.exists(path) else None
+        size, changed = (stat.st_size, stat.st_mtime_ns) if stat else (None, None)
+        rows.append([file.path, file.label, file.split, size, changed])
+    return listing, digest(rows)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A readable photo, before files with the same content are compared."""
+
+    photo: Photo
+    has_split_folder: bool
 
 
 def scan(
-    listing: Listing, *, validation: float, test: float, max_skipped: float
+    listing: Listing, rule: SplitRule, *, max_skipped: float
 ) -> tuple[list[Photo], list[Skipped]]:
-    """Open every file; sort out what cannot serve; give each photo its split.
+    """Open every file, skip what cannot be used, and give each photo its split.
 
     Raises:
-        UserError: too much had to be skipped, or what is left cannot train a classifier.
+        UserError: too many photos are damaged, or the others cannot train a classifier.
     """
-    if validation + test >= 1:
+    if rule.validation + rule.test >= 1:
         raise UserError(
-            f"data.validation {validation} and data.test {test} leave nothing to train on. "
-            "Their sum must be below 1."
+            f"data.validation {rule.validation} and data.test {rule.test} leave nothing to train "
+            "on. Their sum must be below 1."
         )
-    opened: list[tuple[Photo, bool]] = []
+    train_rule = rule.beside_folders(listing)
+    candidates: list[_Candidate] = []
     skipped: list[Skipped] = []
     with ThreadPoolExecutor() as pool, track("photos", len(listing.files)) as advance:
-        jobs = pool.map(lambda file: _open(listing.root, *file[:2]), listing.files)
-        for number, (result, file) in enumerate(zip(jobs, listing.files, strict=True), 1):
+        results = pool.map(lambda file: _read(listing.root, file), listing.files)
+        for number, (result, file) in enumerate(zip(results, listing.files, strict=True), 1):
             if isinstance(result, Skipped):
                 skipped.append(result)
             else:
-                split = file[2] or carved(listing, result.sha256, validation, test)
-                opened.append((_with_split(result, split), file[2] is not None))
+                split = file.split or train_rule.split_of(result.sha256)
+                candidates.append(_Candidate(replace(result, split=split), file.split is not None))
             advance(number, f"{len(skipped)} skipped")
-    photos, doubles = _without_doubles(opened)
-    skipped += doubles
-    _check_enough(listing, photos, skipped, max_skipped)
+    photos, duplicates = _without_duplicates(candidates)
+    skipped += duplicates
+    _check_damaged(listing, photos, skipped, max_skipped)
+    _check_classes(listing, photos)
     return photos, skipped
 
 
-def _with_split(photo: Photo, split: str) -> Photo:
-    return Photo(**{**photo.__dict__, "split": split})
-
-
-def _open(root: Path, path: str, label: str) -> Photo | Skipped:
-    full = root / path
+def _read(root: Path, file: ListedFile) -> Photo | Skipped:
+    path = root / file.path
     try:
-        path.encode("utf-8")
+        file.path.encode("utf-8")
     except UnicodeEncodeError:
-        readable = path.encode("utf-8", "backslashreplace").decode()
-        return Skipped(readable, "file name is not UTF-8", unusable=True)
-    if full.suffix.lower() not in PHOTO_SUFFIXES:
-        return Skipped(path, f"not a photo ({full.suffix or 'no ending'})")
+        readable = file.path.encode("utf-8", "backslashreplace").decode()
+        return Skipped(readable, "file name is not UTF-8", is_damaged=True)
+    if path.suffix.lower() not in PHOTO_SUFFIXES:
+        return Skipped(file.path, f"not a photo ({path.suffix or 'no ending'})")
     try:
-        height, width = decode_photo(full).shape[:2]
-        sha256 = file_sha256(full)
+        width, height = photo_size(path)
+        sha256 = file_sha256(path)
     except UnreadablePhoto as error:
-        return Skipped(path, str(error), unusable=True)
+        return Skipped(file.path, str(error), is_damaged=True)
     except OSError as error:
-        return Skipped(path, error.strerror or str(error), unusable=True)
-    return Photo(sha256[:16], path, label, "", width, height, sha256)
+        return Skipped(file.path, error.strerror or str(error), is_damaged=True)
+    return Photo(sha256[:16], file.path, file.label, "", width, height, sha256)
 
 
-def _without_doubles(opened: Iterable[tuple[Photo, bool]]) -> tuple[list[Photo], list[Skipped]]:
+def _without_duplicates(
+    candidates: Iterable[_Candidate],
+) -> tuple[list[Photo], list[Skipped]]:
     """One photo for each content.
 
-    Under two labels none is kept: nobody knows which one is right. Of one in train and one in
-    a given validation or test folder the latter stays, so that nothing tested was learned; and
-    one with a label stays before one without.
+    A photo under two labels is not used, because nobody knows which label is right. Of a photo in
+    two splits the test photo is used, then the validation photo, so that nothing is tested that
+    was learned. A photo without a label is used last.
     """
     order = (UNLABELLED, *SPLITS)
-    same: dict[str, list[tuple[Photo, bool]]] = defaultdict(list)
-    for photo, given in opened:
-        same[photo.sha256].append((photo, given))
+    same_content: dict[str, list[_Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        same_content[candidate.photo.sha256].append(candidate)
     photos, skipped = [], []
-    for group in same.values():
-        group.sort(key=lambda member: (-order.index(member[0].split), not member[1]))
-        members = [photo for photo, _ in group]
-        labels = sorted({photo.label for photo in members} - {""})
+    for group in same_content.values():
+        group.sort(key=lambda c: (-order.index(c.photo.split), not c.has_split_folder))
+        first, *others = [candidate.photo for candidate in group]
+        labels = sorted({photo.label for photo in (first, *others)} - {""})
         if len(labels) > 1:
             reason = f"the same photo under {' and '.join(labels)}"
-            skipped += [Skipped(photo.path, reason) for photo in members]
+            skipped += [Skipped(photo.path, reason) for photo in (first, *others)]
             continue
-        photos.append(members[0])
-        skipped += [Skipped(p.path, f"the same photo as {members[0].path}") for p in members[1:]]
+        photos.append(first)
+        skipped += [Skipped(photo.path, f"the same photo as {first.path}") for photo in others]
     return sorted(photos, key=lambda photo: photo.id), skipped
 
 
-def _check_enough(
+def _check_damaged(
     listing: Listing, photos: list[Photo], skipped: list[Skipped], max_skipped: float
 ) -> None:
-    unusable = [s for s in skipped if s.unusable]
-    expected = len(photos) + len(unusable)
-    if unusable and len(unusable) > max_skipped * expected:
-        examples = "\n  ".join(f"{s.path}: {s.reason}" for s in unusable[:5])
+    damaged = [file for file in skipped if file.is_damaged]
+    expected = len(photos) + len(damaged)
+    if damaged and len(damaged) > max_skipped * expected:
+        examples = "\n  ".join(f"{file.path}: {file.reason}" for file in damaged[:5])
         raise UserError(
-            f"{len(unusable)} of {expected} photos in {listing.root} cannot be used, more than "
+            f"{len(damaged)} of {expected} photos in {listing.root} cannot be used, more than "
             f"data.max_skipped ({max_skipped:.0%}) allows:\n  {examples}\n"
-            "Mend or remove them, or raise it: --set data.max_skipped=0.5"
+            "Repair or remove them, or raise the limit: --set data.max_skipped=0.5"
         )
+
+
+def _check_classes(listing: Listing, photos: list[Photo]) -> None:
     count = Counter((photo.label, photo.split) for photo in photos)
-    classes = sorted({label for _, label, _ in listing.files} - {""})
+    classes = sorted({file.label for file in listing.files} - {""})
     usable = [name for name in classes if any(count[name, split] for split in SPLITS)]
     if len(usable) < 2:
         raise UserError(
@@ -145,8 +192,8 @@ def _check_enough(
     for name in usable:
         if not count[name, "train"]:
             raise UserError(
-                f"class {name!r} in {listing.root} has no photo to train on. Add photos of it "
-                "(about ten at the least), or remove the folder."
+                f"class {name!r} in {listing.root} has no photo to train on. Add at least ten "
+                "photos of it, or remove the folder."
             )
     for split in ("validation", "test"):
         if not any(count[name, split] for name in usable):
@@ -156,39 +203,5 @@ def _check_enough(
             )
 
 
-def data_step(run: RunDir, data: DataConfig) -> Step:
-    """Scan and split the photos; done again when a file of the source came, went or changed."""
-    listing, listed = list_source(data, run)
-    config = data.model_dump(mode="json")
-
-    def build(workspace: Workspace) -> Built:
-        photos, skipped = scan(
-            listing,
-            validation=data.validation,
-            test=data.test,
-            max_skipped=data.max_skipped,
-        )
-        count = Counter(photo.split for photo in photos)
-        return write_manifest(run, photos, skipped), {
-            "root": str(listing.root.resolve()),
-            "source": data.source,
-            "classes": sorted({photo.label for photo in photos} - {""}),
-            **{f"num_{split}": count[split] for split in (*SPLITS, UNLABELLED)},
-            "num_skipped": len(skipped),
-        }
-
-    manifest = run.photos_manifest.with_suffix(".json")
-    return Step("data", manifest, {"data": config, "listing": listed}, build)
-
-
-def scan_folder(
-    path: Path, *, validation: float = DEFAULTS.validation, test: float = DEFAULTS.test
-) -> dict[str, Examples]:
-    """Examples by split of a folder of photos that belongs to no run, split by the same rule."""
-    listing = SOURCES["folder"](path, Path())
-    photos, _ = scan(listing, validation=validation, test=test, max_skipped=DEFAULTS.max_skipped)
-    classes = sorted({photo.label for photo in photos})
-    return {
-        split: make_examples((vars(p) for p in photos if p.split == split), path, classes)
-        for split in SPLITS
-    }
+def _class_names(photos: list[Photo]) -> list[str]:
+    return sorted({photo.label for photo in photos} - {""})

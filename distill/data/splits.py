@@ -1,21 +1,31 @@
 """The rule that puts a photo into the training, validation or test split."""
 
 import hashlib
+from dataclasses import dataclass, replace
 
-from distill.data.manifest import UNLABELLED
 from distill.data.sources import Listing
 
 
-def split_of(sha256: str, *, validation: float, test: float) -> str:
-    """The split a photo belongs to: by its content alone, so renames and additions move nothing."""
-    position = int(hashlib.sha256(f"split {sha256}".encode()).hexdigest()[:13], 16) / 16**13
-    if position < test:
-        return "test"
-    return "validation" if position < test + validation else "train"
+@dataclass(frozen=True)
+class SplitRule:
+    """Which share of the photos goes to each split; the rest is for training.
 
+    Attributes:
+        validation, test: shares, 0..1.
+    """
 
-def carved(listing: Listing, sha256: str, validation: float, test: float) -> str:
-    """Splits that have folders of their own get nothing from the train folder."""
-    given = {split for _, _, split in listing.files if split} - {UNLABELLED}
-    share = {"validation": validation, "test": test}
-    return split_of(sha256, **{k: 0.0 if k in given else v for k, v in share.items()})
+    validation: float
+    test: float
+
+    def split_of(self, sha256: str) -> str:
+        """The split of a photo, by its content alone: renames and additions move no photo."""
+        position = int(hashlib.sha256(f"split {sha256}".encode()).hexdigest()[:13], 16) / 16**13
+        if position < self.test:
+            return "test"
+        return "validation" if position < self.test + self.validation else "train"
+
+    def beside_folders(self, listing: Listing) -> "SplitRule":
+        """The rule for the train folder: a split that has its own folder takes nothing from it."""
+        with_folder = {file.split for file in listing.files}
+        no_share = {name: 0.0 for name in ("validation", "test") if name in with_folder}
+        return replace(self, **no_share)

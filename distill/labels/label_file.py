@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 
 from configs.progress import track
+from distill.data.pipelines import LabelReader
 
 ROWS_PER_CHUNK = 128
-
-Reader = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(indices, views) -> logits, float32 (batch, classes)."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def shard_rows(num_rows: int, shard: int, num_shards: int) -> range:
     return range(first * ROWS_PER_CHUNK, min(last * ROWS_PER_CHUNK, num_rows))
 
 
-def label_reader(path: Path, label_format: LabelFormat) -> Reader:
+def label_reader(path: Path, label_format: LabelFormat) -> LabelReader:
     """Random access to a file of soft labels, mapped from disk."""
     stored = np.load(path, mmap_mode="r")
     return lambda indices, views: label_format.decode(stored[indices, views])

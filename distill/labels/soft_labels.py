@@ -18,14 +18,19 @@ from configs.errors import StepFailed, UserError
 from configs.resume import Built, Step, Workspace, is_current
 from configs.run_dir import RunDir
 from configs.schema import Experiment
-from distill.data.inputs import ViewSource
-from distill.data.manifest import Examples
-from distill.data.run_views import taught_examples, taught_views, view_inputs
+from distill.data.manifest import Examples, student_examples
+from distill.data.photo_store import PhotoStore
+from distill.data.pipelines import (
+    LabelReader,
+    ViewSource,
+    open_photo_store,
+    student_views,
+    view_inputs,
+)
 from distill.labels import label_file
 from distill.labels.label_file import (
     ROWS_PER_CHUNK,
     LabelFormat,
-    Reader,
     label_reader,
     shard_rows,
     write_label_file,
@@ -40,18 +45,25 @@ from distill.teacher import (
 BATCH_SIZE = 32
 
 
-def soft_labels_step(run: RunDir, experiment: Experiment) -> Step:
+def soft_labels_step(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Step:
     """Label every view of every training photo with the teacher's logits."""
-    inputs = _inputs(run, experiment)
-    path = run.soft_labels(digest(inputs))
+    path = soft_labels_path(run, experiment)
 
     def build(workspace: Workspace) -> Built:
-        return _label(run, experiment, path, range(len(taught_examples(run))), workspace)
+        rows = range(len(student_examples(run)))
+        return _label(run, experiment, photos, path, rows, workspace)
 
-    return Step("soft labels", path.with_suffix(".json"), inputs, build)
+    return Step("soft labels", path.with_suffix(".json"), _inputs(run, experiment), build)
 
 
-def shard_step(run: RunDir, experiment: Experiment, shard: int, num_shards: int) -> Step:
+def soft_labels_path(run: RunDir, experiment: Experiment) -> Path:
+    """The file of the soft labels that belong to this config."""
+    return run.soft_labels(digest(_inputs(run, experiment)))
+
+
+def shard_step(
+    run: RunDir, experiment: Experiment, photos: PhotoStore, *, shard: int, num_shards: int
+) -> Step:
     """Label one of `num_shards` parts of the training photos (1 is the first).
 
     Raises:
@@ -62,31 +74,31 @@ def shard_step(run: RunDir, experiment: Experiment, shard: int, num_shards: int)
     inputs = {**inputs, "shard": shard, "num_shards": num_shards}
 
     def build(workspace: Workspace) -> Built:
-        num_examples = len(taught_examples(run))
+        num_examples = len(student_examples(run))
         rows = shard_rows(num_examples, shard, num_shards)
         if not rows:
             raise UserError(
                 f"{num_shards} shards are too many for {num_examples} photos: each takes at least "
                 f"{ROWS_PER_CHUNK}. Expected {-(-num_examples // ROWS_PER_CHUNK)} or fewer."
             )
-        return _label(run, experiment, path, rows, workspace)
+        return _label(run, experiment, photos, path, rows, workspace)
 
     name = f"soft labels {shard} of {num_shards}"
     return Step(name, path.with_suffix(".json"), inputs, build)
 
 
-def merge_step(run: RunDir, experiment: Experiment) -> Step:
+def merge_step(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Step:
     """Make one file of all shards; the result is that of `soft_labels_step`, bit for bit.
 
     Raises:
         UserError: when built, if a shard is missing, of other settings, or there twice.
     """
-    whole = soft_labels_step(run, experiment)
+    whole = soft_labels_step(run, experiment, photos)
 
     def build(workspace: Workspace) -> Built:
-        examples = taught_examples(run)
+        examples = student_examples(run)
         path = whole.manifest.with_suffix(".npy")
-        shards = _complete_shards(run, experiment, path.stem)
+        shards = _complete_shards(run, experiment, photos, path.stem)
         label_format = _label_format(experiment, examples)
         num_views = experiment.soft_labels.num_views
         with whole_file(path) as unfinished:
@@ -106,7 +118,9 @@ def merge_step(run: RunDir, experiment: Experiment) -> Step:
     return Step(whole.name, whole.manifest, whole.inputs, build)
 
 
-def _complete_shards(run: RunDir, experiment: Experiment, name: str) -> list[Path]:
+def _complete_shards(
+    run: RunDir, experiment: Experiment, photos: PhotoStore, name: str
+) -> list[Path]:
     """The files of all shards in their order."""
     pattern = re.compile(re.escape(name) + r"\.(\d+)-of-(\d+)\.npy")
     folder = run.soft_labels(name).parent
@@ -129,7 +143,7 @@ def _complete_shards(run: RunDir, experiment: Experiment, name: str) -> list[Pat
             f"distill label TARGET --shard {missing[0]}/{totals[0]}."
         )
     for number in range(1, totals[0] + 1):
-        step = shard_step(run, experiment, number, totals[0])
+        step = shard_step(run, experiment, photos, shard=number, num_shards=totals[0])
         if not is_current(step.manifest, step.inputs):
             raise UserError(
                 f"shard {number} of {totals[0]} in {folder} is damaged or without its "
@@ -138,10 +152,10 @@ def _complete_shards(run: RunDir, experiment: Experiment, name: str) -> list[Pat
     return [folder / f"{name}.{number}-of-{totals[0]}.npy" for number in range(1, totals[0] + 1)]
 
 
-def load_soft_labels(run: RunDir, experiment: Experiment) -> Reader:
+def load_soft_labels(run: RunDir, experiment: Experiment) -> LabelReader:
     """The finished labels of a run, mapped from disk."""
-    path = soft_labels_step(run, experiment).manifest.with_suffix(".npy")
-    return label_reader(path, _label_format(experiment, taught_examples(run)))
+    path = soft_labels_path(run, experiment)
+    return label_reader(path, _label_format(experiment, student_examples(run)))
 
 
 def verify_soft_labels(run: RunDir, experiment: Experiment, count: int) -> dict[str, Any]:
@@ -153,7 +167,12 @@ def verify_soft_labels(run: RunDir, experiment: Experiment, count: int) -> dict[
     Raises:
         StepFailed: a label is further off than float16 rounds.
     """
-    source = taught_views(run, experiment)
+    with open_photo_store(run, experiment) as photos:
+        source = student_views(run, experiment, photos)
+        return _verify(run, experiment, source, count)
+
+
+def _verify(run: RunDir, experiment: Experiment, source: ViewSource, count: int) -> dict[str, Any]:
     rng = np.random.default_rng()
     indices = rng.integers(len(source.examples), size=count)
     views = rng.integers(source.num_views, size=count)
@@ -264,9 +283,14 @@ def _label_format(experiment: Experiment, examples: Examples) -> LabelFormat:
 
 
 def _label(
-    run: RunDir, experiment: Experiment, path: Path, rows: range, workspace: Workspace
+    run: RunDir,
+    experiment: Experiment,
+    photos: PhotoStore,
+    path: Path,
+    rows: range,
+    workspace: Workspace,
 ) -> Built:
-    source = taught_views(run, experiment)
+    source = student_views(run, experiment, photos)
     teachers = load_teachers(run, experiment)
     label_views(
         teachers,

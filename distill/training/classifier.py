@@ -13,14 +13,14 @@ from configs.resume import Built, Workspace
 from configs.run_dir import RunDir
 from configs.schema import TrainingConfig
 from distill.backbones import BACKBONES
-from distill.data.inputs import (
+from distill.data.manifest import load_examples
+from distill.data.pipelines import (
+    LabelReader,
     ViewSource,
     evaluation_images,
     steps_per_epoch,
     training_batches,
 )
-from distill.data.manifest import load_examples
-from distill.labels.label_file import Reader
 from distill.losses import Objective, balanced_class_weights
 from distill.model_file import describe, save_model
 from distill.training.epochs import Schedule
@@ -47,7 +47,7 @@ class TrainingJob:
     views: ViewSource
     objective: Objective
     seed: int
-    soft_labels: Reader | None = None
+    soft_labels: LabelReader | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from PIL import Image
 
 from configs.records import from_json
-from eval.images import UnreadablePhoto, evaluation_image
+from eval.images import evaluation_image
+from eval.photo_files import UnreadablePhoto
 from eval.report.charts import (
     Point,
     lines,

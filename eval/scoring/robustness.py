@@ -14,7 +14,8 @@ from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from eval.devices.probe import open_model
-from eval.images import decode_photo, evaluation_batches, evaluation_view
+from eval.images import evaluation_batches, evaluation_view
+from eval.photo_files import decode_photo
 from eval.scoring.corruptions import STRENGTHS, corrupt
 from eval.scoring.intervals import paired_bootstrap
 from eval.scoring.predictions import predict_file

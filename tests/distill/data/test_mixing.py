@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 
 from configs.schema import ViewsConfig
-from distill.data.inputs import training_batches, view_source
 from distill.data.mixing import Mix, draw_mix, mix_images
+from distill.data.photo_store import PhotoStore
+from distill.data.pipelines import ViewSource, training_batches
 from distill.data.scan import scan_folder
 
 
@@ -65,7 +66,7 @@ def test_both_share_the_views_evenly() -> None:
 def test_labels_are_mixed_as_the_images_are(photo_folder: Path) -> None:
     examples = scan_folder(photo_folder)["train"]
     views = ViewsConfig(mixup=1.0)
-    source = view_source(examples, views=views, num_views=2, seed=1, largest_image=16)
+    source = ViewSource(examples, PhotoStore(16), views, 2, seed=1)
     pairs = tf.data.Dataset.range(len(examples)).map(lambda i: (i, tf.constant(0, tf.int64)))
     seen = list(source.images(pairs, 16).as_numpy_iterator())
     batches = training_batches(
@@ -83,10 +84,9 @@ def test_labels_are_mixed_as_the_images_are(photo_folder: Path) -> None:
 def test_a_photo_without_a_label_has_none_in_its_batch(photo_folder: Path) -> None:
     examples = scan_folder(photo_folder)["train"]
     unlabelled = np.where(np.arange(len(examples)) % 2, examples.labels, -1).astype("int32")
-    source = view_source(
-        replace(examples, labels=unlabelled),
-        views=ViewsConfig(), num_views=1, seed=1, largest_image=16,
-    )  # fmt: skip
+    source = ViewSource(
+        replace(examples, labels=unlabelled), PhotoStore(16), ViewsConfig(), num_views=1, seed=1
+    )
     batches = training_batches(
         source, image_size=16, batch_size=len(examples), seed=1, initial_epoch=0, epochs=1
     )

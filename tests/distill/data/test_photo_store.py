@@ -1,4 +1,4 @@
-"""Decoded photos come back as they were, wherever they were kept."""
+"""Decoded photos come back as they were, wherever they were stored."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,9 +8,12 @@ import pytest
 
 from distill.data import photo_store
 from distill.data.manifest import Examples
-from distill.data.photo_store import PhotoStore, shared_store
+from distill.data.photo_store import PhotoStore
 from distill.data.scan import scan_folder
-from eval.images import decode_photo
+from eval.photo_files import decode_photo
+
+LARGEST_IMAGE = 16
+SHORT_SIDE = 32  # twice the largest image
 
 
 @pytest.fixture
@@ -36,47 +39,59 @@ def without_memory(store: PhotoStore) -> PhotoStore:
     return store
 
 
-def read_all(store: PhotoStore, count: int) -> list[np.ndarray]:
+def read_all(store: PhotoStore, examples: Examples) -> list[np.ndarray]:
     with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(store, np.arange(count)))
+        return list(pool.map(store.photo, examples.ids, examples.paths))
 
 
 def test_memory_and_disk_give_back_what_was_decoded(
     examples: Examples, decoded: list[Path], tmp_path: Path
 ) -> None:
-    in_memory = PhotoStore(examples, 32)
-    on_disk = without_memory(PhotoStore(examples, 32, tmp_path))
+    in_memory = PhotoStore(LARGEST_IMAGE)
+    on_disk = without_memory(PhotoStore(LARGEST_IMAGE, tmp_path))
     for store in (in_memory, on_disk):
         decoded.clear()
-        first = read_all(store, len(examples))
+        first = read_all(store, examples)
         assert len(decoded) == len(examples)
-        second = read_all(store, len(examples))
+        second = read_all(store, examples)
         assert len(decoded) == len(examples)  # once each
         for photo, again, path in zip(first, second, examples.paths, strict=True):
-            np.testing.assert_array_equal(photo, decode_photo(path, 32))
+            np.testing.assert_array_equal(photo, decode_photo(path, SHORT_SIDE))
             np.testing.assert_array_equal(again, photo)
 
 
 def test_what_does_not_fit_is_decoded_again(
-    examples: Examples, decoded: list[Path], tmp_path: Path
+    examples: Examples, decoded: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = without_memory(PhotoStore(examples, 32, tmp_path))
-    store._overflow._bytes_left = 3 * decode_photo(examples.paths[0], 32).nbytes
-    read_all(store, len(examples))
-    read_all(store, len(examples))
+    store = without_memory(PhotoStore(LARGEST_IMAGE, tmp_path))
+    num_bytes = decode_photo(examples.paths[0], SHORT_SIDE).nbytes
+    # The disk has room for three photos and a half, and each has a quarter of it at most.
+    usage = type("Usage", (), {"free": int(3.5 * num_bytes / photo_store.SHARE_OF_FREE_SPACE)})
+    monkeypatch.setattr(photo_store.shutil, "disk_usage", lambda folder: usage)
+    read_all(store, examples)
+    read_all(store, examples)
     assert len(decoded) == 2 * len(examples) - 3
 
 
 def test_nothing_stays_on_the_disk(examples: Examples, tmp_path: Path) -> None:
     folder = tmp_path / "overflow"
     folder.mkdir()
-    read_all(without_memory(PhotoStore(examples, 32, folder)), len(examples))
+    read_all(without_memory(PhotoStore(LARGEST_IMAGE, folder)), examples)
     assert not list(folder.iterdir())
 
 
-def test_those_who_see_the_same_photos_share_a_store(examples: Examples, tmp_path: Path) -> None:
-    store = shared_store(examples, 32, tmp_path)
-    assert shared_store(examples, 32, tmp_path) is store
-    assert shared_store(examples, 64, tmp_path) is not store
+def test_photos_of_other_splits_share_the_store(
+    photo_folder: Path, examples: Examples, decoded: list[Path]
+) -> None:
+    """The student may learn from more photos than the teacher did."""
     fewer = Examples(examples.ids[1:], examples.paths[1:], examples.labels[1:], examples.classes)
-    assert shared_store(fewer, 64, tmp_path) is not shared_store(examples, 64, tmp_path)
+    with PhotoStore(LARGEST_IMAGE) as store:
+        read_all(store, fewer)
+        read_all(store, examples)
+    assert len(decoded) == len(examples)
+
+
+def test_the_end_of_the_block_frees_the_photos(examples: Examples, decoded: list[Path]) -> None:
+    with PhotoStore(LARGEST_IMAGE) as store:
+        read_all(store, examples)
+    assert not store._in_memory

@@ -1,6 +1,7 @@
 import csv
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from distill.data.scan import (
     scan,
     scan_folder,
 )
-from distill.data.splits import split_of
+from distill.data.splits import SplitRule
 from support import save_photo
 
 
@@ -27,7 +28,7 @@ def scanned(
 ) -> tuple[list[Photo], dict[str, str]]:
     """Usable photos, and the reasons of the others by path."""
     listing, _ = list_source(DataConfig(source=source, path=root), RunDir(root / "run"))
-    photos, skipped = scan(listing, validation=0.2, test=0.3, max_skipped=max_skipped)
+    photos, skipped = scan(listing, SplitRule(validation=0.2, test=0.3), max_skipped=max_skipped)
     return photos, {s.path: s.reason for s in skipped}
 
 
@@ -40,7 +41,8 @@ def test_class_folders_become_labelled_examples_in_three_splits(photo_folder: Pa
 
 
 def test_fractions_are_right_in_expectation() -> None:
-    splits = [split_of(f"{i:064x}", validation=0.1, test=0.2) for i in range(10_000)]
+    rule = SplitRule(validation=0.1, test=0.2)
+    splits = [rule.split_of(f"{i:064x}") for i in range(10_000)]
     # Four standard deviations of a binomial share at n = 10,000 are at most 0.016.
     assert splits.count("test") / 10_000 == pytest.approx(0.2, abs=0.016)
     assert splits.count("validation") / 10_000 == pytest.approx(0.1, abs=0.012)
@@ -252,3 +254,18 @@ def test_a_missing_folder_of_unlabelled_photos_is_told(photo_folder: Path, tmp_p
     data = DataConfig(path=photo_folder, unlabelled=tmp_path / "none")
     with pytest.raises(UserError, match=r"data\.unlabelled is .*none\. Expected a folder"):
         data_step(RunDir(tmp_path / "run"), data)
+
+
+def test_the_given_splits_are_looked_up_once_and_not_for_every_photo(photo_folder: Path) -> None:
+    class Counted(list):
+        num_passes = 0
+
+        def __iter__(self):
+            Counted.num_passes += 1
+            return super().__iter__()
+
+    listing, _ = list_source(DataConfig(path=photo_folder), RunDir(photo_folder / "run"))
+    counted = replace(listing, files=Counted(listing.files))
+    photos, _ = scan(counted, SplitRule(validation=0.2, test=0.3), max_skipped=1.0)
+    assert len(photos) == 60
+    assert Counted.num_passes < 10

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from configs.schema import ViewsConfig
 from distill.data import views as views_module
-from distill.data.inputs import steps_per_epoch, training_batches, view_source
+from distill.data.photo_store import PhotoStore
+from distill.data.pipelines import ViewSource, steps_per_epoch, training_batches
 from distill.data.scan import scan_folder
 from distill.data.views import training_view
 
@@ -195,7 +196,7 @@ def test_two_sizes_show_the_same_view(option: dict) -> None:
 def source(photo_folder: Path):
     examples = scan_folder(photo_folder)["train"]
     views = ViewsConfig(crop=(0.5, 1.0))
-    return view_source(examples, views=views, num_views=2, seed=1, largest_image=16)
+    return ViewSource(examples, PhotoStore(16), views, 2, seed=1)
 
 
 def epoch_images(source, *, batch_size: int, initial_epoch: int, epochs: int, **more) -> np.ndarray:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from configs.schema import ViewsConfig
-from distill.data.inputs import ViewSource, view_source
+from distill.data.photo_store import PhotoStore
+from distill.data.pipelines import ViewSource
 from distill.data.scan import scan_folder
 from distill.labels import label_file, soft_labels
 from distill.labels.label_file import LabelFormat, label_reader, shard_rows
@@ -23,7 +24,7 @@ TWO = LabelFormat(num_classes=2)
 @pytest.fixture
 def source(photo_folder: Path) -> ViewSource:
     examples = scan_folder(photo_folder)["train"]
-    return view_source(examples, views=STRONG, num_views=3, seed=1, largest_image=16)
+    return ViewSource(examples, PhotoStore(16), STRONG, 3, seed=1)
 
 
 def linear(image_size: int, seed: int) -> Teacher:
@@ -72,7 +73,7 @@ def test_a_thousand_labels_of_each_augmentation_are_what_the_teacher_says_now(
 ) -> None:
     examples = scan_folder(photo_folder)["train"]
     config = ViewsConfig(**{"crop": (1.0, 1.0), "flip": False, **views})
-    source = view_source(examples, views=config, num_views=30, seed=1, largest_image=16)
+    source = ViewSource(examples, PhotoStore(16), config, 30, seed=1)
     stored = label_reader(write(teacher, source, tmp_path / "labels.npy"), TWO)
     rng = np.random.default_rng(0)
     indices, numbers = rng.integers(len(examples), size=1000), rng.integers(30, size=1000)

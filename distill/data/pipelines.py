@@ -1,0 +1,217 @@
+"""`tf.data` pipelines: views for training and labelling, the evaluation view elsewhere."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from configs.artifacts import file_sha256
+from configs.run_dir import RunDir
+from configs.schema import Experiment, ViewsConfig
+from distill.data.manifest import Examples, load_examples, student_examples
+from distill.data.mixing import draw_mix, mix_images
+from distill.data.photo_store import PhotoStore
+from distill.data.views import training_view
+from eval.images import evaluation_batches
+
+LabelReader = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Reads soft labels: (example indices, view numbers) -> logits, float32 (batch, classes)."""
+
+
+class View(NamedTuple):
+    """One view of one example: what a model sees of a photo.
+
+    Attributes:
+        index: int64, which example.
+        view: int64, which of its views.
+        image: float32, (image_size, image_size, 3), 0..255.
+        partner: index of the example that is mixed into it; its own index without mixing.
+        own_weight: the example's own share of the image and of the label.
+    """
+
+    index: tf.Tensor
+    view: tf.Tensor
+    image: tf.Tensor
+    partner: tf.Tensor
+    own_weight: tf.Tensor
+
+
+@dataclass(frozen=True)
+class ViewSource:
+    """Examples and how they become views. Teacher and student see the same views.
+
+    Attributes:
+        photos: decodes the photos of the examples.
+        views: the augmentations.
+        num_views: view numbers repeat after so many epochs.
+        seed: of everything that a view draws.
+    """
+
+    examples: Examples
+    photos: PhotoStore
+    views: ViewsConfig
+    num_views: int
+    seed: int
+
+    def images(self, pairs: tf.data.Dataset, image_size: int) -> tf.data.Dataset:
+        """(index, view) pairs -> `View`s in the same order, made in parallel."""
+        return pairs.map(
+            lambda index, view: self._view(index, view, image_size),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+
+    def _view(self, index: tf.Tensor, view: tf.Tensor, image_size: int) -> View:
+        image = self._photo_view(index, view, image_size)
+        if not (self.views.mixup or self.views.cutmix):
+            return View(index, view, image, index, tf.constant(1.0))
+        mix = draw_mix(
+            example_id=self._ids()[index],
+            view=view,
+            seed=self.seed,
+            num_examples=len(self.examples),
+            views=self.views,
+        )
+        image = mix_images(image, self._photo_view(mix.partner, view, image_size), mix)
+        return View(index, view, image, mix.partner, mix.own_weight)
+
+    def _photo_view(self, index: tf.Tensor, view: tf.Tensor, image_size: int) -> tf.Tensor:
+        photo = tf.numpy_function(self._photo, [index], tf.uint8, stateful=False)
+        photo.set_shape((None, None, 3))
+        return training_view(
+            photo,
+            example_id=self._ids()[index],
+            view=view,
+            seed=self.seed,
+            views=self.views,
+            image_size=image_size,
+        )
+
+    def _photo(self, index: np.int64) -> np.ndarray:
+        return self.photos.photo(self.examples.ids[index], self.examples.paths[index])
+
+    def _ids(self) -> tf.Tensor:
+        return tf.constant([int(digits[:15], 16) for digits in self.examples.ids], tf.int64)
+
+
+def open_photo_store(run: RunDir, experiment: Experiment) -> PhotoStore:
+    """The store for all models of a run. Photos that do not fit in memory go to its disk."""
+    return PhotoStore(_largest_image(experiment), overflow_to=run.path)
+
+
+def labelled_views(
+    run: RunDir, experiment: Experiment, photos: PhotoStore, num_views: int
+) -> ViewSource:
+    """The views of the training photos. Teacher and control learn from these."""
+    examples = load_examples(run, "train")
+    return ViewSource(examples, photos, experiment.views, num_views, experiment.seed)
+
+
+def student_views(run: RunDir, experiment: Experiment, photos: PhotoStore) -> ViewSource:
+    """The views that have soft labels: of the training photos, then of those without labels."""
+    num_views = experiment.soft_labels.num_views
+    examples = student_examples(run)
+    return ViewSource(examples, photos, experiment.views, num_views, experiment.seed)
+
+
+def view_inputs(run: RunDir, experiment: Experiment) -> dict[str, Any]:
+    """What views depend on, as inputs of a step."""
+    return {
+        "manifest": file_sha256(run.photos_manifest),
+        "views": experiment.views.model_dump(mode="json"),
+        "seed": experiment.seed,
+        "largest_image": _largest_image(experiment),
+    }
+
+
+def _largest_image(experiment: Experiment) -> int:
+    return max(experiment.teacher.image_size, experiment.student.image_size)
+
+
+def training_batches(
+    source: ViewSource,
+    *,
+    image_size: int,
+    batch_size: int,
+    seed: int,
+    initial_epoch: int,
+    epochs: int,
+    initial_step: int = 0,
+    soft_labels: LabelReader | None = None,
+) -> tf.data.Dataset:
+    """(images, targets) of all epochs from `initial_epoch` on, one after the other.
+
+    An epoch is a permutation drawn from (seed, epoch), without its last, partial batch. So a run
+    that is resumed at any update sees what an undisturbed run sees.
+
+    Args:
+        seed: of the order; views have their own seed.
+        initial_step: how many batches of the first epoch are left out.
+        soft_labels: the teacher's logits of the views, or None.
+
+    Returns:
+        images: float32, (batch, image_size, image_size, 3).
+        targets: float32, (batch, classes): one-hot, mixed, or zeros for a photo without a label.
+            With soft labels (batch, 2 * classes): the teacher's logits follow.
+    """
+    num_examples = len(source.examples)
+    num_batches = steps_per_epoch(num_examples, batch_size)
+    batch_size = min(batch_size, num_examples)
+    target_of_labels = _targets(source.examples, soft_labels)
+    num_classes = len(source.examples.classes)
+
+    def pairs(epoch: tf.Tensor) -> tf.data.Dataset:
+        key = tf.stack([seed, tf.cast(epoch, tf.int32)])
+        indices = tf.range(num_examples, dtype=tf.int64)
+        order = tf.random.experimental.stateless_shuffle(indices, key)
+        view = epoch % source.num_views
+        return tf.data.Dataset.from_tensor_slices(order[: num_batches * batch_size]).map(
+            lambda index: (index, view)
+        )
+
+    def batch(views: View) -> tuple[tf.Tensor, tf.Tensor]:
+        parts = [views.index, views.view, views.partner, views.own_weight]
+        targets = tf.numpy_function(target_of_labels, parts, tf.float32, stateful=False)
+        targets.set_shape((batch_size, num_classes * (1 if soft_labels is None else 2)))
+        return views.image, targets
+
+    pairs_of_epochs = tf.data.Dataset.range(initial_epoch, epochs).flat_map(pairs)
+    pairs_of_epochs = pairs_of_epochs.skip(initial_step * batch_size)
+    views = source.images(pairs_of_epochs, image_size).batch(batch_size, drop_remainder=True)
+    return views.map(batch).prefetch(tf.data.AUTOTUNE)
+
+
+def _targets(
+    examples: Examples, soft_labels: LabelReader | None
+) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """Returns the function that makes the targets of a batch, from the four parts of its views."""
+    # The row of a photo without a label (-1) is all zeros.
+    one_hot = examples.labels[:, None] == np.arange(len(examples.classes))
+    one_hot = one_hot.astype("float32")
+
+    def targets(
+        indices: np.ndarray, views: np.ndarray, partners: np.ndarray, own_weights: np.ndarray
+    ) -> np.ndarray:
+        own = own_weights[:, None]
+        labels = own * one_hot[indices] + (1 - own) * one_hot[partners]
+        if soft_labels is None:
+            return labels
+        return np.concatenate([labels, soft_labels(indices, views)], axis=1)
+
+    return targets
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """Whole batches in an epoch; 1 if all examples together do not fill a batch."""
+    return max(num_examples // batch_size, 1)
+
+
+def evaluation_images(
+    examples: Examples, image_size: tuple[int, int], batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(images float32 (batch, height, width, 3), labels (batch,)) through the evaluation view."""
+    start = 0
+    for images in evaluation_batches(examples.paths, image_size, batch_size):
+        yield images.astype("float32"), examples.labels[start : start + len(images)]
+        start += len(images)
