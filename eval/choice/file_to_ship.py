@@ -92,7 +92,7 @@ def _best(within: list[MeasuredFile], budget: BudgetConfig, model: str) -> tuple
     else:
         superlative = f"smallest of {len(equally_fast)} as fast"
     which = "only file" if len(within) == 1 else f"{superlative} of {len(within)} files"
-    reason = f"the {which} {_limits(budget, model, chosen)} (it {chosen.drop})"
+    reason = f"the {which} {_limits(budget, model, chosen)}: it {chosen.drop}"
     if budget.max_latency_ms is not None and chosen.latency is None:
         reason += "; its latency was not measured"
     return chosen, reason
@@ -103,7 +103,7 @@ def _nearest(files: list[MeasuredFile], budget: BudgetConfig) -> tuple[MeasuredF
     accurate = [file for file in files if file.drop.decisive <= budget.max_drop]
     if not accurate:
         chosen = min(files, key=lambda file: file.drop.decisive)
-        return chosen, f"this one loses the least (it {chosen.drop})"
+        return chosen, f"this one loses the least: it {chosen.drop}"
     small = [f for f in accurate if budget.max_bytes is None or f.file_bytes <= budget.max_bytes]
     if small:
         chosen, superlative = min(small, key=lambda file: file.speed), "fastest"
