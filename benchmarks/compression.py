@@ -131,12 +131,12 @@ def made(
     chain: list[str],
 ) -> str:
     """The name of the model that a chain of methods makes of one student."""
-    source = name = seed_name("student", seed)
+    parent = name = seed_name("student", seed)
     for number in range(1, len(chain) + 1):
         name = "-".join([*chain[:number], str(seed)])
         method = choice(chain[number - 1], options)
-        take_step(method_step(run, experiment, store, source=source, name=name, method=method))
-        source = name
+        take_step(method_step(run, experiment, store, parent=parent, name=name, method=method))
+        parent = name
     return name
 
 
@@ -146,7 +146,7 @@ def narrowed(
     macs = read_json(run.model_dir("channels-1") / "manifest.json")["num_macs"]
     epochs = options.epochs + options.finetune_epochs
     method = Choice(name="narrow", options={"macs": macs, "epochs": epochs, "learning_rate": 1e-3})
-    take_step(method_step(run, experiment, store, source="student", name="narrow-1", method=method))
+    take_step(method_step(run, experiment, store, parent="student", name="narrow-1", method=method))
     return "narrow-1"
 
 

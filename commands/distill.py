@@ -122,13 +122,11 @@ def label(
     part = _parse_shard(shard, merge=merge, verify=verify)
     directory, experiment = open_run(target, run, set_)
     from compress.pipeline import take, take_one
+    from configs.records import to_json
     from distill.data.pipelines import open_photo_store
-    from distill.labels.soft_labels import (
-        merge_step,
-        shard_step,
-        soft_labels_path,
-        verify_soft_labels,
-    )
+    from distill.labels.shards import merge_step, shard_step
+    from distill.labels.soft_labels import soft_labels_path
+    from distill.labels.verification import verify_soft_labels
 
     if part is None and not merge:
         facts = take(directory, experiment, ["label"], target=target, force=force)[-1]
@@ -142,8 +140,9 @@ def label(
     result = {"examples": facts["num_examples"], "views": facts["num_views"], "path": str(path)}
     text = f"soft labels of {result['examples']} photos x {result['views']} views  {path}"
     if verify:
-        result |= verify_soft_labels(directory, experiment, verify)
-        text += f"\n{verify} of them computed again: off by {result['max_abs_diff']:.2g} at most"
+        verified = verify_soft_labels(directory, experiment, verify)
+        result |= to_json(verified)
+        text += f"\n{verify} of them computed again: off by {verified.max_abs_diff:.2g} at most"
     show_result(result, text, as_json=json)
 
 

@@ -1,8 +1,7 @@
-"""What a method trains with: the views, soft labels and loss that the student had."""
+"""Fine-tuning for methods, with the views, soft labels and loss of the student."""
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -41,13 +40,13 @@ def finetune(
     learning_rate: float,
     structure: Structure,
 ) -> None:
-    """Train a Keras 3 model in place, and keep the structure that methods gave to its kernels.
+    """Train a Keras 3 model in place, and keep the structure of its kernels.
 
     Args:
-        name: what is trained, for the progress bar.
+        name: of the model, for the progress bar.
         checkpoint: the file that keeps the state, in the step's workspace.
     """
-    config, source = experiment.student, student_views(run, experiment, photos)
+    config, view_source = experiment.student, student_views(run, experiment, photos)
     validation = load_examples(run, "validation")
     size = (config.image_size, config.image_size)
     apply_plan(
@@ -59,12 +58,12 @@ def finetune(
     keep_structure(model, structure)
     fit(
         model,
-        train=partial(_batches, run, experiment, source, epochs),
+        train=partial(_batches, run, experiment, view_source, epochs),
         validation=lambda: evaluation_images(validation, size, EVALUATION_BATCH),
         objective=student_objective(run, experiment),
         schedule=Schedule(
             epochs=epochs,
-            steps_per_epoch=steps_per_epoch(len(source.examples), config.batch_size),
+            steps_per_epoch=steps_per_epoch(len(view_source.examples), config.batch_size),
             learning_rate=learning_rate,
             weight_decay=config.weight_decay,
             ema_momentum=config.ema_momentum,
@@ -83,21 +82,21 @@ def finetune_data(
     epochs: int,
     advance: Advance,
 ) -> FinetuneData:
-    """The same for what trains elsewhere (`compress/methods/tfmot.py`).
+    """The material for a method that trains by itself (`compress/methods/tfmot.py`).
 
     Args:
-        advance: is told how many steps are done.
+        advance: takes the number of updates that are done.
     """
 
     def progress(
-        epoch: int, epochs: int, step: int, steps_per_epoch: int, logs: dict[str, Any]
+        epoch: int, epochs: int, step: int, steps_per_epoch: int, logs: dict[str, float]
     ) -> None:
         advance(epoch * steps_per_epoch + step, f"loss {logs.get('loss', 0):.3f}")
 
-    source = student_views(run, experiment, photos)
+    view_source = student_views(run, experiment, photos)
     return FinetuneData(
-        train=partial(_batches, run, experiment, source, epochs),
-        steps_per_epoch=steps_per_epoch(len(source.examples), experiment.student.batch_size),
+        train=partial(_batches, run, experiment, view_source, epochs),
+        steps_per_epoch=steps_per_epoch(len(view_source.examples), experiment.student.batch_size),
         loss=student_objective(run, experiment),
         checkpoint=checkpoint,
         progress=progress,
@@ -107,13 +106,13 @@ def finetune_data(
 def _batches(
     run: RunDir,
     experiment: Experiment,
-    source: ViewSource,
+    view_source: ViewSource,
     epochs: int,
     initial_epoch: int,
     initial_step: int = 0,
 ) -> tf.data.Dataset:
     return training_batches(
-        source,
+        view_source,
         image_size=experiment.student.image_size,
         batch_size=experiment.student.batch_size,
         seed=experiment.seed,

@@ -79,10 +79,10 @@ def _student(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Steps:
 
 
 def _prune(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Steps:
-    source = "student"
+    parent = "student"
     for name, method in method_chain(experiment):
-        yield method_step(run, experiment, photos, source=source, name=name, method=method)
-        source = name
+        yield method_step(run, experiment, photos, parent=parent, name=name, method=method)
+        parent = name
 
 
 def _export(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Steps:

@@ -1,8 +1,9 @@
-"""The methods of a config, one on the result of the other, fine-tuned under the student's loss."""
+"""The step that applies a compression method to a model of the run."""
 
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -30,22 +31,39 @@ from distill.training.classifier import CHECKPOINT
 from eval.pixels import OWN_PIXELS
 
 
-def check_order(experiment: Experiment) -> None:
-    """Look whether a method would undo one before it, before anything is trained.
+@dataclass(frozen=True)
+class Task:
+    """One use of a method in a run.
 
-    A method declares them where it registers, as `undone_by`; "*" stands for all.
+    Attributes:
+        name: of the model that the method makes.
+        structure: of the kernels, which training must keep.
+        workspace: of the step.
+    """
+
+    run: RunDir
+    experiment: Experiment
+    photos: PhotoStore
+    name: str
+    method: Choice
+    structure: Structure
+    workspace: Workspace
+
+
+def check_order(experiment: Experiment) -> None:
+    """Check that no method undoes one before it, before anything is trained.
 
     Raises:
-        UserError: one would.
+        UserError: a method stands behind one that declares it as `undone_by`.
     """
     names = [method.name for method in experiment.compress.methods]
-    for place, name in enumerate(names):
+    for position, name in enumerate(names):
         undone_by = facts_of(name).undone_by
-        for later in names[place + 1 :]:
+        for later in names[position + 1 :]:
             if later in undone_by or "*" in undone_by:
                 raise UserError(
-                    f"compress.methods has {later} after {name}, and would lose by it what {name} "
-                    f"is for. Put {later} first, or leave one of the two out."
+                    f"compress.methods has {later} after {name}, which would undo {name}. "
+                    f"Put {later} first, or remove one of the two."
                 )
 
 
@@ -54,48 +72,48 @@ def method_step(
     experiment: Experiment,
     photos: PhotoStore,
     *,
-    source: str,
+    parent: str,
     name: str,
     method: Choice,
 ) -> Step:
-    """Apply one method to the model `source`; the result is the model `name`."""
+    """Apply one method to the model `parent`; the result is the model `name`."""
+    config = experiment.student
     inputs = {
         **view_inputs(run, experiment),
-        "source": output_sha256(run.model_dir(source) / "manifest.json", "model.keras"),
+        "source": output_sha256(run.model_dir(parent) / "manifest.json", "model.keras"),
         "method": method.model_dump(mode="json"),
         "soft_labels": soft_labels_path(run, experiment).stem,
-        "student": experiment.student.model_dump(
-            mode="json", exclude={"control", "seeds", "epochs"}
-        ),
+        "student": config.model_dump(mode="json", exclude={"control", "seeds", "epochs"}),
     }
 
     def build(workspace: Workspace) -> Built:
-        model = load_model(run.model(source))
+        model = load_model(run.model(parent))
         keras.utils.set_random_seed(experiment.seed)
-        parent = structure_of(run, experiment, source, model)
-        structure = parent.with_kinds(facts_of(method.name).makes, model)
-        smaller, found = _applied(
-            run, experiment, photos, model, name, method, workspace, structure
-        )
-        config = experiment.student
-        facts = to_json(describe(smaller, config.backbone.name, config.image_size))
-        record = {"structure": to_json(structure)}
-        return save_model(run, name, smaller), {**facts, **found, **record}
+        structure = structure_of(run, experiment, parent, model)
+        structure = structure.with_kinds(facts_of(method.name).makes, model)
+        task = Task(run, experiment, photos, name, method, structure, workspace)
+        start = time.monotonic()
+        smaller, remembered = _apply(task, model)
+        seconds = round(time.monotonic() - start, 1)
+        return save_model(run, name, smaller), {
+            **to_json(describe(smaller, config.backbone.name, config.image_size)),
+            "seconds_to_train": seconds,
+            **remembered,
+            "structure": to_json(structure),
+        }
 
-    return Step(
-        name=name,
-        manifest=run.model_dir(name) / "manifest.json",
-        inputs=inputs,
-        build=build,
-    )
+    return Step(name, run.model_dir(name) / "manifest.json", inputs, build)
 
 
 def structure_of(run: RunDir, experiment: Experiment, name: str, model: keras.Model) -> Structure:
-    """The structure of the kernels of a model of the run, as its manifest records it."""
+    """The structure of the kernels of a model of the run.
+
+    Its manifest records it. The manifests of older runs do not; then the names of the methods say
+    it. A student has no structure.
+    """
     manifest = read_json(run.model_dir(name) / "manifest.json")
     if "structure" in manifest:
         return from_json(Structure, manifest["structure"])
-    # A student has none. Runs made before manifests had the record say it by their methods.
     structure, chain = Structure(), method_chain(experiment)
     names = [made for made, _ in chain]
     for _, method in chain[: names.index(name) + 1 if name in names else 0]:
@@ -103,36 +121,26 @@ def structure_of(run: RunDir, experiment: Experiment, name: str, model: keras.Mo
     return structure
 
 
-def _applied(
-    run: RunDir,
-    experiment: Experiment,
-    photos: PhotoStore,
-    model: keras.Model,
-    name: str,
-    method: Choice,
-    workspace: Workspace,
-    structure: Structure,
-) -> tuple[keras.Model, dict[str, Any]]:
-    """The model that the method makes of `model`, and what there is to say of it.
+def _apply(task: Task, model: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
+    """Apply the method to `model`.
 
-    The method gets the arguments that it declared as `needs` (`compress.methods.Facts`).
+    The method gets the arguments that it declares as `needs` (`compress.methods.Facts`).
 
-    Args:
-        structure: what training must keep.
+    Returns:
+        The new model, and the results that the method remembered, for its manifest.
     """
-    checkpoint = workspace.file(CHECKPOINT)
+    run, experiment, method = task.run, task.experiment, task.method
     remembered: dict[str, Any] = {}
 
     def remember(find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        remembered.update(workspace.once("remembered", find))
-        # What is random from here on is the same, whether it was found now or before.
+        remembered.update(task.workspace.once("remembered", find))
+        # Random numbers from here on do not depend on whether `find` was called in this process.
         keras.utils.set_random_seed(experiment.seed)
         return remembered
 
     needs = facts_of(method.name).needs
     arguments: dict[str, Any] = {}
-    start = time.monotonic()
-    with contextlib.ExitStack() as bar:
+    with contextlib.ExitStack() as progress_bar:
         if "calibration" in needs:
             examples = load_examples(run, "train")
             arguments["calibration"] = calibration_photos(
@@ -140,17 +148,22 @@ def _applied(
             )
         if "remember" in needs:
             arguments["remember"] = remember
+        checkpoint = task.workspace.file(CHECKPOINT)
         if "finetune" in needs:
             arguments["finetune"] = partial(
-                finetune, run, experiment, photos, name, checkpoint, structure=structure
+                finetune,
+                run,
+                experiment,
+                task.photos,
+                task.name,
+                checkpoint,
+                structure=task.structure,
             )
         if "finetune_data" in needs:
-            epochs, config = method.options["epochs"], experiment.student
-            steps = steps_per_epoch(len(student_examples(run)), config.batch_size)
-            advance = bar.enter_context(track(name, epochs * steps))
+            epochs, batch_size = method.options["epochs"], experiment.student.batch_size
+            steps = steps_per_epoch(len(student_examples(run)), batch_size)
+            advance = progress_bar.enter_context(track(task.name, epochs * steps))
             arguments["finetune_data"] = finetune_data(
-                run, experiment, photos, checkpoint, epochs=epochs, advance=advance
+                run, experiment, task.photos, checkpoint, epochs=epochs, advance=advance
             )
-        smaller = METHODS[method.name](model, **arguments, **method.options)
-    facts = {"seconds_to_train": round(time.monotonic() - start, 1)}
-    return smaller, facts | remembered
+        return METHODS[method.name](model, **arguments, **method.options), remembered

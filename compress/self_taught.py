@@ -82,7 +82,7 @@ def self_taught_qat(
         take_step(teacher_step(run, experiment, photos))
         take_step(soft_labels_step(run, experiment, photos))
         take_step(_start_step(run, start, height))
-        take_step(method_step(run, experiment, photos, source="student", name="qat", method=qat))
+        take_step(method_step(run, experiment, photos, parent="student", name="qat", method=qat))
     return load_model(run.model("qat"))
 
 

@@ -207,7 +207,7 @@ def test_labels_of_two_shards_are_the_labels_of_one_process(
         assert "--shard 1/4" in label("--shard", wrong).err
 
 
-def test_labels_that_are_not_the_teachers_are_found(smoke_run: Path, tmp_path: Path) -> None:
+def test_labels_that_are_not_the_teachers_are_reported(smoke_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "wrong labels"
     shutil.copytree(smoke_run, run)
     path = next((run / "soft_labels").glob("*.npy"))
@@ -239,7 +239,7 @@ def test_channels_that_were_measured_before_a_kill_are_those_that_learn_after_it
     experiment = load_experiment(run.experiment, REGISTRIES, [])
     options = METHODS.check("channels", {"keep": 0.8, "of": "tflite.float32"})
     step = method_step(
-        run, experiment, open_photo_store(run, experiment), source="student", name="channels",
+        run, experiment, open_photo_store(run, experiment), parent="student", name="channels",
         method=Choice(name="channels", options=options),
     )  # fmt: skip
     learning: list[int] = []

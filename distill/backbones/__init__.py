@@ -1,4 +1,7 @@
-"""`BACKBONES`: name -> Keras model from raw pixels to logits, one file for each family."""
+"""`BACKBONES`: functions that build a Keras model, from raw pixels to logits.
+
+There is one file for each family of backbones.
+"""
 
 import importlib
 

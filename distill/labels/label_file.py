@@ -1,4 +1,4 @@
-"""The file of soft labels: a `.npy` array, written in chunks and mapped to be read at random."""
+"""The file of soft labels: a `.npy` array, written in chunks and read at random positions."""
 
 import io
 import math
@@ -14,15 +14,16 @@ from configs.progress import track
 from distill.data.pipelines import LabelReader
 
 ROWS_PER_CHUNK = 128
+"""Examples that are labelled and written together. A killed labelling repeats one chunk at most."""
 
 
 @dataclass(frozen=True)
 class LabelFormat:
-    """How the logits of one view are kept.
+    """How the logits of one view are stored.
 
     Attributes:
-        top_k: None keeps all logits, as float16. A number keeps the largest so many, with their
-            classes, and the log-sum-exp of all others.
+        top_k: None stores all logits, as float16. A number stores that many of the largest
+            logits, their classes, and the log-sum-exp of all others.
     """
 
     num_classes: int
@@ -30,36 +31,38 @@ class LabelFormat:
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """The type of the entries of the file's array."""
         if self.top_k is None:
             return np.dtype("<f2")
         index = "<u2" if self.num_classes <= 2**16 else "<u4"
-        kept = (self.top_k,)
-        # Of the others, not of all: the difference of two large sums would be noise.
-        return np.dtype([("logits", "<f2", kept), ("classes", index, kept), ("others", "<f4")])
+        shape = (self.top_k,)
+        # The log-sum-exp of the others, not of all: to subtract two large sums would give noise.
+        return np.dtype([("logits", "<f2", shape), ("classes", index, shape), ("others", "<f4")])
 
     def shape(self, num_rows: int, num_views: int) -> tuple[int, ...]:
-        """Shape of the file's array."""
+        """The shape of the file's array."""
         last = (self.num_classes,) if self.top_k is None else ()
         return (num_rows, num_views, *last)
 
     def encode(self, logits: np.ndarray) -> np.ndarray:
-        """float32 (n, classes) -> what is stored of them."""
+        """The stored form of logits, float32 (views, classes)."""
         if self.top_k is None:
             return logits.astype("<f2")
         stored = np.empty(len(logits), self.dtype)
         order = np.argpartition(-logits, self.top_k - 1, axis=1)
-        kept, others = order[:, : self.top_k], order[:, self.top_k :]
-        stored["classes"] = kept
-        stored["logits"] = np.take_along_axis(logits, kept, axis=1)
-        rest = np.take_along_axis(logits, others, axis=1).astype("float64")
-        largest = rest.max(axis=1)
-        stored["others"] = largest + np.log(np.exp(rest - largest[:, None]).sum(axis=1))
+        top, others = order[:, : self.top_k], order[:, self.top_k :]
+        stored["classes"] = top
+        stored["logits"] = np.take_along_axis(logits, top, axis=1)
+        other_logits = np.take_along_axis(logits, others, axis=1).astype("float64")
+        largest = other_logits.max(axis=1)
+        stored["others"] = largest + np.log(np.exp(other_logits - largest[:, None]).sum(axis=1))
         return stored
 
     def decode(self, stored: np.ndarray) -> np.ndarray:
-        """float32 (n, classes); the classes that were not kept share what is left evenly.
+        """The logits of their stored form, float32 (views, classes).
 
-        Probabilities of the kept classes are what they were, at temperature 1.
+        With `top_k`, the stored classes keep their probabilities at temperature 1. All other
+        classes share the remaining probability evenly.
         """
         if self.top_k is None:
             return stored.astype("float32")
@@ -80,23 +83,23 @@ def write_label_file(
     chunks_from: Callable[[int], Iterator[np.ndarray]],
     unfinished: Path,
 ) -> None:
-    """Write the labels of some examples, chunk by chunk, in `unfinished` until all are there.
+    """Write the labels of the examples in `rows`, chunk by chunk.
 
-    A killed labelling goes on at the first chunk that is not whole. A chunk begins at a multiple of
-    its size, so what a teacher says of an example does not depend on where a file begins.
+    A killed labelling continues at the first chunk that is not whole. Chunks begin at multiples of
+    their size, so the logits of an example do not depend on where a file begins.
 
     Args:
-        path: where the finished file goes.
-        unfinished: the file that grows, in the workspace of the step.
+        path: of the finished file.
         rows: indices of the examples; the first is a multiple of ROWS_PER_CHUNK.
-        chunks_from: first example -> the logits of it and the following ROWS_PER_CHUNK - 1, float32
-            (examples * views, classes), then those of the next as many, and so on.
+        chunks_from: returns the logits of all chunks from the one that begins with this example,
+            each float32 (examples * views, classes).
+        unfinished: the file that grows, in the workspace of the step.
     """
     assert rows.start % ROWS_PER_CHUNK == 0, rows
     header = _header(label_format, len(rows), num_views)
     row_bytes = label_format.dtype.itemsize * math.prod(label_format.shape(1, num_views))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Written, not mapped: the pages of a mapped file would count as this process's memory.
+    # The file is not mapped: its pages would count as memory of this process.
     with open(unfinished, "ab+") as file, track("soft labels", len(rows) * num_views) as advance:
         size = file.seek(0, os.SEEK_END)
         num_chunks = max(size - len(header), 0) // (row_bytes * ROWS_PER_CHUNK)
@@ -116,7 +119,7 @@ def write_label_file(
 
 
 def _header(label_format: LabelFormat, num_rows: int, num_views: int) -> bytes:
-    """How a `.npy` file of these labels begins."""
+    """The header of a `.npy` file of these labels."""
     buffer = io.BytesIO()
     content = {
         "descr": np.lib.format.dtype_to_descr(label_format.dtype),
@@ -128,13 +131,13 @@ def _header(label_format: LabelFormat, num_rows: int, num_views: int) -> bytes:
 
 
 def shard_rows(num_rows: int, shard: int, num_shards: int) -> range:
-    """The examples of one shard, 1 .. num_shards: whole chunks, as even as they go."""
+    """The examples of shard 1 .. num_shards. Shards hold whole chunks, as evenly as possible."""
     num_chunks = -(-num_rows // ROWS_PER_CHUNK)
-    first, last = ((s * num_chunks) // num_shards for s in (shard - 1, shard))
-    return range(first * ROWS_PER_CHUNK, min(last * ROWS_PER_CHUNK, num_rows))
+    first_chunk, end_chunk = (bound * num_chunks // num_shards for bound in (shard - 1, shard))
+    return range(first_chunk * ROWS_PER_CHUNK, min(end_chunk * ROWS_PER_CHUNK, num_rows))
 
 
 def label_reader(path: Path, label_format: LabelFormat) -> LabelReader:
-    """Random access to a file of soft labels, mapped from disk."""
+    """A function that reads logits from a label file, mapped from disk."""
     stored = np.load(path, mmap_mode="r")
     return lambda indices, views: label_format.decode(stored[indices, views])

@@ -1,10 +1,17 @@
+"""Label files: what they store of the logits, and how a killed labelling continues."""
+
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from distill.labels import label_file
-from distill.labels.label_file import LabelFormat, label_reader, write_label_file
+from distill.labels.label_file import (
+    LabelFormat,
+    label_reader,
+    shard_rows,
+    write_label_file,
+)
 
 LOGITS = np.random.default_rng(0).normal(0, 3, (6, 20)).astype("float32")
 
@@ -18,22 +25,22 @@ def test_top_k_keeps_the_probabilities_of_the_largest_classes() -> None:
     top = LabelFormat(20, top_k=4)
     decoded = top.decode(top.encode(LOGITS))
     largest = np.argsort(-LOGITS, axis=1)[:, :4]
-    kept, wanted = (
+    stored, exact = (
         np.take_along_axis(softmax(logits), largest, axis=1) for logits in (decoded, LOGITS)
     )
     # Logits of up to 12 in float16 are right to 1/256.
-    assert np.allclose(kept, wanted, rtol=8e-3)
+    assert np.allclose(stored, exact, rtol=8e-3)
 
 
-def test_classes_that_are_not_kept_share_the_rest_evenly() -> None:
-    # Probabilities 1/2, 1/4, 1/8, 1/8: the last two keep 1/4 between them, as do 1/4 and 1/8 + 1/8
+def test_classes_that_are_not_stored_share_the_rest_evenly() -> None:
+    # The last two classes share 0.25, and the first two keep their probabilities.
     logits = np.log(np.array([[0.5, 0.25, 0.2, 0.05]], "float32"))
     top = LabelFormat(4, top_k=2)
     probs = softmax(top.decode(top.encode(logits)))
     assert probs[0] == pytest.approx([0.5, 0.25, 0.125, 0.125], rel=2e-3)  # float16
 
 
-def test_a_teacher_that_is_quite_sure_leaves_numbers() -> None:
+def test_logits_of_a_very_confident_teacher_stay_finite() -> None:
     sure = np.array([[500.0, -500.0, -500.0]], "float32")
     top = LabelFormat(3, top_k=1)
     decoded = top.decode(top.encode(sure))
@@ -59,23 +66,25 @@ def test_classes_beyond_65535_keep_their_numbers(tmp_path) -> None:
     assert (int(first.argmax()), int(second.argmax())) == (69_999, 3)
 
 
-def test_all_logits_are_kept_as_float16() -> None:
-    every = LabelFormat(20)
-    assert np.array_equal(every.decode(every.encode(LOGITS)), LOGITS.astype("float16"))
+def test_all_logits_are_stored_as_float16() -> None:
+    label_format = LabelFormat(20)
+    assert np.array_equal(
+        label_format.decode(label_format.encode(LOGITS)), LOGITS.astype("float16")
+    )
 
 
 @pytest.mark.parametrize("label_format", [LabelFormat(20), LabelFormat(20, top_k=3)], ids=str)
-@pytest.mark.parametrize("kept_bytes", [0, 50, 10_000, 20_001])
-def test_what_a_killed_writing_left_is_used_as_far_as_it_is_whole(
-    tmp_path, monkeypatch, label_format, kept_bytes
+@pytest.mark.parametrize("num_bytes", [0, 50, 10_000, 20_001])
+def test_a_killed_labelling_continues_at_its_first_unfinished_chunk(
+    tmp_path, monkeypatch, label_format, num_bytes
 ) -> None:
     monkeypatch.setattr(label_file, "ROWS_PER_CHUNK", 8)
     logits = np.random.default_rng(0).normal(0, 3, (100 * 6, 20)).astype("float32")
-    asked, unfinished = [], tmp_path / "unfinished.npy"
+    starts, unfinished = [], tmp_path / "unfinished.npy"
 
     def chunks_from(first: int) -> Iterator[np.ndarray]:
         for start in range(first, 100, 8):
-            asked.append(start)
+            starts.append(start)
             yield logits[start * 6 : (start + 8) * 6]
 
     def write(path) -> bytes:
@@ -90,11 +99,17 @@ def test_what_a_killed_writing_left_is_used_as_far_as_it_is_whole(
         return path.read_bytes()
 
     whole = write(tmp_path / "labels.npy")
-    assert asked == list(range(0, 100, 8))
-    asked.clear()
-    unfinished.write_bytes(whole[:kept_bytes])
+    assert starts == list(range(0, 100, 8))
+    starts.clear()
+    unfinished.write_bytes(whole[:num_bytes])
     assert write(tmp_path / "labels.npy") == whole
-    row_bytes = (len(whole) - 128) // 100  # the header of a .npy file this small takes 128
-    assert asked[0] == max(min(kept_bytes, len(whole)) - 128, 0) // (8 * row_bytes) * 8
+    row_bytes = (len(whole) - 128) // 100  # a .npy file this small has a header of 128 bytes
+    assert starts[0] == max(min(num_bytes, len(whole)) - 128, 0) // (8 * row_bytes) * 8
     loaded = np.load(tmp_path / "labels.npy")
     assert np.array_equal(label_format.encode(logits), loaded.reshape(600, *loaded.shape[2:]))
+
+
+@pytest.mark.parametrize(("num_rows", "num_shards"), [(1000, 3), (128, 1), (129, 2), (5000, 7)])
+def test_shards_hold_every_row_once(num_rows: int, num_shards: int) -> None:
+    shards = [shard_rows(num_rows, i, num_shards) for i in range(1, num_shards + 1)]
+    assert [row for shard in shards for row in shard] == list(range(num_rows))

@@ -1,3 +1,5 @@
+"""Soft labels are the logits of their views, whatever the batch, shard or interruption."""
+
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,10 @@ from configs.schema import ViewsConfig
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import ViewSource
 from distill.data.scan import scan_folder
-from distill.labels import label_file, soft_labels
+from distill.labels import label_file
+from distill.labels import view_logits as labelling
 from distill.labels.label_file import LabelFormat, label_reader, shard_rows
-from distill.labels.soft_labels import label_views, view_logits
+from distill.labels.view_logits import label_views, view_logits
 from distill.teacher import Teacher
 
 STRONG = ViewsConfig(
@@ -22,7 +25,7 @@ TWO = LabelFormat(num_classes=2)
 
 
 @pytest.fixture
-def source(photo_folder: Path) -> ViewSource:
+def view_source(photo_folder: Path) -> ViewSource:
     examples = scan_folder(photo_folder)["train"]
     return ViewSource(examples, PhotoStore(16), STRONG, 3, seed=1)
 
@@ -35,26 +38,31 @@ def linear(image_size: int, seed: int) -> Teacher:
     return Teacher(image_size, lambda images: np.asarray(model.predict_on_batch(images)))
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
 @pytest.fixture
 def teacher() -> Teacher:
     return linear(16, seed=0)
 
 
-def write(teacher: Teacher, source: ViewSource, path: Path, rows: range | None = None) -> Path:
-    rows = range(len(source.examples)) if rows is None else rows
-    label_views([teacher], source, path, TWO, rows=rows, unfinished=path.with_suffix(".part"))
+def write(teacher: Teacher, view_source: ViewSource, path: Path, rows: range | None = None) -> Path:
+    rows = range(len(view_source.examples)) if rows is None else rows
+    label_views([teacher], view_source, path, TWO, rows=rows, unfinished=path.with_suffix(".part"))
     return path
 
 
 def test_labels_are_the_logits_of_their_views_in_batches_of_any_size(
-    source: ViewSource, teacher: Teacher, tmp_path: Path
+    view_source: ViewSource, teacher: Teacher, tmp_path: Path
 ) -> None:
-    read = label_reader(write(teacher, source, tmp_path / "labels.npy"), TWO)
+    read = label_reader(write(teacher, view_source, tmp_path / "labels.npy"), TWO)
     rng = np.random.default_rng(0)
-    indices, views = rng.integers(len(source.examples), size=50), rng.integers(3, size=50)
-    live = view_logits([teacher], source, indices, views, batch_size=7)
+    indices, views = rng.integers(len(view_source.examples), size=50), rng.integers(3, size=50)
+    live = view_logits([teacher], view_source, indices, views, batch_size=7)
     stored = read(indices, views)
-    # float16 keeps eleven bits; sums in another order tip some roundings.
+    # float16 has eleven bits, and sums in another order round differently.
     assert np.allclose(stored, live, rtol=2**-10, atol=1e-4)
     assert stored.std(axis=0).min() > 0.01  # views differ by more than that
 
@@ -73,81 +81,77 @@ def test_a_thousand_labels_of_each_augmentation_are_what_the_teacher_says_now(
 ) -> None:
     examples = scan_folder(photo_folder)["train"]
     config = ViewsConfig(**{"crop": (1.0, 1.0), "flip": False, **views})
-    source = ViewSource(examples, PhotoStore(16), config, 30, seed=1)
-    stored = label_reader(write(teacher, source, tmp_path / "labels.npy"), TWO)
+    view_source = ViewSource(examples, PhotoStore(16), config, 30, seed=1)
+    stored = label_reader(write(teacher, view_source, tmp_path / "labels.npy"), TWO)
     rng = np.random.default_rng(0)
     indices, numbers = rng.integers(len(examples), size=1000), rng.integers(30, size=1000)
-    live = view_logits([teacher], source, indices, numbers, batch_size=13)
-    # float16 keeps eleven bits; sums in another order tip some roundings.
+    live = view_logits([teacher], view_source, indices, numbers, batch_size=13)
+    # float16 has eleven bits, and sums in another order round differently.
     assert np.allclose(stored(indices, numbers), live, rtol=2**-10, atol=1e-4)
 
 
-def test_a_killed_labelling_goes_on_where_it_was(
-    source: ViewSource, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_labelling_continues_where_it_was(
+    view_source: ViewSource, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(label_file, "ROWS_PER_CHUNK", 8)
-    monkeypatch.setattr(soft_labels, "BATCH_SIZE", 8)
-    whole = np.load(write(teacher, source, tmp_path / "whole.npy"))
-    asked: list[int] = []
+    monkeypatch.setattr(labelling, "BATCH_SIZE", 8)
+    whole = np.load(write(teacher, view_source, tmp_path / "whole.npy"))
+    batch_sizes: list[int] = []
 
     def dying_logits(images: np.ndarray) -> np.ndarray:
-        asked.append(len(images))
-        if len(asked) == 7:
+        batch_sizes.append(len(images))
+        if len(batch_sizes) == 7:
             raise KeyboardInterrupt
         return teacher.logits(images)
 
     dying = Teacher(16, dying_logits)
     killed = tmp_path / "killed.npy"
     with pytest.raises(KeyboardInterrupt):
-        write(dying, source, killed)
+        write(dying, view_source, killed)
     assert not killed.exists()
-    write(dying, source, killed)
-    # A chunk is 3 batches of 8 views: the two finished chunks were not done again.
-    assert len(asked) - 1 == -(-3 * len(source.examples) // 8)
+    write(dying, view_source, killed)
+    # A chunk is 3 batches of 8 views: the two finished chunks were not labelled again.
+    assert len(batch_sizes) - 1 == -(-3 * len(view_source.examples) // 8)
     assert np.array_equal(np.load(killed), whole)
 
 
-def test_teachers_see_a_view_at_their_own_sizes_and_speak_with_one_voice(
-    source: ViewSource, teacher: Teacher
+def test_teachers_get_a_view_at_their_own_sizes_and_are_averaged(
+    view_source: ViewSource, teacher: Teacher
 ) -> None:
     other = linear(24, seed=1)
     indices, views = np.arange(10), np.arange(10) % 3
-    alone = [view_logits([some], source, indices, views, batch_size=4) for some in (teacher, other)]
-    together = view_logits([teacher, other], source, indices, views, batch_size=10)
-    probs = [np.exp(a) / np.exp(a).sum(axis=1, keepdims=True) for a in alone]
+    alone = [
+        view_logits([single], view_source, indices, views, batch_size=4)
+        for single in (teacher, other)
+    ]
+    together = view_logits([teacher, other], view_source, indices, views, batch_size=10)
+    first, second = (softmax(logits) for logits in alone)
     # The geometric mean of two distributions, renormalised.
-    expected = np.sqrt(probs[0] * probs[1])
+    expected = np.sqrt(first * second)
     expected /= expected.sum(axis=1, keepdims=True)
-    found = np.exp(together) / np.exp(together).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(softmax(together), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 3])
 def test_shards_are_the_whole_bit_for_bit(
-    source: ViewSource,
+    view_source: ViewSource,
     teacher: Teacher,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     num_shards: int,
 ) -> None:
     monkeypatch.setattr(label_file, "ROWS_PER_CHUNK", 8)
-    monkeypatch.setattr(soft_labels, "BATCH_SIZE", 8)
-    whole = np.load(write(teacher, source, tmp_path / "whole.npy"))
+    monkeypatch.setattr(labelling, "BATCH_SIZE", 8)
+    whole = np.load(write(teacher, view_source, tmp_path / "whole.npy"))
     parts = [
         np.load(
             write(
                 teacher,
-                source,
+                view_source,
                 tmp_path / f"{i}.npy",
-                shard_rows(len(source.examples), i, num_shards),
+                shard_rows(len(view_source.examples), i, num_shards),
             )
         )
         for i in range(1, num_shards + 1)
     ]
     assert np.array_equal(np.concatenate(parts), whole)
-
-
-@pytest.mark.parametrize(("num_rows", "num_shards"), [(1000, 3), (128, 1), (129, 2), (5000, 7)])
-def test_shards_hold_every_row_once(num_rows: int, num_shards: int) -> None:
-    shards = [shard_rows(num_rows, i, num_shards) for i in range(1, num_shards + 1)]
-    assert [row for shard in shards for row in shard] == list(range(num_rows))

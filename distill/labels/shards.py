@@ -1,0 +1,124 @@
+"""Soft labels made in parts, on several machines: `distill label --shard I/N`, then `--merge`."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from configs.artifacts import digest, whole_file
+from configs.errors import UserError
+from configs.resume import Built, Step, Workspace, is_current
+from configs.run_dir import RunDir
+from configs.schema import Experiment
+from distill.data.manifest import student_examples
+from distill.data.photo_store import PhotoStore
+from distill.labels.label_file import ROWS_PER_CHUNK, shard_rows
+from distill.labels.soft_labels import (
+    soft_label_format,
+    soft_label_inputs,
+    soft_labels_step,
+    write_labels,
+)
+
+
+def shard_step(
+    run: RunDir, experiment: Experiment, photos: PhotoStore, *, shard: int, num_shards: int
+) -> Step:
+    """Label one of `num_shards` parts of the training photos; the first is 1.
+
+    The build raises UserError if there are too few photos for this number of parts.
+    """
+    inputs = soft_label_inputs(run, experiment)
+    path = run.soft_labels(f"{digest(inputs)}.{shard}-of-{num_shards}")
+
+    def build(workspace: Workspace) -> Built:
+        num_examples = len(student_examples(run))
+        rows = shard_rows(num_examples, shard, num_shards)
+        if not rows:
+            raise UserError(
+                f"{num_shards} shards are too many for {num_examples} photos: a shard has at least "
+                f"{ROWS_PER_CHUNK}. Expected {-(-num_examples // ROWS_PER_CHUNK)} or fewer."
+            )
+        return write_labels(run, experiment, photos, path, rows, workspace)
+
+    return Step(
+        name=f"soft labels {shard} of {num_shards}",
+        manifest=path.with_suffix(".json"),
+        inputs={**inputs, "shard": shard, "num_shards": num_shards},
+        build=build,
+    )
+
+
+def merge_step(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Step:
+    """Make one file of all shards, equal to that of `soft_labels_step` bit for bit.
+
+    The build raises UserError if a shard is missing, damaged, or of another number of parts.
+    """
+    whole = soft_labels_step(run, experiment, photos)
+
+    def build(workspace: Workspace) -> Built:
+        examples = student_examples(run)
+        path = whole.manifest.with_suffix(".npy")
+        shards = _complete_shards(run, experiment, photos, path.stem)
+        label_format = soft_label_format(experiment, examples)
+        num_views = experiment.soft_labels.num_views
+        with whole_file(path) as unfinished:
+            labels = np.lib.format.open_memmap(
+                unfinished,
+                mode="w+",
+                dtype=label_format.dtype,
+                shape=label_format.shape(len(examples), num_views),
+            )
+            for number, shard in enumerate(shards, start=1):
+                rows = shard_rows(len(examples), number, len(shards))
+                labels[rows.start : rows.stop] = np.load(shard, mmap_mode="r")
+            labels.flush()
+            del labels
+        return [path], {"num_examples": len(examples), "num_views": num_views}
+
+    return Step(whole.name, whole.manifest, whole.inputs, build)
+
+
+def _complete_shards(
+    run: RunDir, experiment: Experiment, photos: PhotoStore, name: str
+) -> list[Path]:
+    """The files of all shards in order."""
+    folder = run.soft_labels(name).parent
+    num_shards = _num_shards(folder, name)
+    for number in range(1, num_shards + 1):
+        step = shard_step(run, experiment, photos, shard=number, num_shards=num_shards)
+        if not is_current(step.manifest, step.inputs):
+            raise UserError(
+                f"shard {number} of {num_shards} in {folder} is damaged, or its "
+                f"{step.manifest.name} is missing. Copy both files again, or make the shard again."
+            )
+    return [folder / f"{name}.{number}-of-{num_shards}.npy" for number in range(1, num_shards + 1)]
+
+
+def _num_shards(folder: Path, name: str) -> int:
+    """The number of shards in a folder.
+
+    Raises:
+        UserError: there are none, one is missing, or they are of several numbers of shards.
+    """
+    pattern = re.compile(re.escape(name) + r"\.(\d+)-of-(\d+)\.npy")
+    matches = [pattern.fullmatch(path.name) for path in folder.glob(f"{name}.*.npy")]
+    shards = [(int(match[1]), int(match[2])) for match in matches if match]
+    if not shards:
+        raise UserError(
+            f"{folder} holds no shards of these soft labels. Make them, on as many machines as "
+            "you like, with distill label TARGET --shard 1/2, --shard 2/2, and copy them there."
+        )
+    totals = sorted({total for _, total in shards})
+    if len(totals) > 1:
+        raise UserError(
+            f"{folder} holds shards of {' and of '.join(map(str, totals))}, so some photos are "
+            "there twice. Delete the shards that you do not want to merge."
+        )
+    missing = sorted(set(range(1, totals[0] + 1)) - {number for number, _ in shards})
+    if missing:
+        raise UserError(
+            f"{folder} lacks shard {', '.join(map(str, missing))} of {totals[0]}. Make it with "
+            f"distill label TARGET --shard {missing[0]}/{totals[0]}."
+        )
+    return totals[0]
