@@ -1,19 +1,21 @@
 """Bare model files, measured without a run."""
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from compress.pipeline import as_photos
+from configs.artifacts import ending
 from configs.errors import UserError
 from configs.records import to_json
 from distill.data.manifest import Examples
 from distill.data.scan import scan_folder
 from eval.devices.probe import ModelFileError, open_model
 from eval.images import evaluation_image
-from eval.metadata import FileMetadata, expected_pixels, read_metadata
+from eval.metadata import FileMetadata, SplitShares, expected_pixels, read_metadata
 from eval.photo_files import UnreadablePhoto
 from eval.pixels import Pixels
 from eval.scoring.file_rows import Reference, file_row
@@ -55,16 +57,17 @@ def measure_files(
         )
         for file in (file for file in files if file not in timings):
             log.warning("%s: not a file that %s runs; left out", file, device)
-        return [latency_row(file, [row]) for file, row in timings.items()]
+        return [latency_row(file, described[file], [row]) for file, row in timings.items()]
     if data is None:
         raise UserError("--data is missing: the folder of class folders to score the files on.")
     rows: list[dict[str, Any]] = []
-    tests: dict[Any, Examples] = {}
+    tests: dict[SplitShares | None, Examples] = {}
     for file, metadata in described.items():
-        split = (metadata.split if metadata else None) or {}
-        key = tuple(sorted(split.items()))
-        test = tests[key] if key in tests else scan_folder(data, **split)["test"]
-        tests[key] = test
+        split = metadata.split if metadata else None
+        if split not in tests:
+            shares = asdict(split) if split else {}
+            tests[split] = scan_folder(data, **shares)["test"]
+        test = tests[split]
         photos = as_photos("test", matched(test, metadata, open_model(file).num_classes, file))
         probs = file_probabilities(
             file, photos, num_threads=num_threads, pixels=expected_pixels(metadata, pixels)
@@ -82,15 +85,16 @@ def measure_files(
     return rows
 
 
-def latency_row(file: Path, latency: list[Latency]) -> dict[str, Any]:
+def latency_row(
+    file: Path, metadata: FileMetadata | None, latency: list[Latency]
+) -> dict[str, Any]:
     """A row of report.json with the timing alone."""
     from eval.footprint import file_bytes
 
-    metadata = describe(file)
     return {
         "name": file.name,
         "path": str(file),
-        "format": file.suffix[1:],
+        "format": ending(file)[1:],
         **_facts(metadata),
         "file_bytes": file_bytes(file),
         "latency": to_json(latency),
@@ -100,7 +104,7 @@ def latency_row(file: Path, latency: list[Latency]) -> dict[str, Any]:
 def _facts(metadata: FileMetadata | None) -> dict[str, Any]:
     return {
         "recipe": metadata.recipe if metadata else None,
-        "source": metadata.source if metadata else None,
+        "source": metadata.parent if metadata else None,
     }
 
 
@@ -108,8 +112,7 @@ def describe(file: Path) -> FileMetadata | None:
     if not file.exists():
         raise UserError(f"{file} does not exist. Expected a .tflite or .onnx file.")
     try:
-        open_model(file)
-        return read_metadata(file)
+        return read_metadata(file, open_model(file).num_classes)
     except ModelFileError as error:
         raise UserError(f"{file} is no model that can be run here: {error}") from None
 

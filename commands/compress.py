@@ -140,8 +140,10 @@ def quantize(
     debug: Debug = False,
 ) -> None:
     """Write the config's quantized files, or those of a bare .keras model."""
+    from configs.artifacts import ending
+
     limits = {"max_drop": max_drop, "max_latency_ms": max_latency_ms, "max_bytes": max_bytes}
-    if not target.endswith((".keras", ".h5")):
+    if ending(target) not in (".keras", ".h5"):
         refuse(target, ONLY_BARE, data=data, recipe=recipe, out=out, **limits)
         refuse(target, ONLY_BARE, qat_epochs=qat_epochs, pixels=pixels, mean=mean, std=std)
         _write_files("quantize", target, run, set_, force, quiet=quiet, json=json)

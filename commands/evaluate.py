@@ -297,9 +297,10 @@ def predict(
 
 def is_file_target(target: list[str]) -> bool:
     """Whether the words are model files rather than one target."""
+    from configs.artifacts import ending
     from configs.errors import UserError
 
-    files = [Path(word).suffix.lower() in (".tflite", ".onnx") for word in target]
+    files = [ending(word) in (".tflite", ".onnx") for word in target]
     if any(files) and not all(files):
         raise UserError(f"{' '.join(target)}: give one TARGET, or only .tflite and .onnx files.")
     return all(files)

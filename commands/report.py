@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from commands.bare import latency_row
+from commands.bare import describe, latency_row
 from commands.tables import files_table
 from compress.pipeline import file_names, model_names, run_photos
 from configs.records import from_json
@@ -52,6 +52,7 @@ def latency_rows(directory: RunDir, manifests: list[dict[str, Any]]) -> list[dic
     return [
         latency_row(
             directory.file(name),
+            describe(directory.file(name)),
             [
                 from_json(Latency, manifest["latency"][name])
                 for manifest in manifests

@@ -9,6 +9,7 @@ from typing import Any
 
 from commands.tables import profile_table, single_stream_table, thermal_table
 from compress.pipeline import NEEDS, ensure, file_names
+from configs.artifacts import ending
 from configs.errors import UserError
 from configs.resume import take_step
 from configs.run_dir import RunDir
@@ -45,7 +46,7 @@ class Mode:
         Raises:
             UserError: there are none.
         """
-        able = [file for file in files if file.suffix.lower() in self.formats]
+        able = [file for file in files if ending(file) in self.formats]
         others = ", ".join(file.name for file in files if file not in able)
         if not able:
             raise UserError(f"--{self.name} is for {', '.join(self.formats)} files; got {others}.")

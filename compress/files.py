@@ -13,6 +13,7 @@ from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
 from distill.data.manifest import load_examples
 from distill.model_file import load_model
+from eval.metadata import SplitShares
 from eval.pixels import OWN_PIXELS
 
 
@@ -57,7 +58,7 @@ def _file_step(
             parent=parent,
             classes=load_examples(run, "train").classes,
             output=experiment.compress.output,
-            split={"validation": experiment.data.validation, "test": experiment.data.test},
+            split=SplitShares(experiment.data.validation, experiment.data.test),
         )
         return [path], facts
 

@@ -1,4 +1,4 @@
-"""Files that are complete or absent, and the digests that name them."""
+"""Files that are complete or absent, the digests that name them, and their endings."""
 
 import hashlib
 import json
@@ -25,6 +25,15 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def ending(path: Path | str) -> str:
+    """The ending of a file's name in small letters, as in `.onnx`: MODEL.ONNX is an ONNX file too.
+
+    Every file is told by this ending. `eval/devices/probe.py` has its own, because it is copied to
+    devices alone.
+    """
+    return Path(path).suffix.lower()
 
 
 def unfinished_name(name: str, process: int) -> str:

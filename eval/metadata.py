@@ -1,21 +1,49 @@
-"""What a model file says of itself: classes, pixels, where it came from.
+"""The metadata inside a model file: its classes, its pixels, and where it came from.
 
 `compress/recipes/metadata.py` writes it: into the ZIP behind a `.tflite` model, into the
-metadata_props of an `.onnx` model.
+metadata_props of an `.onnx` model. Files also come from strangers, so nothing in them is trusted:
+sizes are bounded, types are checked, and what cannot be read counts as no metadata.
 """
 
-import json
+import io
+import logging
+import os
+import struct
 import zipfile
-from dataclasses import asdict, dataclass, field
+import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, TypeAdapter, ValidationError
+
+from configs.artifacts import ending
+from configs.records import to_json
 from eval.devices.machine import package_version
 from eval.pixels import OWN_PIXELS, Pixels
+from eval.scoring.probabilities import OutputKind
+
+log = logging.getLogger("potstill")
 
 JSON_MEMBER = "metadata.json"
 OWN_KEY = "potstill"
-"""The key of all that we know, beside the keys that other tools look for."""
+"""The key of all values of ours, beside the keys that other tools look for."""
+
+MAX_JSON_BYTES = 4 << 20
+"""Metadata of fifty thousand classes is smaller."""
+MAX_ZIP_BYTES = 2 * MAX_JSON_BYTES
+"""How much of the end of a file is searched for a ZIP."""
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+ImageSize = Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=2, max_length=2)]
+
+
+@dataclass(frozen=True)
+class SplitShares:
+    """Which share of the photos was kept for validation and for the test."""
+
+    validation: Share
+    test: Share
 
 
 @dataclass(frozen=True)
@@ -23,61 +51,147 @@ class FileMetadata:
     """What readers of a file need to know.
 
     Attributes:
-        output: "probabilities" or "logits".
-        pixels: range, mean and std: the input is (pixel - mean) / std.
+        pixels: what the file expects of its input.
         image_size: height and width of the input, in pixels.
-        split: shares of the validation and test photos, so that the same photos test it again.
-        source: name of the model the file was made of.
+        parent: name of the model the file was made from.
+        split: of the photos the parent was trained on, so that the same photos test the file again.
         version: of Potstill.
     """
 
-    classes: list[str]
-    output: str
-    pixels: dict[str, Any]
-    image_size: list[int]
-    source: str
+    classes: Annotated[list[str], Field(min_length=1)]
+    output: OutputKind
+    pixels: Pixels
+    image_size: ImageSize
+    parent: Annotated[str, Field(alias="source")]
     recipe: str
-    split: dict[str, float] | None = None
+    split: SplitShares | None = None
     version: str = field(default_factory=lambda: package_version("potstill") or "")
 
     @property
     def description(self) -> str:
         """One line for people."""
         size = " x ".join(map(str, self.image_size))
-        return f"{self.source}, {self.recipe}: {len(self.classes)} classes at {size} pixels"
+        return f"{self.parent}, {self.recipe}: {len(self.classes)} classes at {size} pixels"
 
     def describe(self) -> dict[str, Any]:
-        """What is kept under OWN_KEY: all that is known, without null."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        """The JSON value that is written under OWN_KEY, without null."""
+        values = {**to_json(self), "pixels": self.pixels.describe()}
+        return {key: value for key, value in values.items() if value is not None}
 
 
-def read_metadata(path: Path) -> FileMetadata | None:
-    """The metadata of a file, or None where it has none of ours."""
+@dataclass(frozen=True)
+class _JsonMember:
+    """`metadata.json` in a ZIP; the keys of other tools are ignored."""
+
+    potstill: FileMetadata | None = None
+
+
+class _Unreadable(Exception):
+    """Metadata that is damaged or hostile. The message says why, in a few words."""
+
+
+_OWN = TypeAdapter(FileMetadata)
+_MEMBER = TypeAdapter(_JsonMember)
+
+# Pydantic's parser stops at 200 nested levels.
+_DAMAGED_ZIP = (
+    zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError,
+    RuntimeError, ValueError, LookupError,
+)  # fmt: skip
+"""What `zipfile` raises on damaged or unsupported archives; NotImplementedError is among them."""
+
+
+def read_metadata(path: Path, num_classes: int | None = None) -> FileMetadata | None:
+    """The metadata of a file; None where it has none of ours, or none that can be read.
+
+    Args:
+        num_classes: of the model in the file; metadata with another number is not its own.
+    """
     try:
-        values = _onnx_values(path) if path.suffix == ".onnx" else _zip_values(path)
-        return FileMetadata(**values) if values else None
-    except (TypeError, KeyError, ValueError, zipfile.BadZipFile):
-        return None  # somebody else's metadata
-
-
-def expected_pixels(metadata: FileMetadata | None, given: Pixels | None) -> Pixels:
-    """What a file expects of its input: as the user says, else as the file itself says."""
-    if given is not None or metadata is None:
-        return given or OWN_PIXELS
-    return Pixels(tuple(metadata.pixels["mean"]), tuple(metadata.pixels["std"]))
-
-
-def _zip_values(path: Path) -> dict[str, Any] | None:
-    if not zipfile.is_zipfile(path):
+        is_onnx = ending(path) == ".onnx"
+        metadata = _from_onnx(path) if is_onnx else _from_zip(path)
+        if metadata and num_classes not in (None, len(metadata.classes)):
+            raise _Unreadable(f"it has {len(metadata.classes)} classes, the model {num_classes}")
+    except _Unreadable as problem:
+        log.warning(
+            "%s: its metadata is ignored, with class names and pixel range: %s.", path, problem
+        )
         return None
-    with zipfile.ZipFile(path) as archive:
-        return dict(json.loads(archive.read(JSON_MEMBER))[OWN_KEY])
+    return metadata
 
 
-def _onnx_values(path: Path) -> dict[str, Any]:
+def expected_pixels(metadata: FileMetadata | None, from_options: Pixels | None) -> Pixels:
+    """What a file expects of its input: what the user says, otherwise what the file says."""
+    if from_options is not None:
+        return from_options
+    return metadata.pixels if metadata else OWN_PIXELS
+
+
+def _from_zip(path: Path) -> FileMetadata | None:
+    content = _json_member(_end_of(path))
+    if content is None:
+        return None
+    try:
+        return _MEMBER.validate_json(content, strict=True).potstill
+    except ValidationError as error:
+        raise _Unreadable(_first_problem(error)) from None
+
+
+def _end_of(path: Path) -> io.BytesIO:
+    """The last bytes of a file; `zipfile` finds an archive at their end."""
+    with open(path, "rb") as file:
+        file.seek(max(os.fstat(file.fileno()).st_size - MAX_ZIP_BYTES, 0))
+        return io.BytesIO(file.read(MAX_ZIP_BYTES))
+
+
+def _json_member(stream: io.BytesIO) -> bytes | None:
+    """The content of `metadata.json` in a ZIP; None without a ZIP or without this member."""
+    if not zipfile.is_zipfile(stream):
+        return None
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            if JSON_MEMBER not in archive.namelist():
+                return None
+            member = archive.getinfo(JSON_MEMBER)
+            # The other methods decompress a whole block at once, whatever its size.
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise _Unreadable(f"{JSON_MEMBER} is compressed in a way that is not supported")
+            if member.flag_bits & 1:
+                raise _Unreadable(f"{JSON_MEMBER} is encrypted")
+            with archive.open(member) as file:
+                content = file.read(MAX_JSON_BYTES + 1)
+    except _DAMAGED_ZIP as error:
+        raise _Unreadable(f"its ZIP is damaged ({error})") from None
+    if max(member.file_size, len(content)) > MAX_JSON_BYTES:
+        raise _Unreadable(f"{JSON_MEMBER} has more than {MAX_JSON_BYTES:,} bytes")
+    return content
+
+
+def _from_onnx(path: Path) -> FileMetadata | None:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return dict(json.loads(session.get_modelmeta().custom_metadata_map[OWN_KEY]))
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        text = session.get_modelmeta().custom_metadata_map.get(OWN_KEY)
+    except Exception as error:  # onnxruntime's own classes share no base but this
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise _Unreadable(f"it cannot be loaded ({first_line})") from None
+    if text is None:
+        return None
+    if len(text) > MAX_JSON_BYTES:
+        raise _Unreadable(f"{OWN_KEY} has more than {MAX_JSON_BYTES:,} bytes")
+    try:
+        return _OWN.validate_json(text, strict=True)
+    except ValidationError as error:
+        raise _Unreadable(_first_problem(error)) from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(map(str, problem["loc"]))
+    return f"{where}: {problem['msg']}" if where else problem["msg"]

@@ -1,21 +1,24 @@
 """The pixels that a model expects: `Pixels`, and the options that say so."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, FiniteFloat
 
 from configs.errors import UserError
 
-Triple = tuple[float, float, float]
+Scale = Annotated[FiniteFloat, Field(gt=0)]
+Triple = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+PositiveTriple = tuple[Scale, Scale, Scale]
 
 
 @dataclass(frozen=True)
 class Pixels:
     """What a model expects of its input: (pixel - mean) / std, with pixels in 0..255."""
 
-    mean: Triple = (0.0, 0.0, 0.0)
-    std: Triple = (1.0, 1.0, 1.0)
+    mean: Triple
+    std: PositiveTriple
 
     def apply(self, images: np.ndarray) -> np.ndarray:
         """float32 images as the model takes them, from uint8 or float (..., 3)."""
@@ -27,10 +30,10 @@ class Pixels:
         return {"range": [0, 255], "mean": list(self.mean), "std": list(self.std)}
 
 
-OWN_PIXELS = Pixels()
+OWN_PIXELS = Pixels(mean=(0.0,) * 3, std=(1.0,) * 3)
 RANGES = {
     "0..255": OWN_PIXELS,
-    "0..1": Pixels(std=(255.0,) * 3),
+    "0..1": Pixels(mean=(0.0,) * 3, std=(255.0,) * 3),
     "-1..1": Pixels(mean=(127.5,) * 3, std=(127.5,) * 3),
 }
 

@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 
 from compress.recipes.tflite_metadata import LABELS_MEMBER, with_metadata
+from configs.artifacts import ending
 from eval.metadata import JSON_MEMBER, OWN_KEY, FileMetadata
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -25,7 +26,7 @@ def write_metadata(path: Path, metadata: FileMetadata) -> None:
     Raises:
         ValueError: the file has metadata already.
     """
-    if path.suffix == ".onnx":
+    if ending(path) == ".onnx":
         model = onnx.load(path)
         onnx.helper.set_model_props(model, onnx_props(metadata))
         onnx.save(model, path)

@@ -72,7 +72,7 @@ def tflite_metadata(metadata: FileMetadata) -> bytes:
     root = _Table(
         "ModelMetadata",
         {
-            "name": metadata.source,
+            "name": metadata.parent,
             "description": metadata.description,
             "subgraph_metadata": [graph],
             "min_parser_version": PARSER_VERSION,
@@ -86,7 +86,8 @@ def tflite_metadata(metadata: FileMetadata) -> bytes:
 def _image(metadata: FileMetadata) -> _Table:
     rgb = _Table("ImageProperties", {"color_space": RGB})
     normalization = _Table(
-        "NormalizationOptions", {key: metadata.pixels[key] for key in ("mean", "std")}
+        "NormalizationOptions",
+        {"mean": list(metadata.pixels.mean), "std": list(metadata.pixels.std)},
     )
     return _Table(
         "TensorMetadata",

@@ -11,11 +11,12 @@ from compress.graph.inference import check_parity
 from compress.recipes import RECIPES
 from compress.recipes.conversion import Conversion
 from compress.recipes.metadata import write_metadata
-from configs.artifacts import whole_file
+from configs.artifacts import ending, whole_file
 from configs.schema import Choice
 from eval.footprint import zip_bytes
-from eval.metadata import FileMetadata
+from eval.metadata import FileMetadata, SplitShares
 from eval.pixels import OWN_PIXELS, Pixels
+from eval.scoring.probabilities import OutputKind
 
 NUM_PARITY_IMAGES = 8
 
@@ -39,8 +40,8 @@ def write_file(
     parent: str,
     classes: list[str],
     pixels: Pixels = OWN_PIXELS,
-    output: str = "probabilities",
-    split: dict[str, float] | None = None,
+    output: OutputKind = "probabilities",
+    split: SplitShares | None = None,
 ) -> dict[str, Any]:
     """Convert a model to a file by one recipe. `path` is complete afterwards or absent.
 
@@ -66,9 +67,9 @@ def write_file(
         metadata = FileMetadata(
             classes=classes,
             output=output,
-            pixels=pixels.describe(),
+            pixels=pixels,
             image_size=list(image_size_of(conversion.model)),
-            source=parent,
+            parent=parent,
             recipe=recipe.name,
             split=split,
         )
@@ -76,7 +77,7 @@ def write_file(
     return {
         "source": parent,
         "recipe": recipe.name,
-        "format": path.suffix[1:],
+        "format": ending(path)[1:],
         "parity": parity,
         # Kept: level 9 takes a second for each file, and every report asks.
         "zip_bytes": zip_bytes(path),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.artifacts import write_text
+from configs.artifacts import ending, write_text
 from configs.errors import UserError
 from configs.loading.experiment import load_experiment, to_yaml
 from configs.loading.paths import is_utf8
@@ -74,7 +74,7 @@ def _resolve(target: str) -> _Target:
     if path.is_dir():
         name = path.resolve().name or "photos"
         return _Target(CONFIGS / "photos.yaml", Path("runs") / name, photos=path)
-    if path.is_file() and path.suffix in (".yaml", ".yml"):
+    if path.is_file() and ending(path) in (".yaml", ".yml"):
         return _Target(path, Path("runs") / path.stem)
     if bundled.is_file():
         return _Target(bundled, Path("runs") / target)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras.src.applications import efficientnet as keras_efficientnet
 
+from configs.artifacts import ending
 from configs.errors import UserError
 
 SUFFIXES = (".keras", ".weights.h5", ".h5")
@@ -38,7 +39,7 @@ def load_weights_file(model: keras.Model, path: Path) -> keras.Model:
             f"weights {str(path)!r} do not exist. Expected a file ending in {', '.join(SUFFIXES)}, "
             "or one of the names that this backbone knows."
         )
-    load = _load_model if path.suffix.lower() == ".keras" else _load_h5
+    load = _load_model if ending(path) == ".keras" else _load_h5
     try:
         with lower_case_ending(path) as readable:
             needs_rescaling = load(model, readable)

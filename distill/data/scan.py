@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from configs.artifacts import digest, file_sha256
+from configs.artifacts import digest, ending, file_sha256
 from configs.errors import UserError
 from configs.progress import track
 from configs.resume import Built, Step, Workspace
@@ -127,8 +127,8 @@ def _read(root: Path, file: ListedFile) -> Photo | Skipped:
     except UnicodeEncodeError:
         readable = file.path.encode("utf-8", "backslashreplace").decode()
         return Skipped(readable, "file name is not UTF-8", is_damaged=True)
-    if path.suffix.lower() not in PHOTO_SUFFIXES:
-        return Skipped(file.path, f"not a photo ({path.suffix or 'no ending'})")
+    if ending(path) not in PHOTO_SUFFIXES:
+        return Skipped(file.path, f"not a photo ({ending(path) or 'no ending'})")
     try:
         width, height = photo_size(path)
         sha256 = file_sha256(path)

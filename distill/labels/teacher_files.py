@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from configs.artifacts import file_sha256
+from configs.artifacts import ending, file_sha256
 from configs.errors import UserError
 from configs.schema import TeacherFile
 from distill.model_file import load_model
@@ -43,7 +43,7 @@ def open_teacher_file(file: TeacherFile, classes: list[str]) -> Answers:
     metadata = None
     if file.path.is_dir():
         predict = _saved_model(file)
-    elif file.path.suffix.lower() in (".onnx", ".tflite"):
+    elif ending(file.path) in (".onnx", ".tflite"):
         predict = _runtime_file(file)
         metadata = read_metadata(file.path)
     else:

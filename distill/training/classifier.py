@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from configs.artifacts import file_sha256
+from configs.artifacts import ending, file_sha256
 from configs.records import to_json
 from configs.resume import Built, Workspace
 from configs.run_dir import RunDir
@@ -133,7 +133,7 @@ def weights_input(config: TrainingConfig) -> dict[str, str]:
     """The digest of the weights file that the config names, as an input of a step, if it does."""
     weights = config.backbone.options.get("weights") or ""
     path = Path(weights).expanduser()
-    is_file = path.suffix.lower() in (".keras", ".h5") and path.is_file()
+    is_file = ending(path) in (".keras", ".h5") and path.is_file()
     return {"weights": file_sha256(path)} if is_file else {}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.artifacts import file_sha256
+from configs.artifacts import ending, file_sha256
 from configs.errors import StepFailed, UserError
 from eval.devices.machine import Machine
 from eval.devices.probe import Finished, MachineState, OperatorTime, Ready
@@ -77,7 +77,7 @@ class Phone:
     def send(self, file: Path) -> str:
         """The path of a file's copy in the phone's folder, checked by digest."""
         digest = file_sha256(file)
-        path = f"{self._folder}/{digest[:16]}{file.suffix}"
+        path = f"{self._folder}/{digest[:16]}{ending(file)}"
         self._run("push", str(file), path)
         if self.shell("sha256sum", path).split()[:1] != [digest]:
             raise StepFailed(

@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.artifacts import file_sha256
+from configs.artifacts import ending, file_sha256
 from configs.errors import StepFailed, UserError
 from configs.records import from_json
 from eval.devices.machine import Machine
@@ -166,7 +166,7 @@ class Board:
 
     def open(self, file: Path, *, num_threads: int) -> ProbeSession:
         """A probe that has loaded a file there."""
-        site = self.site("openvino" if self._openvino else file.suffix.lower())
+        site = self.site("openvino" if self._openvino else ending(file))
         marker = new_marker()
         arguments = probe_arguments(
             self._send(file),
@@ -222,7 +222,7 @@ class Board:
     def _send(self, file: Path) -> str:
         """The path of a file's copy on the device, named by its content."""
         digest = file_sha256(file)
-        path = f"{self._folder}/{digest[:16]}{file.suffix}"
+        path = f"{self._folder}/{digest[:16]}{ending(file)}"
         if self._sent.get(path) != digest:
             name = shlex.quote(path)
             lines = self._lines(f"cat > {name} && sha256sum {name}", stdin=file.read_bytes())

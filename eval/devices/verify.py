@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from configs.artifacts import ending
 from eval.devices.probe import open_model
 from eval.devices.registry import DEVICES, Device, device_label
 from eval.images import evaluation_image
@@ -54,7 +55,7 @@ def verify(
     with DEVICES[device](**options) as machine:
         if machine.reports_means:  # such a device reports no answers either
             return []
-        able = [file for file in files if file.suffix.lower() in machine.formats]
+        able = [file for file in files if ending(file) in machine.formats]
         return [
             _compare(
                 machine,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from configs.artifacts import ending
 from eval.footprint import file_bytes, zip_bytes
 from eval.scoring.accuracy import accuracy, compare
 from eval.scoring.predictions import Photos
@@ -49,7 +50,7 @@ def file_row(
     return {
         "name": path.name,
         "path": str(facts.get("path", path)),
-        "format": path.suffix[1:],
+        "format": ending(path)[1:],
         "recipe": facts.get("recipe"),
         "source": facts.get("source"),
         "file_bytes": file_bytes(path),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from configs.artifacts import ending
 from configs.errors import UserError
 from eval.devices.probe import Finished
 from eval.devices.registry import DEVICES, Options, device_label
@@ -51,7 +52,7 @@ def measure(
         return {}
     label, journal = device_label(device, options or {}), journal or Journal()
     with DEVICES[device](**(options or {})) as machine:
-        able = [file for file in files if file.suffix.lower() in machine.formats]
+        able = [file for file in files if ending(file) in machine.formats]
         if not able:
             names = ", ".join(file.name for file in files)
             raise UserError(f"{label} runs {' and '.join(machine.formats)} files; got {names}.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.artifacts import file_sha256
+from configs.artifacts import ending, file_sha256
 from configs.errors import UserError
 from configs.progress import track
 from configs.records import to_json
@@ -184,7 +184,7 @@ def sustain(
                 f"{label} reports means of many executions, and this needs the time of each. Name "
                 "another device with --device."
             )
-        able = [file for file in files if file.suffix.lower() in machine.formats]
+        able = [file for file in files if ending(file) in machine.formats]
         has_unique_names = len({file.name for file in able}) == len(able)
         for number, file in enumerate(able, 1):
             key = file.name if has_unique_names else str(file)

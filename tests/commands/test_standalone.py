@@ -9,6 +9,7 @@ import pytest
 
 from compress import budget, standalone
 from eval.metadata import read_metadata
+from eval.pixels import RANGES
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_a_foreign_model_becomes_measured_files(
     metadata = read_metadata(foreign.parent / "out" / "mine-int8.tflite")
     assert metadata is not None
     assert metadata.classes == ["cat", "dog"]
-    assert metadata.pixels["std"] == [255.0, 255.0, 255.0]
+    assert metadata.pixels == RANGES["0..1"]
 
     # The file says itself what pixels it expects: the same scores without --pixels.
     file = foreign.parent / "out" / "mine-float32.tflite"

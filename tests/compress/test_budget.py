@@ -110,7 +110,7 @@ def test_a_file_says_what_it_was_made_of(searched) -> None:
     manifest = json.loads(path.with_name(path.name + ".json").read_text())
     metadata = read_metadata(path)
     assert metadata is not None
-    assert {row["source"], manifest["source"], metadata.source} == {"mine-equalize"}
+    assert {row["source"], manifest["source"], metadata.parent} == {"mine-equalize"}
     model = path.parent.parent / "mine.keras"
     assert manifest["inputs"]["model"] == hashlib.sha256(model.read_bytes()).hexdigest()
     assert set(manifest["inputs"]) == {"model", "photos", "pixels", "recipe", "source", "weights"}

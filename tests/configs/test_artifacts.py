@@ -1,9 +1,10 @@
 import multiprocessing
+import re
 from pathlib import Path
 
 import pytest
 
-from configs.artifacts import unfinished_name, whole_file
+from configs.artifacts import ending, unfinished_name, whole_file
 
 
 def test_a_file_that_failed_half_way_leaves_the_old_one(tmp_path: Path) -> None:
@@ -53,3 +54,21 @@ def test_a_dead_process_of_a_file_whose_name_ends_alike_is_no_reason(tmp_path: P
     with whole_file(tmp_path / "b0-int8.tflite") as unfinished:
         unfinished.write_text("content")
     assert other.exists()
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "MODEL.ONNX", "runs/b0.v2/Model.Onnx"])
+def test_an_ending_is_the_same_in_capitals(name: str) -> None:
+    assert ending(name) == ending(Path(name)) == ".onnx"
+
+
+def test_no_file_reads_endings_in_another_way() -> None:
+    root = Path(__file__).resolve().parents[2]
+    rooms = ("configs", "eval", "distill", "compress", "commands")
+    users = {
+        path.relative_to(root).as_posix()
+        for room in rooms
+        for path in (root / room).rglob("*.py")
+        if re.search(r"\.suffix\b", path.read_text())
+    }
+    # The probe is copied to devices alone.
+    assert users == {"configs/artifacts.py", "eval/devices/probe.py"}

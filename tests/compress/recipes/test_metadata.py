@@ -17,13 +17,14 @@ from onnx import TensorProto, helper
 
 from compress.recipes.metadata import write_metadata
 from eval.metadata import FileMetadata, read_metadata
+from eval.pixels import RANGES
 
 METADATA = FileMetadata(
     classes=["rose", "it's", "löwenzahn\n😀"],
     output="probabilities",
-    pixels={"range": [0, 255], "mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0]},
+    pixels=RANGES["0..1"],
     image_size=[4, 4],
-    source="student",
+    parent="student",
     recipe="tflite.int8",
 )
 NAMES = dict(enumerate(METADATA.classes))
