@@ -18,7 +18,7 @@ from eval.images import evaluation_image
 from eval.metadata import FileMetadata, SplitShares, expected_pixels, read_metadata
 from eval.photo_files import UnreadablePhoto
 from eval.pixels import Pixels
-from eval.scoring.file_rows import Reference, file_row
+from eval.scoring.file_rows import References, file_row
 from eval.scoring.predictions import file_probabilities, predict_file
 from eval.timing.latency import Latency
 from eval.timing.results import timed
@@ -73,13 +73,16 @@ def measure_files(
             file, photos, num_threads=num_threads, pixels=expected_pixels(metadata, pixels)
         )
         rows.append(
-            file_row(
-                file,
-                facts=_facts(metadata),
-                probs=probs,
-                photos=photos,
-                reference=Reference(),
-                latency=[],
+            to_json(
+                file_row(
+                    file,
+                    recipe=metadata.recipe if metadata else None,
+                    parent=metadata.parent if metadata else None,
+                    probs=probs,
+                    photos=photos,
+                    references=References(),
+                    latency=[],
+                )
             )
         )
     return rows

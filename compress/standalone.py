@@ -33,7 +33,7 @@ from eval.choice.drop import drop_of
 from eval.choice.file_to_ship import MeasuredFile, choose
 from eval.footprint import file_bytes
 from eval.pixels import OWN_PIXELS, Pixels
-from eval.scoring.file_rows import Reference, file_row
+from eval.scoring.file_rows import FileRow, References, file_row
 from eval.scoring.predictions import Photos, file_probabilities
 from eval.timing.latency import Latency
 from eval.timing.results import timed
@@ -160,15 +160,17 @@ class _Work:
         """Probabilities of one file on the photos of a split."""
         return file_probabilities(file, self.photos[split], num_threads=1, pixels=self.pixels)
 
-    def row(self, file: Path, facts: dict[str, Any], latency: Latency) -> dict[str, Any]:
+    def row(self, file: Path, facts: dict[str, Any], latency: Latency) -> FileRow:
         """The row of one file, scored on the test photos."""
         return file_row(
             file,
-            facts=facts,
+            recipe=facts["recipe"],
+            parent=facts["source"],
             probs=self.answers(file, "test"),
             photos=self.photos["test"],
-            reference=Reference(source=self.probs["test"], student=self.probs["test"]),
+            references=References(parent=self.probs["test"], student=self.probs["test"]),
             latency=[latency],
+            known_zip_bytes=facts.get("zip_bytes"),
         )
 
 

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from eval.scoring.accuracy import compare
+from eval.scoring.accuracy import Comparison, compare
+from eval.scoring.file_rows import FileRow
 
 
 def step_costs(
     *,
     models: list[str],
-    files: list[dict[str, Any]],
+    files: list[FileRow],
     chosen: str | None,
     probs: dict[str, np.ndarray],
     labels: np.ndarray,
@@ -30,14 +31,14 @@ def step_costs(
         names before_file and after_file, and their bytes_before, bytes_after, ms_before and
         ms_after (None where there is no such file or time); on_the_way to the chosen file.
     """
-    by_name = {row["name"]: row for row in files}
+    by_name = {row.name: row for row in files}
     chosen_row = by_name.get(chosen or "")
-    form = chosen_row["format"] if chosen_row else files[0]["format"] if files else None
-    way = models[: models.index(chosen_row["source"]) + 1] if chosen_row else []
+    form = chosen_row.format if chosen_row else files[0].format if files else None
+    way = models[: models.index(str(chosen_row.parent)) + 1] if chosen_row else []
 
-    def float_file(source: str, form: str | None) -> dict[str, Any] | None:
-        some = [r for r in files if r["source"] == source and r["recipe"] == f"{form}.float32"]
-        return some[0] if some else None
+    def float_file(parent: str | None, form: str | None) -> FileRow | None:
+        recipe = f"{form}.float32"
+        return next((r for r in files if r.parent == parent and r.recipe == recipe), None)
 
     steps = []
     for before, after in pairwise(models):
@@ -47,39 +48,40 @@ def step_costs(
                 "kind": "method",
                 "from": before,
                 "to": after,
-                "drop": scores["drop_vs_source"],
-                **_interval(scores),
+                **_drop(scores),
                 **_sizes(float_file(before, form), float_file(after, form)),
                 "on_the_way": after in way,
             }
         )
     for row in files:
-        scores, before_file = row["accuracy"], float_file(row["source"], row["format"])
+        before_file = float_file(row.parent, row.format)
         steps.append(
             {
                 "kind": "recipe",
-                "from": row["source"],
-                "to": row["name"],
-                "drop": scores["drop_vs_source"],
-                **_interval(scores),
+                "from": row.parent,
+                "to": row.name,
+                **_drop(row.comparison),
                 **_sizes(before_file if before_file is not row else None, row),
-                "on_the_way": row["name"] == chosen,
+                "on_the_way": row.name == chosen,
             }
         )
     return steps
 
 
-def _interval(scores: dict[str, Any]) -> dict[str, Any]:
-    return {key: scores[key] for key in ("drop_low", "drop_high")}
+def _drop(scores: Comparison | None) -> dict[str, float | None]:
+    return {
+        "drop": scores.drop if scores else None,
+        "drop_low": scores.drop_low if scores else None,
+        "drop_high": scores.drop_high if scores else None,
+    }
 
 
-def _sizes(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _sizes(before: FileRow | None, after: FileRow | None) -> dict[str, str | float | None]:
+    sizes: dict[str, str | float | None] = {}
     for when, row in (("before", before), ("after", after)):
-        latency = row["latency"][0] if row and row["latency"] else None
-        found |= {
-            f"{when}_file": row["name"] if row else None,
-            f"bytes_{when}": row["file_bytes"] if row else None,
-            f"ms_{when}": latency.p50_ms if latency else None,
+        sizes |= {
+            f"{when}_file": row.name if row else None,
+            f"bytes_{when}": row.file_bytes if row else None,
+            f"ms_{when}": row.latency[0].p50_ms if row and row.latency else None,
         }
-    return found
+    return sizes

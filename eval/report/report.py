@@ -14,6 +14,7 @@ from configs.artifacts import (
     write_text,
 )
 from configs.records import to_json
+from configs.resume import output_sha256
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from eval.choice.drop import drop_of
@@ -26,9 +27,9 @@ from eval.report.failures import confusion_counts, flips_by_class, galleries
 from eval.report.html import Details, render_html, render_markdown
 from eval.report.model_card import render_card
 from eval.scoring.accuracy import accuracy
-from eval.scoring.file_rows import Reference, file_row
+from eval.scoring.file_rows import FileRow, References, file_row
 from eval.scoring.predictions import Photos, load_predictions
-from eval.scoring.robustness import corrupted_photos, robustness, robustness_sentence
+from eval.scoring.robustness import corrupted_photos, robustness
 from eval.timing.latency import Latency
 from eval.timing.results import load_latency, load_machine, load_packages
 
@@ -75,7 +76,7 @@ def build_report(
     facts = read_json(run.photos_manifest.with_suffix(".json"))
     counts = {k: v for k, v in facts.items() if k.startswith("num_")}
     tested = {name: splits["test"] for name, splits in probs.items()}
-    timed_on = next((row["latency"][0].device for row in rows if row["latency"]), None)
+    timed_on = next((row.latency[0].device for row in rows if row.latency), None)
     report = {
         "run": run.path.resolve().name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -83,7 +84,7 @@ def build_report(
         "machine": to_json(load_machine(run, timed_on) if timed_on else this_machine()),
         "data": {"source": _source(experiment), "classes": photos.classes, **counts},
         "models": [_model_row(run, n, probs[n]["test"], photos.test, teacher) for n in models],
-        "files": to_json(rows),
+        "files": [_file_entry(run, row, tested, photos) for row in rows],
         "distillation": _distillation(run, experiment, photos.test, probs),
         "steps": step_costs(
             models=[name for name in models if name not in ("teacher", "control")],
@@ -92,9 +93,7 @@ def build_report(
             probs=tested,
             labels=photos.test.labels,
         ),
-        "robustness": _robustness(
-            run, experiment, photos.test, tested, files=rows, chosen=verdict.chosen_file
-        ),
+        "robustness": _robustness(run, experiment, photos.test, tested, rows, verdict.chosen_file),
         "provenance": {
             "config_sha256": file_sha256(run.experiment),
             "photos_sha256": file_sha256(run.photos_manifest),
@@ -110,19 +109,17 @@ def _robustness(
     experiment: Experiment,
     test: Photos,
     tested: dict[str, np.ndarray],
-    *,
-    files: list[dict[str, Any]],
+    files: list[FileRow],
     chosen: str | None,
-) -> dict[str, Any] | None:
+) -> Any:
     photos = corrupted_photos(experiment, paths=test.paths, labels=test.labels)
     if photos is None:
         return None
-    of_files = {row["name"]: row["source"] for row in files}
+    of_files = {row.name: row.parent for row in files}
     trained = ("teacher", "student", "control")
     of_models = {n: None if n in trained else "student" for n in tested if n not in of_files}
-    found = robustness(run, photos, clean=tested, sources={**of_models, **of_files})
-    shipped = [row for row in found["rows"] if row["name"] == chosen]
-    return {**found, "sentence": robustness_sentence(shipped[0]) if shipped else None}
+    parents = {**of_models, **of_files}
+    return to_json(robustness(run, photos, clean=tested, parents=parents, shipped=chosen))
 
 
 def _distillation(
@@ -155,14 +152,13 @@ def _source(experiment: Experiment) -> str:
 
 
 def _measured(
-    row: dict[str, Any], probs: dict[str, dict[str, np.ndarray]], labels: np.ndarray
+    row: FileRow, probs: dict[str, dict[str, np.ndarray]], labels: np.ndarray
 ) -> MeasuredFile:
     file, parent, student = (
-        probs[name]["validation"] for name in (row["name"], row["source"], "student")
+        probs[name]["validation"] for name in (row.name, str(row.parent), "student")
     )
     drop = drop_of(file, parent, student, labels)
-    latency = row["latency"][0] if row["latency"] else None
-    return MeasuredFile(row["name"], row["file_bytes"], drop, latency)
+    return MeasuredFile(row.name, row.file_bytes, drop, row.latency[0] if row.latency else None)
 
 
 def _model_row(
@@ -171,7 +167,7 @@ def _model_row(
     facts = read_json(run.model_dir(name) / "manifest.json")
     kept = ("backbone", "input_shape", "num_parameters", "num_macs", "seconds_to_train")
     scores = accuracy(probs, test.labels, split="test", teacher_probs=teacher)
-    return {"name": name, **{key: facts[key] for key in kept}, "accuracy": scores}
+    return {"name": name, **{key: facts[key] for key in kept}, "accuracy": to_json(scores)}
 
 
 def _file_row(
@@ -181,21 +177,32 @@ def _file_row(
     photos: RunPhotos,
     teacher: np.ndarray,
     latency: list[Latency],
-) -> dict[str, Any]:
+) -> FileRow:
     path = run.file(name)
     facts = read_json(path.with_name(name + ".json"))
-    ours, source = probs[name]["test"], probs[facts["source"]]["test"]
-    row = file_row(
+    parent = probs[facts["source"]]["test"]
+    return file_row(
         path,
-        facts={**facts, "path": f"files/{name}"},
-        probs=ours,
+        recipe=facts["recipe"],
+        parent=facts["source"],
+        probs=probs[name]["test"],
         photos=photos.test,
-        reference=Reference(source=source, student=probs["student"]["test"], teacher=teacher),
+        references=References(parent=parent, student=probs["student"]["test"], teacher=teacher),
         latency=latency,
+        shown_path=f"files/{name}",
+        known_zip_bytes=facts.get("zip_bytes"),
     )
-    labels = photos.test.labels
-    flips = flips_by_class(ours.argmax(axis=1), source.argmax(axis=1), labels, photos.classes)
-    return {**row, "sha256": facts["outputs"][name]["sha256"], "flips_by_class": flips}
+
+
+def _file_entry(
+    run: RunDir, row: FileRow, tested: dict[str, np.ndarray], photos: RunPhotos
+) -> dict[str, Any]:
+    """An entry of `files`: the row of a file with its digest and the answers that it changed."""
+    answers, parent_answers = (tested[n].argmax(axis=1) for n in (row.name, str(row.parent)))
+    flips = flips_by_class(answers, parent_answers, photos.test.labels, photos.classes)
+    path = run.file(row.name)
+    sha256 = output_sha256(path.with_name(row.name + ".json"), row.name)
+    return {**to_json(row), "sha256": sha256, "flips_by_class": flips}
 
 
 def _details(

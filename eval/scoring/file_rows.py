@@ -1,29 +1,80 @@
-"""One row of `files` in report.json: the scores and times of a file."""
+"""The row of a file in `files` of report.json: its scores, its times and its size."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from configs.artifacts import ending
 from eval.footprint import file_bytes, zip_bytes
-from eval.scoring.accuracy import accuracy, compare
+from eval.scoring.accuracy import Accuracy, Comparison, accuracy, compare
 from eval.scoring.predictions import Photos
 from eval.timing.latency import Latency
 
-NEEDS_SOURCE = (
+COMPARISON_KEYS = (
     "agreement_with_source", "num_flips", "drop_vs_source", "drop_low", "drop_high",
     "drop_vs_student", "mcnemar_p", "confidence_drift", "confidence_drift_low",
     "confidence_drift_high", "probability_moved", "half_point_power", "detectable_drop",
 )  # fmt: skip
+"""The keys of a `Comparison` in JSON, which are null without a parent."""
 
 
 @dataclass(frozen=True)
-class Reference:
+class Parity:
+    """How far a float file is from the Keras model it was made from, over all test photos.
+
+    Attributes:
+        max_abs_diff: of all probabilities.
+        argmax_equal: photos with the same answer.
+        n: photos.
+    """
+
+    max_abs_diff: float
+    argmax_equal: int
+    n: int
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """One entry of `files` in report.json, where accuracy and comparison are one object.
+
+    Attributes:
+        path: in the run directory, or where the file lies.
+        format: "tflite" or "onnx".
+        recipe: None where the file does not say it, and so for `parent`.
+        parent: the model the file was made from.
+        zip_bytes: size in a ZIP.
+        parity: None for files that are rounded, or without their parent.
+        comparison: against the parent; None without it.
+        latency: one for each device.
+    """
+
+    name: str
+    path: str
+    format: str
+    recipe: str | None
+    parent: Annotated[str | None, Field(alias="source")]
+    file_bytes: int
+    zip_bytes: int
+    parity: Parity | None
+    accuracy: Accuracy
+    comparison: Comparison | None
+    latency: list[Latency]
+
+    @model_serializer(mode="wrap")
+    def _with_one_accuracy(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        comparison = values.pop("comparison") or dict.fromkeys(COMPARISON_KEYS)
+        return {**values, "accuracy": {**values["accuracy"], **comparison}}
+
+
+@dataclass(frozen=True)
+class References:
     """What a file is compared with: probabilities on the photos it is scored on, or None."""
 
-    source: np.ndarray | None = None
+    parent: np.ndarray | None = None
     student: np.ndarray | None = None
     teacher: np.ndarray | None = None
 
@@ -31,46 +82,49 @@ class Reference:
 def file_row(
     path: Path,
     *,
-    facts: dict[str, Any],
+    recipe: str | None,
+    parent: str | None,
     probs: np.ndarray,
     photos: Photos,
-    reference: Reference,
+    references: References,
     latency: list[Latency],
-) -> dict[str, Any]:
-    """One entry of `files` in report.json.
+    shown_path: str | None = None,
+    known_zip_bytes: int | None = None,
+) -> FileRow:
+    """The row of one file.
 
     Args:
-        facts: recipe and source, as the file's manifest or metadata gives them.
-        latency: of the file, one for each device.
+        recipe: as the file's manifest or metadata names it, and so for `parent`.
+        probs: of the file, on `photos`.
+        latency: one for each device.
+        shown_path: the path in the row; otherwise `path` itself.
+        known_zip_bytes: saves the second that it takes to compress the file.
     """
-    scores = accuracy(probs, photos.labels, split=photos.split, teacher_probs=reference.teacher)
-    against: dict[str, Any] = dict.fromkeys(NEEDS_SOURCE)
-    if reference.source is not None:
-        against = compare(probs, reference.source, photos.labels, student_probs=reference.student)
-    return {
-        "name": path.name,
-        "path": str(facts.get("path", path)),
-        "format": ending(path)[1:],
-        "recipe": facts.get("recipe"),
-        "source": facts.get("source"),
-        "file_bytes": file_bytes(path),
-        "zip_bytes": facts.get("zip_bytes") or zip_bytes(path),
-        "parity": _parity(probs, reference.source) if _is_float(facts) else None,
-        "accuracy": {**scores, **against},
-        "latency": latency,
-    }
+    comparison = parity = None
+    if references.parent is not None:
+        comparison = compare(probs, references.parent, photos.labels, references.student)
+        if (recipe or "").endswith(("float32", "float16")):
+            parity = _parity(probs, references.parent)
+    return FileRow(
+        name=path.name,
+        path=shown_path or str(path),
+        format=ending(path)[1:],
+        recipe=recipe,
+        parent=parent,
+        file_bytes=file_bytes(path),
+        zip_bytes=known_zip_bytes or zip_bytes(path),
+        parity=parity,
+        accuracy=accuracy(
+            probs, photos.labels, split=photos.split, teacher_probs=references.teacher
+        ),
+        comparison=comparison,
+        latency=latency,
+    )
 
 
-def _is_float(facts: dict[str, Any]) -> bool:
-    return str(facts.get("recipe") or "").endswith(("float32", "float16"))
-
-
-def _parity(probs: np.ndarray, source_probs: np.ndarray | None) -> dict[str, Any] | None:
-    """How far a float file is from the Keras model it came from, over all test photos."""
-    if source_probs is None:
-        return None
-    return {
-        "max_abs_diff": float(np.abs(probs - source_probs).max()),
-        "argmax_equal": int((probs.argmax(1) == source_probs.argmax(1)).sum()),
-        "n": len(probs),
-    }
+def _parity(probs: np.ndarray, parent_probs: np.ndarray) -> Parity:
+    return Parity(
+        max_abs_diff=float(np.abs(probs - parent_probs).max()),
+        argmax_equal=int((probs.argmax(1) == parent_probs.argmax(1)).sum()),
+        n=len(probs),
+    )

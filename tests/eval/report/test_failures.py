@@ -7,6 +7,8 @@ import pytest
 
 from eval.report.costs import step_costs
 from eval.report.failures import confusion_counts, flips_by_class, galleries
+from eval.scoring.accuracy import accuracy, compare
+from eval.scoring.file_rows import FileRow
 from eval.scoring.predictions import Photos
 from support import latency_of
 
@@ -66,12 +68,15 @@ def test_galleries_show_the_surest_first_and_count_what_is_gone(photos: Photos) 
 
 
 def test_steps_are_held_against_what_they_started_from() -> None:
-    def row(name: str, recipe: str, source: str, size: int, p50: float) -> dict:
-        scores = {"drop_vs_source": 0.5, "drop_low": 0.1, "drop_high": 0.7}
-        return {
-            "name": name, "recipe": recipe, "source": source, "format": "onnx", "file_bytes": size,
-            "latency": [latency_of(p50)], "accuracy": scores,
-        }  # fmt: skip
+    parent_probs, file_probs = sure([0, 0, 0, 1, 1, 2], [0.9] * 6), sure([1] * 6, [0.9] * 6)
+
+    def row(name: str, recipe: str, parent: str, size: int, p50: float) -> FileRow:
+        return FileRow(
+            name=name, path=name, format="onnx", recipe=recipe, parent=parent, file_bytes=size,
+            zip_bytes=size, parity=None, latency=[latency_of(p50)],
+            accuracy=accuracy(file_probs, LABELS, split="test"),
+            comparison=compare(file_probs, parent_probs, LABELS),
+        )  # fmt: skip
 
     files = [
         row("s32.onnx", "onnx.float32", "student", 400, 4.0),
@@ -79,7 +84,7 @@ def test_steps_are_held_against_what_they_started_from() -> None:
         row("m8.onnx", "onnx.int8", "pruned", 50, 1.0),
     ]
     probs = {
-        "student": sure([0, 0, 0, 1, 1, 2], [0.9] * 6),
+        "student": parent_probs,
         "pruned": sure([0, 0, 1, 1, 0, 2], [0.9] * 6),
     }
     steps = step_costs(

@@ -17,33 +17,33 @@ def test_scores_of_four_photos_by_hand() -> None:
     labels = np.array([0, 1, 2, 2])
     probs = answers([0, 1, 2, 0])
     scores = accuracy(probs, labels, split="test", teacher_probs=answers([0, 1, 1, 0]))
-    assert scores["split"] == "test"
-    assert (scores["n"], scores["top1"], scores["top5"]) == (4, 0.75, 1.0)
+    assert scores.split == "test"
+    assert (scores.n, scores.top1, scores.top5) == (4, 0.75, 1.0)
     # Wilson, 3 of 4: (0.75 + 1.9207/4 +- 1.96 sqrt(0.1875/4 + 3.8415/64)) / (1 + 3.8415/4)
-    assert (scores["top1_low"], scores["top1_high"]) == pytest.approx((0.3006, 0.9544), abs=1e-4)
-    assert scores["macro_f1"] == pytest.approx((2 / 3 + 1 + 2 / 3) / 3)
-    assert scores["nll"] == pytest.approx(-(3 * np.log(0.8) + np.log(0.1)) / 4, rel=1e-5)
-    assert scores["ece"] == pytest.approx(0.05, abs=1e-6)
-    assert scores["agreement_with_teacher"] == 0.75
+    assert (scores.top1_low, scores.top1_high) == pytest.approx((0.3006, 0.9544), abs=1e-4)
+    assert scores.macro_f1 == pytest.approx((2 / 3 + 1 + 2 / 3) / 3)
+    assert scores.nll == pytest.approx(-(3 * np.log(0.8) + np.log(0.1)) / 4, rel=1e-5)
+    assert scores.ece == pytest.approx(0.05, abs=1e-6)
+    assert scores.agreement_with_teacher == 0.75
 
 
 def test_without_a_teacher_there_is_no_agreement() -> None:
     scores = accuracy(answers([0]), np.array([0]), split="validation")
-    assert scores["agreement_with_teacher"] is None
+    assert scores.agreement_with_teacher is None
 
 
-def test_a_file_against_its_source_by_hand() -> None:
+def test_a_file_against_its_parent_by_hand() -> None:
     labels = np.array([0, 0, 0, 0, 0])
-    source = answers([0, 0, 0, 0, 1])  # 4 right
-    ours = answers([0, 0, 1, 1, 2])  # 2 right; three answers changed, two for the worse
+    parent = answers([0, 0, 0, 0, 1])  # 4 right
+    file = answers([0, 0, 1, 1, 2])  # 2 right; three answers changed, two for the worse
     student = answers([0, 0, 0, 1, 1])  # 3 right
-    result = compare(ours, source, labels, student_probs=student)
-    assert result["num_flips"] == 3
-    assert result["agreement_with_source"] == pytest.approx(0.4)
-    assert result["drop_vs_source"] == pytest.approx(0.4)
-    assert result["drop_vs_student"] == pytest.approx(0.2)
-    assert result["mcnemar_p"] == pytest.approx(0.5)  # 2 * (1/2)**2
-    assert compare(ours, source, labels)["drop_vs_student"] is None
+    comparison = compare(file, parent, labels, student_probs=student)
+    assert comparison.num_flips == 3
+    assert comparison.agreement == pytest.approx(0.4)
+    assert comparison.drop == pytest.approx(0.4)
+    assert comparison.drop_vs_student == pytest.approx(0.2)
+    assert comparison.mcnemar_p == pytest.approx(0.5)  # 2 * (1/2)**2
+    assert compare(file, parent, labels).drop_vs_student is None
 
 
 def test_top_k_counts_labels_among_the_best() -> None:
