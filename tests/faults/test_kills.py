@@ -1,74 +1,83 @@
-"""A run that is killed again and again ends where the undisturbed one does."""
+"""A command that is killed at any moment continues, and ends as if nothing had happened."""
 
-import json
-import os
-import random
-import signal
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
 
-from support import ROOT, command
+from faults.harness import (
+    COMMANDS,
+    CONFIG,
+    MAX_STARTS,
+    Command,
+    Duration,
+    ending,
+    finish_times,
+    kill_moments,
+    leftovers,
+    remove_written,
+    run_and_kill,
+    run_to_end,
+    write_photos,
+)
 
 NUM_KILLS = 10
 
-
-def manifests(run: Path) -> dict[str, tuple[int, str]]:
-    """Every finished artifact, with when it was finished and of what."""
-    paths = [*run.rglob("manifest.json"), *run.rglob("*.tflite.json"), *run.rglob("*.onnx.json")]
-    return {
-        str(p.relative_to(run)): (p.stat().st_mtime_ns, json.loads(p.read_text())["inputs_digest"])
-        for p in paths
-    }
+pytestmark = pytest.mark.slow
 
 
-def start_and_kill(run: Path, seconds: float) -> bool:
-    """Start the smoke run and kill it after so many seconds; whether it was still at work."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from cli import distill; distill()", "run", "smoke",
-         "--run", str(run)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        return True
-    return False
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos, a config, and in `run` and `bare` what commands made of them."""
+    place = tmp_path_factory.mktemp("kills")
+    write_photos(place / "photos")
+    (place / "config.yaml").write_text(CONFIG)
+    run_to_end("distill run config.yaml --run run", cwd=place)
+    run_to_end(COMMANDS["bare model"].words.format(folder="bare"), cwd=place)
+    return place
 
 
-def assert_as_good(run: Path, undisturbed: Path) -> None:
-    """Every model of a killed run is within a point of the undisturbed run's."""
-    ours, theirs = (json.loads((r / "report.json").read_text()) for r in (run, undisturbed))
-    for mine, other in zip(ours["models"], theirs["models"], strict=True):
-        assert mine["accuracy"]["top1"] == pytest.approx(other["accuracy"]["top1"], abs=0.01)
-    assert not list(run.rglob(".unfinished*"))
+def killed_to_the_end(
+    command: Command, folder: Path, duration: Duration, *, moments: list[float], place: Path
+) -> int:
+    """Start the command until it ends, and kill it at the next moment each time.
+
+    Returns:
+        How often it was killed. It may end before its moment.
+    """
+    words, num_kills = command.words.format(folder=folder), 0
+    for seconds in moments:
+        finished = finish_times(folder)
+        killed = run_and_kill(words, cwd=place, first_line=duration.first_line, seconds=seconds)
+        assert finished.items() <= finish_times(folder).items(), "a finished artifact was redone"
+        num_kills += killed
+        if not killed:
+            return num_kills
+    finished = finish_times(folder)
+    run_to_end(words, cwd=place)
+    assert finished.items() <= finish_times(folder).items(), "a finished artifact was redone"
+    return num_kills
 
 
-@pytest.mark.slow
-def test_ten_kills_cost_no_finished_artifact_and_no_accuracy(
-    smoke_run: Path, tmp_path: Path
-) -> None:
-    moments = random.Random(20_261_121)
-    killed, number = 0, 0
-    while killed < NUM_KILLS:
-        run = tmp_path / f"run {number}"
-        number += 1
-        at_work = True
-        while at_work and killed < NUM_KILLS:
-            before = manifests(run)
-            at_work = start_and_kill(run, moments.uniform(10, 100))
-            killed += at_work
-            after = manifests(run)
-            assert {name: after[name] for name in before} == before
-        before = manifests(run)
-        outcome = command("distill", "run", "smoke", "--run", run)
-        assert outcome.code == 0, outcome.err
-        after = manifests(run)
-        assert {name: after[name] for name in before} == before
-        assert_as_good(run, smoke_run)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_ten_kills_end_as_none(name: str, place: Path) -> None:
+    command, folder = COMMANDS[name], place / f"killed {name}".replace(" ", "-")
+
+    def prepare() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(place / command.finished, folder)
+        remove_written(command, folder)
+
+    prepare()
+    duration = run_to_end(command.words.format(folder=folder), cwd=place)
+    undisturbed = ending(place / command.finished)
+    assert ending(folder) == undisturbed, "the command differs from time to time"
+    num_kills, num_tries = 0, 0
+    while num_kills < NUM_KILLS:
+        assert num_tries < MAX_STARTS
+        prepare()
+        moments = kill_moments(duration, NUM_KILLS - num_kills, seed=num_tries)
+        num_kills += killed_to_the_end(command, folder, duration, moments=moments, place=place)
+        num_tries += 1
+        assert ending(folder) == undisturbed
+        assert not leftovers(folder)
