@@ -1,18 +1,16 @@
-"""The three programs: what goes wrong in them becomes a sentence and an exit code."""
+"""The three programs: how an error becomes one sentence and an exit code."""
 
 import errno
-import os
 import sys
 from collections.abc import Callable
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow's first import
 
 import typer
 
 from commands.compress import app as compress_app
 from commands.distill import app as distill_app
 from commands.evaluate import app as evaluate_app
-from configs.errors import UserError
+from commands.library_output import kept_from_the_terminal
+from configs.errors import UserError, failure_of
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -22,21 +20,24 @@ def _program(app: typer.Typer) -> Callable[[], None]:
         if "--debug" in sys.argv:
             app()
         try:
-            app()
+            with kept_from_the_terminal():
+                app()
         except UserError as error:
             _stop(str(error), error.exit_code)
         except MemoryError:
-            _stop("out of memory. Try smaller batches: --set student.batch_size=8", 1)
+            _stop(
+                "out of memory. Finished steps are kept. Close other programs, or use fewer or "
+                "smaller photos, and give the same command again.",
+                1,
+            )
         except OSError as error:
             _stop(_explain(error), 1)
         except Exception as error:  # the last resort: a bug, or a library's own failure
-            first = (str(error).strip() or type(error).__name__).splitlines()[0][:500]
-            full = "No space left" in str(error)
-            if full:
-                _stop(_explain(OSError(errno.ENOSPC, first)), 1)
+            if "No space left" in str(error):
+                _stop(_explain(OSError(errno.ENOSPC, failure_of(error))), 1)
             _stop(
-                f"{type(error).__name__}: {first}\nWhat is finished is kept; run again with "
-                "--debug to see where this happened.",
+                f"{failure_of(error)}\nFinished steps are kept. Run again with --debug to see "
+                "where this happened.",
                 1,
             )
 
@@ -47,10 +48,14 @@ def _explain(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in NO_SPACE:
         return (
-            f"no space left on the disk{where}. Finished steps are kept: make room and give the "
+            f"no space left on the disk{where}. Finished steps are kept. Make room and give the "
             "same command again, or name a run directory elsewhere with --run."
         )
-    return f"{error.strerror or error}{where}. Check that the path exists and may be written to."
+    if error.errno == errno.EPIPE:
+        return "the program or device at the other end of a pipe is gone. Start the command again."
+    if error.filename:
+        return f"{error.strerror}{where}. Check that the path exists and can be written to."
+    return f"{error.strerror or error}. Run again with --debug to see where this happened."
 
 
 def _stop(message: str, code: int) -> None:

@@ -21,11 +21,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from compress.files import file_steps
 from compress.methods import METHODS
-from compress.pipeline import STEPS
 from compress.prune import method_step
 from compress.registries import REGISTRIES
+from compress.run.files import file_steps
+from compress.run.pipeline import STEPS, Context
 from configs.artifacts import read_json
 from configs.loading.experiment import load_experiment
 from configs.resume import take_step
@@ -170,7 +170,7 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     run, experiment = RunDir(options.out), experiment_of(options)
     store = open_photo_store(run, experiment)
     for step in ("data", "teacher", "label"):
-        for built in STEPS[step](run, experiment, store):
+        for built in STEPS[step](Context(run, experiment, store)):
             take_step(built)
     test = load_examples(run, "test")
     photos = Photos("test", test.paths, test.labels)

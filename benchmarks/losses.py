@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from compress.pipeline import STEPS
 from compress.registries import REGISTRIES
+from compress.run.pipeline import STEPS, Context
 from configs.artifacts import whole_file
 from configs.loading.experiment import load_experiment
 from configs.resume import take_step
@@ -101,7 +101,7 @@ def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for num_views in options.num_views:
             some = experiment_of(options, views, options.losses[0], num_views)
             for step in ("data", "teacher", "label"):
-                for built in STEPS[step](run, some, open_photo_store(run, some)):
+                for built in STEPS[step](Context(run, some, open_photo_store(run, some))):
                     take_step(built)
             out = run.path / f"predictions-{num_views or 'all'}"
             seeds = range(1, options.seeds + 1)

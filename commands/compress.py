@@ -6,190 +6,147 @@ from typing import Annotated
 import typer
 
 from commands.options import (
-    Debug,
-    Force,
-    Json,
-    Overrides,
-    Quiet,
-    Run,
+    PixelOptions,
+    Result,
+    StepOptions,
     Target,
     budget_of,
+    command,
+    new_app,
     open_run,
     refuse,
-    show_result,
-    start_logging,
 )
 
-app = typer.Typer(
-    help="Prune and quantize a student, and write TFLite and ONNX files.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
+app = new_app("Prune and quantize a student, and write TFLite and ONNX files.")
 
-ONLY_BARE = "it is for a bare .keras model. For a run, set it in the config (--set)."
+MODEL_ENDINGS = (".keras", ".h5")
+ONLY_MODEL = "it is for a .keras model. For a run, set it in the config (--set)."
 ONLY_RUN = "it is for a run. Give a config, a folder of photos or a run directory."
-ONLY_SEARCHED = "it is for a search. Give a limit (--max-drop 0.005) and no --recipe."
+ONLY_SEARCH = "it is for a search. Give a limit (--max-drop 0.005) and no --recipe."
 
 ModelTarget = Annotated[
     str,
     typer.Argument(
         metavar="TARGET | MODEL.keras",
-        help="As elsewhere, or a .keras file: any image classifier.",
+        help="As in the other commands, or a .keras file: any image classifier.",
         show_default=False,
     ),
 ]
-Data = Annotated[Path | None, typer.Option("--data", help="Folder of class folders (bare model).")]
-Recipe = Annotated[
-    list[str] | None,
-    typer.Option("--recipe", help="For a bare model: int8, onnx.int8, dynamic ...; repeatable."),
-]
-Out = Annotated[Path | None, typer.Option("--out", help="For a bare model: where files go.")]
-MaxDrop = Annotated[
-    float | None,
-    typer.Option(
-        "--max-drop",
-        help="For a bare model: the fastest file that loses no more top-1 than this (0.005: half a "
-        "point); of the recipes, or without --recipe of all that are worth a try.",
-        show_default="0.01 where another limit is given",
-    ),
-]
-MaxLatency = Annotated[
-    float | None, typer.Option("--max-latency-ms", help="The same, and its median is no longer.")
-]
-MaxBytes = Annotated[
-    int | None, typer.Option("--max-bytes", help="The same, and the file is no larger.")
-]
-QatEpochs = Annotated[
-    int | None,
-    typer.Option(
-        "--qat-epochs",
-        min=1,
-        help="For a search: where rounding alone does not hold the budget, have the model learn "
-        "to be rounded for so many epochs.",
-    ),
-]
-PixelRange = Annotated[
-    str | None,
-    typer.Option("--pixels", help="What a bare model expects: 0..255, 0..1 or -1..1."),
-]
-Mean = Annotated[str | None, typer.Option("--mean", help="R,G,B subtracted, in 0..255.")]
-Std = Annotated[str | None, typer.Option("--std", help="R,G,B divided by, in 0..255.")]
 
 
-@app.command()
-def prune(
-    target: Target,
-    run: Run = None,
-    set_: Overrides = None,
-    force: Force = None,
-    quiet: Quiet = False,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Apply the config's methods to the student, each fine-tuned on the soft labels."""
-    start_logging(quiet)
-    directory, experiment = open_run(target, run, set_)
-    from compress.files import method_chain
-    from compress.pipeline import take
+@command(app)
+def prune(target: Target, options: StepOptions) -> Result:
+    """Apply the config's methods to the student, and fine-tune it on the soft labels."""
+    from compress.run.execution import take
+    from compress.run.files import method_chain
     from configs.errors import UserError
 
+    directory, experiment = open_run(target, options)
     names = [name for name, _ in method_chain(experiment)]
     if not names:
         raise UserError(
             f"{target} names no method. Name one under compress.methods, or\n"
             f"  compress prune {target} --set 'compress.methods=[magnitude]'"
         )
-    take(directory, experiment, ["prune"], target=target, force=force)
+    take(directory, experiment, ["prune"], target=target, force=options.force)
     paths = {name: str(directory.model(name)) for name in names}
-    show_result({"models": paths}, "\n".join(paths.values()), as_json=json)
+    return Result({"models": paths}, "\n".join(paths.values()))
 
 
-@app.command()
-def export(
-    target: Target,
-    run: Run = None,
-    set_: Overrides = None,
-    force: Force = None,
-    quiet: Quiet = False,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
+@command(app)
+def export(target: Target, options: StepOptions) -> Result:
     """Write the config's float32 files."""
-    _write_files("export", target, run, set_, force, quiet=quiet, json=json)
+    return _write_files("export", target, options)
 
 
-@app.command()
+@command(app)
 def quantize(
     target: ModelTarget,
-    run: Run = None,
-    data: Data = None,
-    recipe: Recipe = None,
-    out: Out = None,
-    max_drop: MaxDrop = None,
-    max_latency_ms: MaxLatency = None,
-    max_bytes: MaxBytes = None,
-    qat_epochs: QatEpochs = None,
-    pixels: PixelRange = None,
-    mean: Mean = None,
-    std: Std = None,
-    set_: Overrides = None,
-    force: Force = None,
-    quiet: Quiet = False,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Write the config's quantized files, or those of a bare .keras model."""
+    options: StepOptions,
+    pixels: PixelOptions,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="For a model: folder of class folders.")
+    ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", help="For a model: int8, onnx.int8, dynamic ...; repeatable."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="For a model: where the files go.")
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            "--max-drop",
+            help="For a model: find the fastest file that loses at most this share of top-1 "
+            "(0.005 is half a point). Without --recipe, all useful recipes are tried.",
+            show_default="0.01 if another limit is given",
+        ),
+    ] = None,
+    max_latency_ms: Annotated[
+        float | None, typer.Option("--max-latency-ms", help="The same, with a limit on the median.")
+    ] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option("--max-bytes", help="The same, with a limit on the size.")
+    ] = None,
+    qat_epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--qat-epochs",
+            min=1,
+            help="For a search: if rounding alone does not hold the limits, train the model for "
+            "int8 for this many epochs.",
+        ),
+    ] = None,
+) -> Result:
+    """Write the config's quantized files, or those of a .keras model."""
     from configs.artifacts import ending
 
     limits = {"max_drop": max_drop, "max_latency_ms": max_latency_ms, "max_bytes": max_bytes}
-    if ending(target) not in (".keras", ".h5"):
-        refuse(target, ONLY_BARE, data=data, recipe=recipe, out=out, **limits)
-        refuse(target, ONLY_BARE, qat_epochs=qat_epochs, pixels=pixels, mean=mean, std=std)
-        _write_files("quantize", target, run, set_, force, quiet=quiet, json=json)
-        return
-    refuse(target, ONLY_RUN, run=run, set_=set_, force=force)
-    start_logging(quiet)
-    from commands.tables import candidates_table, files_table
-    from compress.standalone import quantize_model
-    from eval.pixels import pixels_from_options
-
+    if ending(target) not in MODEL_ENDINGS:
+        refuse(target, ONLY_MODEL, pixels, data=data, recipe=recipe, out=out, **limits)
+        refuse(target, ONLY_MODEL, qat_epochs=qat_epochs)
+        return _write_files("quantize", target, options)
+    refuse(target, ONLY_RUN, options)
     budget = budget_of(limits)
     if recipe or budget is None:
-        refuse(target, ONLY_SEARCHED, qat_epochs=qat_epochs)
-    rows, verdict = quantize_model(
+        refuse(target, ONLY_SEARCH, qat_epochs=qat_epochs)
+    from commands.reports import failure_lines
+    from commands.tables import candidates_table, files_table
+    from compress.standalone import quantize_model
+
+    made = quantize_model(
         Path(target),
         data=data,
         recipes=recipe or ([] if budget else ["int8"]),
         out=out,
         budget=budget,
-        pixels=pixels_from_options(pixels, mean, std),
+        pixels=pixels.parse(),
         qat_epochs=qat_epochs,
     )
-    text = files_table(rows, verdict["chosen_file"] if verdict else None)
-    if verdict and "candidates" in verdict:
-        tested = f"\n\non the test photos:\n{text}" if rows else ""
-        text = candidates_table(verdict["candidates"]) + tested
-    if verdict:
-        chosen = f"* {verdict['chosen_file']}: " if verdict["chosen_file"] else ""
-        text += f"\n\n{chosen}{verdict['reason']}"
-    show_result({"files": rows, "verdict": verdict}, text, as_json=json)
+    chosen = made.verdict["chosen_file"] if made.verdict and made.holds_limits else None
+    lines = [files_table(made.rows, chosen)] if made.rows else []
+    if made.verdict and "candidates" in made.verdict:
+        lines = [candidates_table(made.verdict["candidates"])] + [
+            f"\non the test photos:\n{table}" for table in lines
+        ]
+    if made.verdict:
+        lines.append(f"\n* {chosen}: {made.verdict['reason']}" if chosen else f"\n{made.failure}")
+    lines += failure_lines(made.failures)
+    value = {"files": made.rows, "verdict": made.verdict}
+    if made.failures:
+        value["failures"] = made.failures
+    failed = bool(made.failures) or not made.holds_limits
+    return Result(value, "\n".join(lines), exit_code=1 if failed else 0)
 
 
-def _write_files(
-    step: str,
-    target: str,
-    run: Path | None,
-    set_: list[str] | None,
-    force: list[str] | None,
-    *,
-    quiet: bool,
-    json: bool,
-) -> None:
-    start_logging(quiet)
-    directory, experiment = open_run(target, run, set_)
-    from compress.pipeline import take
+def _write_files(step: str, target: str, options: StepOptions) -> Result:
+    from commands.reports import failure_lines
+    from compress.run.execution import take
 
-    manifests = take(directory, experiment, [step], target=target, force=force)
-    paths = [str(directory.file(name)) for m in manifests for name in m["outputs"]]
-    show_result({"files": paths}, "\n".join(paths), as_json=json)
+    directory, experiment = open_run(target, options)
+    taken = take(directory, experiment, [step], target=target, force=options.force)
+    paths = [str(directory.file(name)) for m in taken.manifests for name in m["outputs"]]
+    text = "\n".join([*paths, *failure_lines(taken.failures)])
+    value = {"files": paths, **({"failures": taken.failures} if taken.failures else {})}
+    return Result(value, text, exit_code=1 if taken.failures else 0)

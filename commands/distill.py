@@ -6,65 +6,31 @@ from typing import Annotated
 
 import typer
 
-from commands.options import (
-    Debug,
-    Force,
-    Json,
-    Overrides,
-    Quiet,
-    Run,
-    Target,
-    open_run,
-    show_result,
-    start_logging,
-)
+from commands.options import Result, StepOptions, Target, command, new_app, open_run
 from configs.errors import UserError
 
-app = typer.Typer(
-    help="Distil a big image classifier into a small one, and measure what comes out.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
+app = new_app("Distil a large image classifier into a small one, and measure what comes out.")
 
 
-@app.command()
-def run(
-    target: Target,
-    run: Run = None,
-    set_: Overrides = None,
-    force: Force = None,
-    quiet: Quiet = False,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Every step from photos to report, skipping what is up to date."""
-    start_logging(quiet)
-    directory, experiment = open_run(target, run, set_)
-    from commands.report import finish_report
-    from compress.pipeline import STEPS, take
+@command(app)
+def run(target: Target, options: StepOptions) -> Result:
+    """Do every step from photos to report; skip what is up to date."""
+    from commands.reports import finish_report
+    from compress.run.execution import take
+    from compress.run.pipeline import STEPS
 
-    take(directory, experiment, list(STEPS), target=target, force=force)
-    report, text = finish_report(directory, experiment)
-    show_result(report, text, as_json=json)
+    directory, experiment = open_run(target, options)
+    failures = take(directory, experiment, list(STEPS), target=target, force=options.force).failures
+    return finish_report(directory, experiment, failures)
 
 
-@app.command()
-def data(
-    target: Target,
-    run: Run = None,
-    set_: Overrides = None,
-    force: Force = None,
-    quiet: Quiet = False,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
+@command(app)
+def data(target: Target, options: StepOptions) -> Result:
     """Scan and split the photos; say what was skipped and why."""
-    start_logging(quiet)
-    directory, experiment = open_run(target, run, set_)
-    from compress.pipeline import take
+    from compress.run.execution import take
 
-    facts = take(directory, experiment, ["data"], target=target, force=force)[-1]
+    directory, experiment = open_run(target, options)
+    facts = take(directory, experiment, ["data"], target=target, force=options.force).last
     counts = " · ".join(f"{s} {facts[f'num_{s}']}" for s in ("train", "validation", "test"))
     if facts["num_unlabelled"]:
         counts += f" · unlabelled {facts['num_unlabelled']}"
@@ -73,77 +39,67 @@ def data(
         f"{len(facts['classes'])} classes: {', '.join(facts['classes'][:20])}\n{counts}\n"
         f"skipped {facts['num_skipped']} files, listed in {skipped}"
     )
-    result = {k: v for k, v in facts.items() if k in ("source", "root", "classes") or "num_" in k}
-    show_result(result, text, as_json=json)
+    value = {k: v for k, v in facts.items() if k in ("source", "root", "classes") or "num_" in k}
+    return Result(value, text)
 
 
-@app.command()
-def teacher(
-    target: Target,
-    run: Run = None,
-    set_: Overrides = None,
-    force: Force = None,
-    quiet: Quiet = False,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
+@command(app)
+def teacher(target: Target, options: StepOptions) -> Result:
     """Fine-tune the teacher, or check the files that are given as one."""
-    start_logging(quiet)
-    directory, experiment = open_run(target, run, set_)
-    from compress.pipeline import take
+    from compress.run.execution import take
 
-    facts = take(directory, experiment, ["teacher"], target=target, force=force)[-1]
+    directory, experiment = open_run(target, options)
+    facts = take(directory, experiment, ["teacher"], target=target, force=options.force).last
     (name,) = [n for n in facts["outputs"] if n == "model.keras"] or ["manifest.json"]
     path = directory.model_dir("teacher") / name
-    result = {"val_top1": facts["val_top1"], "path": str(path)}
-    text = f"teacher validation top-1 {result['val_top1']:.1%}  {result['path']}"
-    show_result(result, text, as_json=json)
+    top1 = facts["val_top1"]
+    return Result(
+        {"val_top1": top1, "path": str(path)}, f"teacher validation top-1 {top1:.1%}  {path}"
+    )
 
 
-@app.command()
+@command(app)
 def label(
     target: Target,
-    run: Run = None,
-    set_: Overrides = None,
-    force: Force = None,
-    quiet: Quiet = False,
-    json: Json = False,
-    debug: Debug = False,
+    options: StepOptions,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Label part I of N only; then --merge.")
+        str | None,
+        typer.Option(metavar="I/N", help="Label only part I of N; --merge joins the parts."),
     ] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Make one file of all shards.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Join the files of all shards.")] = False,
     verify: Annotated[
-        int | None, typer.Option(min=1, help="Compute so many labels again, and compare.")
+        int | None, typer.Option(min=1, help="Compute this many labels again and compare them.")
     ] = None,
-) -> None:
-    """Write the teacher's logits for every view."""
-    start_logging(quiet)
-    part = _parse_shard(shard, merge=merge, verify=verify)
-    directory, experiment = open_run(target, run, set_)
-    from compress.pipeline import take, take_one
+) -> Result:
+    """Store the teacher's logits for every view."""
+    from compress.run.execution import take, take_one
     from configs.records import to_json
     from distill.data.pipelines import open_photo_store
     from distill.labels.shards import merge_step, shard_step
     from distill.labels.soft_labels import soft_labels_path
     from distill.labels.verification import verify_soft_labels
 
+    part = _parse_shard(shard, merge=merge, verify=verify)
+    directory, experiment = open_run(target, options)
     if part is None and not merge:
-        facts = take(directory, experiment, ["label"], target=target, force=force)[-1]
+        facts = take(directory, experiment, ["label"], target=target, force=options.force).last
     else:
         with open_photo_store(directory, experiment) as photos:
             step = partial(merge_step, photos=photos)
             if part is not None:
                 step = partial(shard_step, photos=photos, shard=part[0], num_shards=part[1])
-            facts = take_one(directory, experiment, step, "label", target=target, force=force)
+            facts = take_one(
+                directory, experiment, step, "label", target=target, force=options.force
+            )
     path = soft_labels_path(directory, experiment).with_name(*facts["outputs"])
-    result = {"examples": facts["num_examples"], "views": facts["num_views"], "path": str(path)}
-    text = f"soft labels of {result['examples']} photos x {result['views']} views  {path}"
+    value = {"examples": facts["num_examples"], "views": facts["num_views"], "path": str(path)}
+    text = f"soft labels of {value['examples']} photos x {value['views']} views  {path}"
     if verify:
         verified = verify_soft_labels(directory, experiment, verify)
-        result |= to_json(verified)
-        text += f"\n{verify} of them computed again: off by {verified.max_abs_diff:.2g} at most"
-    show_result(result, text, as_json=json)
+        value |= to_json(verified)
+        text += f"\n{verify} labels computed again: the largest difference is "
+        text += f"{verified.max_abs_diff:.2g}"
+    return Result(value, text)
 
 
 def _parse_shard(shard: str | None, *, merge: bool, verify: int | None) -> tuple[int, int] | None:
@@ -157,27 +113,22 @@ def _parse_shard(shard: str | None, *, merge: bool, verify: int | None) -> tuple
     return int(match[1]), int(match[2])
 
 
-@app.command()
-def student(
-    target: Target,
-    run: Run = None,
-    set_: Overrides = None,
-    force: Force = None,
-    quiet: Quiet = False,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Train the student and its labels-only control."""
-    start_logging(quiet)
-    directory, experiment = open_run(target, run, set_)
-    from compress.pipeline import further_seeds, take
+@command(app)
+def student(target: Target, options: StepOptions) -> Result:
+    """Train the student and its control, which learns from the labels alone."""
+    from compress.run.execution import take
+    from compress.run.pipeline import further_seeds
 
-    manifests = take(directory, experiment, ["student"], target=target, force=force)
+    directory, experiment = open_run(target, options)
+    done = take(directory, experiment, ["student"], target=target, force=options.force)
     names = ["student", "control"] if experiment.student.control else ["student"]
     names += further_seeds(experiment)
-    result = {n: {"val_top1": m["val_top1"]} for n, m in zip(names, manifests, strict=True)}
-    lines = [f"{n} validation top-1 {m['val_top1']:.1%}" for n, m in result.items()]
-    show_result(result, f"{'  '.join(lines)}  {directory.model('student')}", as_json=json)
+    value = {
+        name: {"val_top1": facts["val_top1"]}
+        for name, facts in zip(names, done.manifests, strict=True)
+    }
+    lines = [f"{name} validation top-1 {facts['val_top1']:.1%}" for name, facts in value.items()]
+    return Result(value, f"{'  '.join(lines)}  {directory.model('student')}")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`evaluate`: measure files, write the report, ask one file about some photos."""
+"""`evaluate`: measure files, write the report, ask one file about photos."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,138 +6,104 @@ from typing import Annotated, Any
 import typer
 
 from commands.options import (
-    Debug,
-    Force,
-    Json,
-    Overrides,
-    Quiet,
-    Run,
+    ConfigOptions,
+    PixelOptions,
+    Result,
+    RunOptions,
+    StepOptions,
     Target,
+    command,
+    new_app,
     open_config,
     open_run,
     refuse,
-    show_result,
-    start_logging,
 )
+from configs.errors import UserError
 
-app = typer.Typer(
-    help="Measure model files: accuracy, latency, and a report of a run.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
+app = new_app("Measure model files: accuracy, latency, and a report of a run.")
 
-ONLY_BARE = "it is for bare files. For a run, set it in the config (--set)."
+ONLY_FILES = "it is for files. For a run, set it in the config (--set)."
 ONLY_RUN = "it is for a run. Give a config, a folder of photos or a run directory."
 
 Targets = Annotated[
     list[str],
     typer.Argument(
         metavar="TARGET | FILE...",
-        help="As elsewhere, or one or more .tflite and .onnx files.",
+        help="As in the other commands, or one or more .tflite and .onnx files.",
         show_default=False,
     ),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--num-threads", min=1, help="For bare files.", show_default="1")
+    int | None, typer.Option("--num-threads", min=1, help="For files.", show_default="1")
 ]
-Runs = Annotated[
-    int | None, typer.Option("--num-runs", min=1, help="For bare files.", show_default="200")
-]
-Data = Annotated[
-    Path | None, typer.Option("--data", help="Folder of class folders; its test part scores.")
-]
-PixelRange = Annotated[
-    str | None,
-    typer.Option("--pixels", help="What a foreign file expects: 0..255, 0..1 or -1..1."),
-]
-Mean = Annotated[str | None, typer.Option("--mean", help="R,G,B subtracted, in 0..255.")]
-Std = Annotated[str | None, typer.Option("--std", help="R,G,B divided by, in 0..255.")]
 
 
-@app.command()
+@command(app)
 def accuracy(
     target: Targets,
-    run: Run = None,
-    data: Data = None,
-    pixels: PixelRange = None,
-    mean: Mean = None,
-    std: Std = None,
+    options: StepOptions,
+    pixels: PixelOptions,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="For files: folder of class folders.")
+    ] = None,
     num_threads: Threads = None,
-    set_: Overrides = None,
-    force: Force = None,
-    quiet: Quiet = False,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Score the files of a run, or bare files on a folder of photos."""
-    start_logging(quiet)
-    if is_file_target(target):
-        refuse(target[0], ONLY_RUN, run=run, set_=set_, force=force)
-        from commands.bare import measure_files
-        from eval.pixels import pixels_from_options
+) -> Result:
+    """Score the files of a run, or other files on the test part of a folder of photos."""
+    if are_files(target):
+        refuse(target[0], ONLY_RUN, options)
+        from compress.bare_files import score_files
 
-        rows = measure_files(
-            [Path(file) for file in target],
-            data=data,
-            pixels=pixels_from_options(pixels, mean, std),
-            num_threads=num_threads or 1,
-            score=True,
-        )
-        return _show_rows(rows, json)
-    given = {"data": data, "pixels": pixels, "mean": mean, "std": std, "num_threads": num_threads}
-    refuse(_one(target), ONLY_BARE, **given)
-    directory, experiment = open_run(target[0], run, set_)
-    from commands.report import report_rows
-    from compress.pipeline import take
+        files = [Path(word) for word in target]
+        rows = score_files(files, data=data, pixels=pixels.parse(), num_threads=num_threads or 1)
+        return _rows(rows)
+    refuse(_one(target), ONLY_FILES, pixels, data=data, num_threads=num_threads)
+    from compress.run.execution import take
+    from compress.run.measure import report_rows
 
-    take(directory, experiment, ["accuracy"], target=target[0], force=force)
-    return _show_rows(report_rows(directory, experiment), json)
+    directory, experiment = open_run(target[0], options)
+    take(directory, experiment, ["accuracy"], target=target[0], force=options.force)
+    return _rows(report_rows(directory, experiment))
 
 
-@app.command()
+@command(app)
 def latency(
     target: Targets,
-    run: Run = None,
+    options: StepOptions,
     device: Annotated[
         str | None,
-        typer.Option(
-            "--device", help="One device of the config; for bare files also ssh:pi@kitchen."
-        ),
+        typer.Option("--device", help="One device of the config; for files also ssh:pi@kitchen."),
     ] = None,
     num_threads: Threads = None,
-    num_runs: Runs = None,
+    num_runs: Annotated[
+        int | None, typer.Option("--num-runs", min=1, help="For files.", show_default="200")
+    ] = None,
     thermal: Annotated[
         float | None,
-        typer.Option("--thermal", metavar="MINUTES", help="Each file's curve under load instead."),
+        typer.Option("--thermal", metavar="MINUTES", help="Instead: each file under load."),
     ] = None,
     single_stream: Annotated[
-        bool, typer.Option("--single-stream", help="MLPerf's scenario instead: a minute, p90.")
+        bool, typer.Option("--single-stream", help="Instead: MLPerf's scenario, a minute, p90.")
     ] = False,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Times of operators instead (.onnx).")
+        bool, typer.Option("--profile", help="Instead: the time of each operator (.onnx).")
     ] = False,
     verify: Annotated[
         int | None,
-        typer.Option("--verify", min=1, metavar="N", help="Whether N photos get the same answers."),
+        typer.Option(
+            "--verify", min=1, metavar="N", help="Instead: do N photos get the same answers?"
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help="For --verify of bare files: class folders.")
+        Path | None, typer.Option("--data", help="For --verify of files: class folders.")
     ] = None,
     wheels: Annotated[
         Path | None, typer.Option("--wheels", help="For an ssh device: a folder with a runtime.")
     ] = None,
-    set_: Overrides = None,
-    force: Force = None,
-    quiet: Quiet = False,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Time the files of a run, or bare files, in interleaved rounds."""
-    start_logging(quiet)
-    from commands.latency import Asked, of_files, of_run
+) -> Result:
+    """Time the files of a run, or other files, in interleaved rounds."""
+    from commands.latency import LatencyOptions, of_files, of_run
 
-    asked = Asked(
+    chosen = LatencyOptions(
         device=device,
         num_threads=num_threads,
         num_runs=num_runs,
@@ -148,80 +114,61 @@ def latency(
         data=data,
         wheels=wheels,
     )
-    if is_file_target(target):
-        refuse(target[0], ONLY_RUN, run=run, set_=set_, force=force)
-        result, text = of_files([Path(file) for file in target], asked)
-        return show_result(result, text, as_json=json)
-    refuse(_one(target), ONLY_BARE, num_threads=num_threads, num_runs=num_runs, data=data)
-    directory, experiment = open_run(target[0], run, set_)
-    result, text = of_run(directory, experiment, asked, target=target[0], force=force)
-    return show_result(result, text, as_json=json)
+    if are_files(target):
+        refuse(target[0], ONLY_RUN, options)
+        return of_files([Path(word) for word in target], chosen)
+    refuse(_one(target), ONLY_FILES, num_threads=num_threads, num_runs=num_runs, data=data)
+    directory, experiment = open_run(target[0], options)
+    return of_run(directory, experiment, chosen, target=target[0], force=options.force)
 
 
-@app.command()
+@command(app)
 def devices(
+    options: ConfigOptions,
     target: Annotated[
         str | None, typer.Argument(help="A config or run; its devices.", show_default=False)
     ] = None,
     device: Annotated[
         list[str] | None,
-        typer.Option("--device", help="Another one: ssh:pi@kitchen; repeatable."),
+        typer.Option("--device", help="Another device: ssh:pi@kitchen; repeatable."),
     ] = None,
-    set_: Overrides = None,
-    quiet: Quiet = False,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Look whether devices can be reached, and what they are; exit with 1 if one cannot."""
-    start_logging(quiet)
+) -> Result:
+    """Check that devices can be reached, and say what they are; exit with 1 if one cannot."""
     from commands.tables import devices_table
-    from configs.errors import UserError
     from configs.records import to_json
     from eval.devices.registry import check_device, parse_device
 
-    named = [parse_device(text) for text in device or []]
+    chosen = [parse_device(text) for text in device or []]
     if target is not None:
-        named = [(d.name, d.options) for d in open_config(target, set_).evaluate.devices] + named
-    if not named:
-        raise UserError("no device: give a TARGET whose config has some, or --device.")
-    checks = [check_device(name, options) for name, options in named]
-    show_result({"devices": to_json(checks)}, devices_table(checks), as_json=json)
-    if any(check.problem for check in checks):
-        raise typer.Exit(1)
+        config = open_config(target, options)
+        chosen = [(d.name, d.options) for d in config.evaluate.devices] + chosen
+    if not chosen:
+        raise UserError("no device: give a TARGET whose config has devices, or --device.")
+    checks = [check_device(name, device_options) for name, device_options in chosen]
+    failed = any(check.problem for check in checks)
+    return Result({"devices": to_json(checks)}, devices_table(checks), exit_code=1 if failed else 0)
 
 
-@app.command()
-def report(
-    target: Target,
-    run: Run = None,
-    set_: Overrides = None,
-    quiet: Quiet = False,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Write report.json, report.md and report.html of a run."""
-    start_logging(quiet)
-    directory, experiment = open_run(target, run, set_)
-    from commands.report import finish_report
-    from compress.pipeline import NEEDS, ensure
+@command(app)
+def report(target: Target, options: RunOptions) -> Result:
+    """Write report.json, report.md, report.html and the model card of a run."""
+    from commands.reports import finish_report
+    from compress.run.execution import ensure
+    from compress.run.pipeline import NEEDS
 
+    directory, experiment = open_run(target, options)
     ensure(directory, experiment, NEEDS["report"], target)
-    result, text = finish_report(directory, experiment)
-    show_result(result, text, as_json=json)
+    return finish_report(directory, experiment, {})
 
 
-@app.command()
+@command(app)
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
     any_state: Annotated[
-        bool, typer.Option("--any-state", help="Latencies of unlike machines and settings, too.")
+        bool, typer.Option("--any-state", help="Show latencies of unlike machines and settings.")
     ] = False,
-    quiet: Quiet = False,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Several runs side by side: their models, and the file that each ships."""
-    start_logging(quiet)
+) -> Result:
+    """Compare runs: their models, and the file that each ships."""
     from commands.tables import runs_table
     from configs.run_dir import RunDir
     from distill.data.manifest import load_examples
@@ -231,10 +178,10 @@ def compare(
     rows = compare_runs(
         directories, lambda run: load_examples(run, "test").labels, any_state=any_state
     )
-    show_result({"runs": rows}, runs_table(rows), as_json=json)
+    return Result({"runs": rows}, runs_table(rows))
 
 
-@app.command()
+@command(app)
 def gate(
     run: Annotated[Path, typer.Argument(help="A run directory with a report.")],
     file: Annotated[
@@ -245,16 +192,12 @@ def gate(
     ] = None,
     max_drop: Annotated[
         float | None,
-        typer.Option(max=1, help="Of top-1 against its source: 0.005 is half a point."),
+        typer.Option(max=1, help="Of top-1 against its parent: 0.005 is half a point."),
     ] = None,
     max_p90_ms: Annotated[float | None, typer.Option(min=0, help="Of its latency.")] = None,
     max_bytes: Annotated[int | None, typer.Option(min=0, help="Of its size.")] = None,
-    quiet: Quiet = False,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Exit with 1 if a file of a run falls short of a limit, with 0 if it holds them all."""
-    start_logging(quiet)
+) -> Result:
+    """Exit with 1 if a file of a run misses a limit, with 0 if it holds all of them."""
     from configs.artifacts import read_json
     from eval.choice.budget import Limits
     from eval.choice.gate import gate_shortfalls, reported_file
@@ -264,57 +207,47 @@ def gate(
         min_top1=min_top1, max_drop=max_drop, max_p90_ms=max_p90_ms, max_bytes=max_bytes
     )
     reasons = gate_shortfalls(reported, limits)
-    text = f"{reported['name']}: {'; '.join(reasons) or 'holds'}"
-    result = {"file": reported["name"], "passed": not reasons, "shortfalls": reasons}
-    show_result(result, text, as_json=json)
-    if reasons:
-        raise typer.Exit(1)
+    return Result(
+        {"file": reported["name"], "passed": not reasons, "shortfalls": reasons},
+        f"{reported['name']}: {'; '.join(reasons) or 'holds all limits'}",
+        exit_code=1 if reasons else 0,
+    )
 
 
-@app.command()
+@command(app)
 def predict(
     file: Annotated[Path, typer.Argument(help="A .tflite or .onnx file.")],
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Photos.")],
-    pixels: PixelRange = None,
-    mean: Mean = None,
-    std: Std = None,
-    quiet: Quiet = False,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """What one file says of some photos."""
-    start_logging(quiet)
-    from commands.bare import predict_photos
-    from eval.pixels import pixels_from_options
+    pixels: PixelOptions,
+) -> Result:
+    """Show what a file says about photos."""
+    from compress.bare_files import predict_photos
 
-    answers = predict_photos(file, photos, pixels=pixels_from_options(pixels, mean, std))
+    answers = predict_photos(file, photos, pixels=pixels.parse())
     lines = []
     for answer in answers:
         best = "  ".join(f"{p['class']} {p['probability']:.1%}" for p in answer["answers"][:3])
         lines.append(f"{answer['photo']}  {best}")
-    show_result({"file": str(file), "predictions": answers}, "\n".join(lines), as_json=json)
+    return Result({"file": str(file), "predictions": answers}, "\n".join(lines))
 
 
-def is_file_target(target: list[str]) -> bool:
+def are_files(words: list[str]) -> bool:
     """Whether the words are model files rather than one target."""
     from configs.artifacts import ending
-    from configs.errors import UserError
 
-    files = [ending(word) in (".tflite", ".onnx") for word in target]
+    files = [ending(word) in (".tflite", ".onnx") for word in words]
     if any(files) and not all(files):
-        raise UserError(f"{' '.join(target)}: give one TARGET, or only .tflite and .onnx files.")
+        raise UserError(f"{' '.join(words)}: give one TARGET, or only .tflite and .onnx files.")
     return all(files)
 
 
-def _one(target: list[str]) -> str:
-    from configs.errors import UserError
-
-    if len(target) != 1:
-        raise UserError(f"{' '.join(target)}: expected one TARGET, or .tflite and .onnx files.")
-    return target[0]
+def _one(words: list[str]) -> str:
+    if len(words) != 1:
+        raise UserError(f"{' '.join(words)}: expected one TARGET, or .tflite and .onnx files.")
+    return words[0]
 
 
-def _show_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+def _rows(rows: list[dict[str, Any]]) -> Result:
     from commands.tables import files_table
 
-    show_result({"files": rows}, files_table(rows), as_json=as_json)
+    return Result({"files": rows}, files_table(rows))

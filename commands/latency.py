@@ -1,34 +1,37 @@
-"""What `evaluate latency` does with bare files or with a run."""
+"""`evaluate latency`: which measurement its options ask for, and how the result is shown."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from commands.bare import NUM_RUNS, describe, measure_files
-from commands.options import refuse
-from commands.report import latency_rows
-from commands.sustained import (
-    Mode,
-    chosen_mode,
-    sustain_files,
-    sustain_run,
+from commands.options import Result, refuse
+from commands.tables import (
+    files_table,
+    profile_table,
+    single_stream_table,
+    speed_note,
+    thermal_table,
 )
-from commands.tables import files_table, speed_note
-from commands.verify import on_wheels, verify_files, verify_run
-from compress.pipeline import device_latency_step, take_one
+from compress.bare_files import NUM_RUNS, sustain_files, time_files, verify_files
+from compress.run.measure import chosen_devices, sustain_run, time_run, verify_run, with_wheels
 from configs.errors import UserError
+from configs.records import to_json
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
-from eval.devices.registry import device_label, parse_device
+from eval.devices.registry import parse_device
+from eval.devices.verify import Verification
+from eval.timing.sustained import PROFILE, SINGLE_STREAM, Mode, thermal_mode
 
-Shown = tuple[dict[str, Any], str]
-"""A result for programs and for people."""
+TABLES = {
+    "thermal": thermal_table,
+    "single-stream": single_stream_table,
+    "profile": profile_table,
+}
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the command line says; see `evaluate latency --help`."""
+class LatencyOptions:
+    """The options of the command; see `evaluate latency --help`."""
 
     device: str | None
     num_threads: int | None
@@ -41,10 +44,10 @@ class Asked:
     wheels: Path | None
 
     def mode(self) -> Mode | None:
-        """What is measured of one file at a time, if that is asked for.
+        """The measurement of one file at a time, if the options ask for one.
 
         Raises:
-            UserError: options that have no effect on one another.
+            UserError: options that have no effect beside each other.
         """
         modes = {
             "thermal": self.thermal,
@@ -52,66 +55,85 @@ class Asked:
             "profile": self.profile or None,
         }
         if self.verify:
-            refuse("--verify", "it times nothing.", **modes, num_runs=self.num_runs)
+            refuse("--verify", "it measures no time.", **modes, num_runs=self.num_runs)
             return None
-        refuse("times", "it is where --verify takes its photos from.", data=self.data)
-        if all(value is None for value in modes.values()):
+        refuse("times", "--verify takes its photos from there.", data=self.data)
+        chosen = [name for name, value in modes.items() if value is not None]
+        if not chosen:
             return None
         refuse("this measurement", "it ends by itself.", num_runs=self.num_runs)
-        return chosen_mode(self.thermal, stream=self.single_stream, profile=self.profile)
+        if len(chosen) > 1:
+            raise UserError(
+                "--thermal, --single-stream and --profile are measurements of their own. Give one."
+            )
+        if self.thermal is not None:
+            return thermal_mode(self.thermal)
+        return SINGLE_STREAM if self.single_stream else PROFILE
 
 
-def of_files(files: list[Path], asked: Asked) -> Shown:
-    """Bare files on one device."""
-    mode, num_threads = asked.mode(), asked.num_threads or 1
-    name, options = parse_device(asked.device or "local")
-    (choice,) = on_wheels([Choice(name=name, options=options)], asked.wheels)
-    options = choice.options
-    for file in files:
-        describe(file)
-    if asked.verify:
-        return verify_files(
-            files, asked.verify, asked.data, device=name, options=options, num_threads=num_threads
+def of_files(files: list[Path], options: LatencyOptions) -> Result:
+    """Measure files on one device."""
+    mode, num_threads = options.mode(), options.num_threads or 1
+    name, device_options = parse_device(options.device or "local")
+    (device,) = with_wheels([Choice(name=name, options=device_options)], options.wheels)
+    if options.verify:
+        rows = verify_files(
+            files, options.verify, device, data=options.data, num_threads=num_threads
         )
+        return _verified(rows)
     if mode:
-        return sustain_files(files, mode, device=name, options=options, num_threads=num_threads)
-    num_runs = asked.num_runs or NUM_RUNS
-    rows = measure_files(
-        files, device=name, options=options, num_threads=num_threads, num_runs=num_runs
+        return _sustained([sustain_files(files, mode, device, num_threads=num_threads)], mode)
+    timed = time_files(
+        files, device, num_threads=num_threads, num_runs=options.num_runs or NUM_RUNS
     )
-    return {"files": rows}, files_table(rows) + speed_note(rows)
+    return Result({"files": timed}, files_table(timed) + speed_note(timed))
 
 
 def of_run(
-    directory: RunDir, experiment: Experiment, asked: Asked, *, target: str, force: list[str] | None
-) -> Shown:
-    """The files of a run on the devices of its config, or on one of them."""
-    mode, devices = asked.mode(), experiment.evaluate.devices
-    labels = {device_label(each.name, each.options): each for each in devices}
-    if asked.device is not None:
-        if asked.device not in labels:
-            raise UserError(f"--device {asked.device}: the config has {', '.join(labels)}.")
-        devices = [labels[asked.device]]
-    devices = on_wheels(devices, asked.wheels)
-    if asked.verify:
-        return verify_run(directory, experiment, asked.verify, devices, target=target)
+    run: RunDir,
+    experiment: Experiment,
+    options: LatencyOptions,
+    *,
+    target: str,
+    force: list[str] | None,
+) -> Result:
+    """Measure the files of a run on the devices of its config, or on one of them."""
+    mode = options.mode()
+    devices = with_wheels(chosen_devices(experiment, options.device), options.wheels)
+    if options.verify:
+        return _verified(verify_run(run, experiment, options.verify, devices, target=target))
     if mode:
         again = "latency" in (force or [])
-        return sustain_run(directory, experiment, mode, devices, target=target, force=again)
-    manifests = [
-        take_one(
-            directory,
-            experiment,
-            partial(device_latency_step, device=device),
-            "latency",
-            target=target,
-            force=force,
+        return _sustained(
+            sustain_run(run, experiment, mode, devices, target=target, force=again), mode
         )
-        for device in devices
-    ]
+    rows, by_device = time_run(run, experiment, devices, target=target, force=force)
     tables = []
-    for manifest in manifests:
-        rows = latency_rows(directory, [manifest])
-        title = f"{rows[0]['latency'][0]['device']}\n" if len(manifests) > 1 else ""
-        tables.append(title + files_table(rows) + speed_note(rows))
-    return {"files": latency_rows(directory, manifests)}, "\n\n".join(tables)
+    for of_device in by_device:
+        title = f"{of_device[0]['latency'][0]['device']}\n" if len(by_device) > 1 else ""
+        tables.append(title + files_table(of_device) + speed_note(of_device))
+    return Result({"files": rows}, "\n\n".join(tables))
+
+
+def _verified(rows: list[Verification]) -> Result:
+    if not rows:
+        raise UserError(
+            "these devices report no answers, only times. Name another device with --device."
+        )
+    lines = [
+        f"{row.name} on {row.device}: the same class for {row.argmax_equal} of {row.n} "
+        f"photos, answers at most {row.max_abs_diff:.2g} apart"
+        for row in rows
+    ]
+    return Result({"verified": to_json(rows)}, "\n".join(lines))
+
+
+def _sustained(measurements: list[dict[str, Any]], mode: Mode) -> Result:
+    """A row for each file and device, without the raw times; a table for each device."""
+    rows = [
+        {"name": name, **{key: value for key, value in measured.items() if key != "times_ms"}}
+        for on_device in measurements
+        for name, measured in on_device.items()
+    ]
+    tables = [TABLES[mode.name](on_device) for on_device in measurements]
+    return Result({"files": rows}, "\n".join(tables))

@@ -1,11 +1,16 @@
-"""What commands have in common: options, logging and how a result is printed."""
+"""The options that commands share, declared once, and how every command prints its result.
 
+A command declares its own arguments and a parameter of one of the option classes below. `command`
+adds the options of that class, and `--quiet`, `--json` and `--debug`, to what Typer sees.
+"""
+
+import functools
+import inspect
 import json
 import logging
-import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,39 +22,165 @@ if TYPE_CHECKING:
     from configs.registry import Registry
     from configs.run_dir import RunDir
     from configs.schema import BudgetConfig, Experiment
+    from eval.pixels import Pixels
 
 Target = Annotated[
     str,
     typer.Argument(
-        help="A config file, the name of a bundled one (quickstart), a folder of photos, "
+        help="A config file, the name of a bundled config (quickstart), a folder of photos, "
         "or a run directory.",
         show_default=False,
     ),
 ]
-Run = Annotated[
-    Path | None, typer.Option("--run", help="Run directory.", show_default="runs/<config name>")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change the config; repeatable."),
-]
-Force = Annotated[
-    list[str] | None,
-    typer.Option("--force", metavar="STEP", help="Redo a step that is up to date; repeatable."),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Neither progress nor notes.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on the last line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress and no notes.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on the last line.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
+@dataclass(frozen=True)
+class ConfigOptions:
+    """Options of commands that read a config."""
+
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change the config; repeatable."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class RunOptions(ConfigOptions):
+    """Options of commands that open a run directory."""
+
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Run directory.", show_default="runs/<config name>")
+    ] = None
+
+
+@dataclass(frozen=True)
+class StepOptions(RunOptions):
+    """Options of commands that do steps of a run."""
+
+    force: Annotated[
+        list[str] | None,
+        typer.Option("--force", metavar="STEP", help="Redo a step that is up to date; repeatable."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class PixelOptions:
+    """What a model that Potstill did not make expects of its input."""
+
+    pixels: Annotated[
+        str | None,
+        typer.Option("--pixels", help="Range of the pixels: 0..255, 0..1 or -1..1."),
+    ] = None
+    mean: Annotated[str | None, typer.Option("--mean", help="R,G,B subtracted, in 0..255.")] = None
+    std: Annotated[str | None, typer.Option("--std", help="R,G,B divided by, in 0..255.")] = None
+
+    def parse(self) -> "Pixels | None":
+        """The pixels that the options describe; None where none is given."""
+        from eval.pixels import pixels_from_options
+
+        return pixels_from_options(self.pixels, self.mean, self.std)
+
+
+OPTION_CLASSES = (ConfigOptions, RunOptions, StepOptions, PixelOptions)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command prints.
+
+    Attributes:
+        value: for programs, printed by --json.
+        text: for people.
+        exit_code: 0, or 1 if the command ran and found a failure.
+    """
+
+    value: Mapping[str, Any]
+    text: str
+    exit_code: int = 0
+
+
+def command(app: typer.Typer) -> Callable[[Callable[..., Result]], Callable[..., None]]:
+    """Register a command that returns its result, with the shared options."""
+
+    def register(function: Callable[..., Result]) -> Callable[..., None]:
+        parameters = inspect.signature(function).parameters.values()
+        groups = {p.name: p.annotation for p in parameters if p.annotation in OPTION_CLASSES}
+
+        @functools.wraps(function)
+        def run(*, quiet: bool, json: bool, debug: bool, **arguments: Any) -> None:
+            start_logging(quiet)
+            for name, group in groups.items():
+                chosen = {field.name: arguments.pop(field.name) for field in fields(group)}
+                arguments[name] = group(**chosen)
+            result = function(**arguments)
+            typer.echo(dump(result.value) if json else result.text)
+            if result.exit_code:
+                raise typer.Exit(result.exit_code)
+
+        shared = [_parameter(field) for group in groups.values() for field in fields(group)]
+        shared += [
+            inspect.Parameter(name, KEYWORD, default=False, annotation=annotation)
+            for name, annotation in (("quiet", Quiet), ("json", Json), ("debug", Debug))
+        ]
+        own = [p.replace(kind=KEYWORD) for p in parameters if p.name not in groups]
+        run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in (*own, *shared)}
+        app.command()(run)
+        return run
+
+    return register
+
+
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def _parameter(field: Any) -> inspect.Parameter:
+    """A field of an option class as Typer expects a parameter."""
+    return inspect.Parameter(field.name, KEYWORD, default=field.default, annotation=field.type)
+
+
+def dump(value: Any) -> str:
+    """A result as one line of JSON."""
+    return json.dumps(value, default=str)
+
+
+def new_app(help_text: str) -> typer.Typer:
+    """A program without commands yet, which knows `--version`."""
+    app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+    @app.callback(help=help_text)
+    def main(
+        version: Annotated[
+            bool,
+            typer.Option(
+                "--version", callback=_print_version, is_eager=True, help="Print the version."
+            ),
+        ] = False,
+    ) -> None:
+        pass
+
+    return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"potstill {version('potstill')}")
+        raise typer.Exit
+
+
 def start_logging(quiet: bool) -> None:
-    """Send notes to standard error, in the way the progress goes."""
+    """Send notes to standard error, where the progress bars are."""
     from rich.logging import RichHandler
 
     from configs import progress
 
     progress.quiet = quiet
-    logging.raiseExceptions = False  # a log that cannot be written stops nothing
+    logging.raiseExceptions = False  # a full disk stops the log file, not the command
     handler: logging.Handler
     if progress.console.is_terminal:
         handler = RichHandler(console=progress.console, show_path=False, show_level=False)
@@ -62,44 +193,30 @@ def start_logging(quiet: bool) -> None:
     logger.propagate = False
 
 
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """TensorFlow greets on file descriptor 2 before any setting can stop it."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
 def _registries() -> "Mapping[str, Registry]":
-    with _silent_stderr():
-        from compress.registries import REGISTRIES
+    from compress.registries import REGISTRIES
+
     return REGISTRIES
 
 
-def open_run(
-    target: str, run: Path | None, overrides: list[str] | None
-) -> "tuple[RunDir, Experiment]":
-    """The run directory and the checked experiment of a TARGET; see `configs.loading.targets`."""
+def open_run(target: str, options: RunOptions) -> "tuple[RunDir, Experiment]":
+    """The run directory and the checked experiment of a TARGET."""
     from configs.loading import targets
 
-    return targets.open_run(target, run=run, overrides=overrides or [], registries=_registries)
+    return targets.open_run(
+        target, run=options.run, overrides=options.set_ or [], registries=_registries
+    )
 
 
-def open_config(target: str, overrides: list[str] | None) -> "Experiment":
+def open_config(target: str, options: ConfigOptions) -> "Experiment":
     """The checked experiment of a TARGET, without its run directory."""
     from configs.loading import targets
 
-    return targets.open_config(target, overrides=overrides or [], registries=_registries)
+    return targets.open_config(target, overrides=options.set_ or [], registries=_registries)
 
 
 def budget_of(limits: dict[str, float | None]) -> "BudgetConfig | None":
-    """The budget that options of a command give; None where they give no limit.
+    """The budget that options of a command give; None if they give no limit.
 
     Raises:
         UserError: a limit is out of its range.
@@ -117,14 +234,15 @@ def budget_of(limits: dict[str, float | None]) -> "BudgetConfig | None":
         raise UserError(f"--{name.replace('_', '-')} is {given[name]}: {problem['msg']}.") from None
 
 
-def refuse(target: str, why: str, **given: Any) -> None:
-    """Raise UserError for an option that would have no effect on this kind of target."""
-    for name, value in given.items():
+def refuse(target: str, why: str, *groups: Any, **options: Any) -> None:
+    """Raise UserError for an option that would have no effect on this kind of target.
+
+    Args:
+        groups: instances of option classes.
+    """
+    for group in groups:
+        options |= vars(group)
+    for name, value in options.items():
         if value is not None and value != []:
             option = name.strip("_").replace("_", "-")
             raise UserError(f"--{option} has no effect on {target}: {why}")
-
-
-def show_result(value: dict[str, Any], text: str, *, as_json: bool) -> None:
-    """Print one result: a sentence or table for people, or JSON on the last line."""
-    typer.echo(json.dumps(value, default=str) if as_json else text)

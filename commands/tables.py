@@ -1,32 +1,82 @@
-"""The tables that commands print: of files, and of runs."""
+"""The tables that commands print: of files, runs, devices and measurements."""
 
+from collections.abc import Sequence
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from eval.devices.registry import DeviceCheck
 from eval.devices.wheels import RUNTIMES
 
-COLUMNS = ["file", "KB", "top-1", "95 %", "drop", "same as source", "p50 ms", "p90 ms", "MiB"]
+FILE_COLUMNS = [
+    "file", "KB", "top-1", "95 %", "drop", "same as parent", "p50 ms", "p90 ms", "MiB",
+]  # fmt: skip
+RUN_COLUMNS = [
+    "run", "photos", "teacher", "student", "control", "file", "top-1", "drop", "p50 ms", "KB",
+    "p against the first",
+]  # fmt: skip
+WIDTH = 1000
+"""Wider than any table: a terminal may wrap lines, but a table must not lose characters."""
+
+
+def table_text(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)
+) -> str:
+    """A table as aligned text without frames, the same on a terminal and in a file.
+
+    Args:
+        left: columns that are aligned to the left; the others are numbers.
+    """
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False)
+    for number, column in enumerate(columns):
+        justify: Any = "left" if number in left else "right"
+        table.add_column(column, justify=justify, no_wrap=True, header_style="")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(width=WIDTH, color_system=None, markup=False, highlight=False, emoji=False)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def files_table(rows: list[dict[str, Any]], chosen: str | None = None) -> str:
-    """Rows of `files` in report.json as aligned text; `chosen` is marked with an asterisk."""
-    return _aligned([COLUMNS, *[_cells(row, chosen) for row in rows]])
+    """Rows of `files` in report.json; the chosen file is marked with an asterisk."""
+    return table_text(FILE_COLUMNS, [_file_cells(row, chosen) for row in rows])
+
+
+def _file_cells(row: dict[str, Any], chosen: str | None) -> list[str]:
+    scores = row.get("accuracy") or {}
+    latency = row["latency"][0] if row.get("latency") else {}
+    interval = ""
+    if scores:
+        interval = f"{100 * scores['top1_low']:.1f}-{100 * scores['top1_high']:.1f}"
+    return [
+        row["name"] + (" *" if row["name"] == chosen else ""),
+        f"{row['file_bytes'] / 1000:.0f}",
+        percent(scores.get("top1")),
+        interval,
+        percent(scores.get("drop_vs_source")),
+        percent(scores.get("agreement_with_source")),
+        milliseconds(latency.get("p50_ms")),
+        milliseconds(latency.get("p90_ms")),
+        number(latency.get("peak_rss_mib"), 0),
+    ]
 
 
 def runs_table(rows: list[dict[str, Any]]) -> str:
-    """Rows of `evaluate compare` as aligned text."""
-    columns = ["run", "photos", "teacher", "student", "control", "file", "top-1", "drop", "p50 ms"]
+    """Rows of `evaluate compare`, with notes on runs that were timed under other conditions."""
     cells = [
         [
             row["run"],
             str(row["num_test"]),
-            *[_percent(row[f"{role}_top1"]) for role in ("teacher", "student", "control")],
+            *[percent(row[f"{role}_top1"]) for role in ("teacher", "student", "control")],
             row["file"],
-            _percent(row["top1"]),
-            _percent(row["drop_vs_student"]),
-            _number(row["p50_ms"]),
+            percent(row["top1"]),
+            percent(row["drop_vs_student"]),
+            milliseconds(row["p50_ms"]),
             f"{row['file_bytes'] / 1000:.0f}",
-            _number(row["mcnemar_p"], 3),
+            number(row["mcnemar_p"], 3),
         ]
         for row in rows
     ]
@@ -37,74 +87,72 @@ def runs_table(rows: list[dict[str, Any]]) -> str:
         for row in rows
         if row["unlike"]
     ]
-    return "\n".join([_aligned([[*columns, "KB", "p against the first"], *cells]), *notes])
+    return "\n".join([table_text(RUN_COLUMNS, cells), *notes])
 
 
 def speed_note(rows: list[dict[str, Any]]) -> str:
-    """Which files are as fast as the fastest, for all that their times tell; maybe empty."""
-    told = [row["latency"][0].get("against_fastest") for row in rows]
-    if len(rows) < 2 or None in told:
+    """Which files are as fast as the fastest, as far as their times show; may be empty."""
+    comparisons = [row["latency"][0].get("against_fastest") for row in rows]
+    if len(rows) < 2 or None in comparisons:
         return ""
     floor = rows[0]["latency"][0]["noise_floor"]
     fastest = min(rows, key=lambda row: row["latency"][0]["p50_ms"])
     equal = [
         row["name"]
-        for row, found in zip(rows, told, strict=True)
-        if row is not fastest and found["verdict"] != "slower"
+        for row, comparison in zip(rows, comparisons, strict=True)
+        if row is not fastest and comparison["verdict"] != "slower"
     ]
     others = f"no slower: {', '.join(equal)}" if equal else "the others are slower"
     return f"\nfastest: {fastest['name']}; {others} (noise floor {100 * floor:.1f} %)"
 
 
-def thermal_table(told: dict[str, dict[str, Any]]) -> str:
-    """The p50 of each file in the last interval of every fifth of the time, as aligned text."""
+def thermal_table(files: dict[str, dict[str, Any]]) -> str:
+    """The p50 of each file in the last interval of every fifth of the time."""
     shown = slice(3, None, 4)
-    minutes = [i["minute"] for i in next(iter(told.values()))["intervals"][shown]]
+    minutes = [i["minute"] for i in next(iter(files.values()))["intervals"][shown]]
     columns = ["p50 ms at minute", *[f"{minute:.1f}" for minute in minutes], "change %", "°C"]
     cells = []
-    for name, found in told.items():
-        intervals = found["intervals"]
+    for name, curve in files.items():
+        intervals = curve["intervals"]
         change = intervals[-1]["p50_ms"] / intervals[0]["p50_ms"] - 1
-        times = [_number(interval["p50_ms"]) for interval in intervals[shown]]
+        times = [milliseconds(interval["p50_ms"]) for interval in intervals[shown]]
         warmest = intervals[-1].get("temperature_c")
-        cells.append([name, *times, f"{100 * change:+.1f}", _number(warmest, 0)])
-    return _aligned([columns, *cells])
+        cells.append([name, *times, f"{100 * change:+.1f}", number(warmest, 0)])
+    return table_text(columns, cells)
 
 
-def profile_table(told: dict[str, dict[str, Any]]) -> str:
-    """The operators of each file by what they take, as aligned text."""
-    columns = ["file", "operator", "nodes", "ms", "%"]
+def profile_table(files: dict[str, dict[str, Any]]) -> str:
+    """The operators of each file by the time that they take."""
     cells = []
-    for name, found in told.items():
-        total = sum(row["ms"] for row in found["operators"])
-        for row in found["operators"]:
+    for name, profile in files.items():
+        total = sum(row["ms"] for row in profile["operators"])
+        for row in profile["operators"]:
             share = f"{100 * row['ms'] / total:.1f}"
-            cells.append(
-                [name, row["operator"], str(row["num_nodes"]), _number(row["ms"], 3), share]
-            )
-    return _aligned([columns, *cells])
+            time = number(row["ms"], 3)
+            cells.append([name, row["operator"], str(row["num_nodes"]), time, share])
+    return table_text(["file", "operator", "nodes", "ms", "%"], cells)
 
 
-def single_stream_table(told: dict[str, dict[str, Any]]) -> str:
-    """One line a file of what a stream of queries took, as aligned text."""
+def single_stream_table(files: dict[str, dict[str, Any]]) -> str:
+    """The times of a stream of queries, one line per file."""
     columns = ["single stream", "queries", "seconds", "p50 ms", "p90 ms", "p99 ms"]
     cells = [
         [
             name,
-            str(found["num_queries"]),
-            _number(found["seconds"], 0),
-            *[_number(found[f"p{n}_ms"]) for n in (50, 90, 99)],
+            str(stream["num_queries"]),
+            number(stream["seconds"], 0),
+            *[milliseconds(stream[f"p{n}_ms"]) for n in (50, 90, 99)],
         ]
-        for name, found in told.items()
+        for name, stream in files.items()
     ]
-    return _aligned([columns, *cells])
+    return table_text(columns, cells)
 
 
 def devices_table(checks: list[DeviceCheck]) -> str:
-    """What the devices are as aligned text, with their problems in the lines below."""
+    """What the devices are, with their problems in the lines below."""
     modules = [module for _, modules in RUNTIMES.values() for module in modules]
     names = [module.replace("_", "-") for module in modules]
-    cells = [["device", "processor", "cores", "system", "Python", "runtimes"]]
+    cells = []
     for check in checks:
         if check.machine is None:
             cells.append([check.device, "", "", "", "", ""])
@@ -114,70 +162,53 @@ def devices_table(checks: list[DeviceCheck]) -> str:
         texts = ["" if fact is None else str(fact) for fact in facts]
         versions = machine.packages or {}
         runtimes = ", ".join(f"{name} {versions[name]}" for name in names if name in versions)
-        unknown = "" if machine.packages is None else "none"
-        cells.append([check.device, *texts, runtimes or unknown])
+        cells.append(
+            [check.device, *texts, runtimes or ("" if machine.packages is None else "none")]
+        )
     problems = [f"{check.device}: {check.problem}" for check in checks if check.problem]
-    return "\n".join([_aligned(cells), *problems])
+    columns = ["device", "processor", "cores", "system", "Python", "runtimes"]
+    return "\n".join([table_text(columns, cells), *problems])
 
 
 def candidates_table(candidates: list[dict[str, Any]]) -> str:
-    """The candidates of a search, in its order, and why each was turned down."""
-    cells = [
-        ["candidate", "KB", "same as source", "expected drop", "95 %", "counted", "p50 ms", ""]
-    ]
-    for each in candidates:
-        seen = each["validation"] or {}
+    """The candidates of a search in its order, and why each was turned down."""
+    columns = [
+        "candidate", "KB", "same as parent", "expected drop", "95 %", "counted", "p50 ms", "",
+    ]  # fmt: skip
+    cells = []
+    for candidate in candidates:
+        drop = candidate["validation"] or {}
         interval = ""
-        if seen:
-            interval = f"{100 * seen['expected_low']:.1f}-{100 * seen['expected_high']:.1f}"
+        if drop:
+            interval = f"{100 * drop['expected_low']:.1f}-{100 * drop['expected_high']:.1f}"
+        num_bytes = candidate["file_bytes"]
         cells.append(
             [
-                each["name"],
-                "" if each["file_bytes"] is None else f"{each['file_bytes'] / 1000:.0f}",
-                _percent(seen.get("agreement")),
-                _percent(seen.get("expected_drop")),
+                candidate["name"],
+                "" if num_bytes is None else f"{num_bytes / 1000:.0f}",
+                percent(drop.get("agreement")),
+                percent(drop.get("expected_drop")),
                 interval,
-                _percent(seen.get("drop")),
-                _number(each["p50_ms"]),
-                each["turned_down"] or "chosen",
+                percent(drop.get("drop")),
+                milliseconds(candidate["p50_ms"]),
+                candidate["turned_down"] or "chosen",
             ]
         )
-    return _aligned(cells, left=(0, len(cells[0]) - 1))
+    return table_text(columns, cells, left=(0, len(columns) - 1))
 
 
-def _aligned(cells: list[list[str]], left: tuple[int, ...] = (0,)) -> str:
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join(
-            c.ljust(w) if i in left else c.rjust(w)
-            for i, (c, w) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    )
-
-
-def _cells(row: dict[str, Any], chosen: str | None) -> list[str]:
-    scores = row.get("accuracy") or {}
-    latency = row["latency"][0] if row.get("latency") else {}
-    interval = ""
-    if scores:
-        interval = f"{100 * scores['top1_low']:.1f}-{100 * scores['top1_high']:.1f}"
-    return [
-        row["name"] + (" *" if row["name"] == chosen else ""),
-        f"{row['file_bytes'] / 1000:.0f}",
-        _percent(scores.get("top1")),
-        interval,
-        _percent(scores.get("drop_vs_source")),
-        _percent(scores.get("agreement_with_source")),
-        _number(latency.get("p50_ms")),
-        _number(latency.get("p90_ms")),
-        _number(latency.get("peak_rss_mib"), 0),
-    ]
-
-
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """0.1234 -> 12.3."""
     return "" if share is None else f"{100 * share:.1f}"
 
 
-def _number(value: float | None, digits: int = 2) -> str:
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with so many digits behind the point."""
     return "" if value is None else f"{value:.{digits}f}"
+
+
+def milliseconds(value: float | None) -> str:
+    """A time with two digits behind the point, or with two significant ones below 0.1 ms."""
+    if value is None or value >= 0.1 or value == 0:
+        return number(value)
+    return f"{value:.2g}" if value >= 1e-4 else f"{value:.1e}"

@@ -195,7 +195,7 @@ def _fastest(tried: list[Tried], budget: BudgetConfig) -> tuple[dict[Path, Laten
     limits = Limits.of_budget(budget)
     reasons = {file.name: "; ".join(shortfalls(file.facts, limits)) for file in files}
     if all(reasons.values()):
-        verdict = Verdict(None, "no candidate holds the budget", reasons)
+        verdict = Verdict(None, "no candidate holds the limits", reasons, holds_limits=False)
     else:
         verdict = choose(files, budget=budget, model="the float model")
     for file, each in held.items():

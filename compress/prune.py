@@ -9,12 +9,12 @@ from typing import Any
 
 import keras
 
-from compress.files import method_chain
 from compress.finetune import finetune, finetune_data
 from compress.graph.graph import image_size_of
 from compress.int8.calibration import calibration_photos
 from compress.methods import METHODS, facts_of
 from compress.methods.structure import Structure
+from compress.run.files import method_chain
 from configs.artifacts import read_json
 from configs.errors import UserError
 from configs.progress import track

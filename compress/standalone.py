@@ -1,6 +1,8 @@
 """The last mile alone: a bare `.keras` model and a folder of photos become measured files."""
 
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from compress.recipes.conversion import Conversion
 from compress.recipes.write import file_name, write_file
 from compress.self_taught import self_taught_qat
 from configs.artifacts import digest, file_sha256
-from configs.errors import UserError
+from configs.errors import StepFailed, UserError, failure_of
 from configs.records import to_json
 from configs.resume import Built, Step, Workspace, take_step
 from configs.schema import BudgetConfig, Choice
@@ -38,7 +40,32 @@ from eval.scoring.predictions import Photos, file_probabilities
 from eval.timing.latency import Latency
 from eval.timing.results import timed
 
+log = logging.getLogger("potstill")
+
 Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What became of a model.
+
+    Attributes:
+        rows: of the files, as in report.json.
+        verdict: which file to choose; None without limits. After a search with all `candidates`.
+        holds_limits: whether a file holds the limits; true without limits.
+        failures: files that could not be made, and why.
+    """
+
+    rows: Rows
+    verdict: dict[str, Any] | None = None
+    holds_limits: bool = True
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def failure(self) -> str:
+        """Why no file was chosen, for people."""
+        reason = self.verdict["reason"] if self.verdict else ""
+        return f"no file was chosen: {reason}. Raise a limit, or leave one out."
 
 
 def quantize_model(
@@ -50,7 +77,7 @@ def quantize_model(
     budget: BudgetConfig | None,
     pixels: Pixels | None = None,
     qat_epochs: int | None = None,
-) -> tuple[Rows, dict[str, Any] | None]:
+) -> Quantized:
     """Convert a model by some recipes, or search for the fastest file within a budget.
 
     Calibrated on the training part of `data`, chosen on the validation part, scored on the test
@@ -63,12 +90,9 @@ def quantize_model(
         budget: the limits that the chosen file holds.
         qat_epochs: how long the search may have the model learn to be rounded; None: not at all.
 
-    Returns:
-        Rows as in report.json, and the choice (None without a budget), after a search with all its
-        `candidates`.
-
     Raises:
         UserError: a name, the model or the folder does not fit.
+        StepFailed: no file could be made.
     """
     pixels = pixels or OWN_PIXELS
     choices = [_choice(name) for name in dict.fromkeys(recipes)]
@@ -84,11 +108,22 @@ def quantize_model(
     conversion = Conversion(
         model, calibration_photos(work.train, image_size_of(model), work.pixels)
     )
-    facts = {}
+    facts: dict[Path, dict[str, Any]] = {}
+    failures: dict[str, str] = {}
     for choice in choices:
         file = work.folder / file_name(path.stem, choice.name)
-        facts[file] = work.write(conversion, file, choice, path.stem)
-    return _measured(work, facts, budget)
+        try:
+            facts[file] = work.write(conversion, file, choice, path.stem)
+        except (MemoryError, OSError):
+            raise  # it is not the recipe's fault, and the next file would fail too
+        except Exception as error:
+            if len(choices) == 1:
+                raise  # nothing else is left to finish
+            failures[file.name] = failure_of(error)
+            log.error("%s failed: %s", file.name, failures[file.name])
+    if not facts:
+        raise StepFailed("\n".join(f"{name} failed: {why}" for name, why in failures.items()))
+    return replace(_measured(work, facts, budget), failures=failures)
 
 
 class _Work:
@@ -181,11 +216,11 @@ def _choice(name: str) -> Choice:
 
 def _measured(
     work: _Work, facts: dict[Path, dict[str, Any]], budget: BudgetConfig | None
-) -> tuple[Rows, dict[str, Any] | None]:
+) -> Quantized:
     latency = timed(list(facts), num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
     rows = [work.row(file, some, latency[file]) for file, some in facts.items()]
     if budget is None:
-        return to_json(rows), None
+        return Quantized(to_json(rows))
     own, labels = work.probs["validation"], work.photos["validation"].labels
     files = [
         MeasuredFile(
@@ -196,7 +231,8 @@ def _measured(
         )
         for file in facts
     ]
-    return to_json(rows), to_json(choose(files, budget=budget, model="the float model"))
+    verdict = choose(files, budget=budget, model="the float model")
+    return Quantized(to_json(rows), to_json(verdict), holds_limits=verdict.holds_limits)
 
 
 def _learned(work: _Work, path: Path, data: Path, epochs: int, model: Any) -> Any:
@@ -207,9 +243,7 @@ def _learned(work: _Work, path: Path, data: Path, epochs: int, model: Any) -> An
     )
 
 
-def _searched(
-    work: _Work, budget: BudgetConfig, learned: Callable[[Any], Any] | None
-) -> tuple[Rows, dict[str, Any]]:
+def _searched(work: _Work, budget: BudgetConfig, learned: Callable[[Any], Any] | None) -> Quantized:
     def write(conversion: Conversion, candidate: Candidate) -> tuple[Path, dict[str, Any]]:
         file = work.folder / f"{work.name}-{candidate.name}.tflite"
         made_by = "qat" if candidate.trained else "equalize"
@@ -228,4 +262,9 @@ def _searched(
     )
     facts = {each.file: each.facts for each in tried if each.file}
     rows = [work.row(file, facts[file], row) for file, row in latency.items()]
-    return to_json(rows), {**to_json(verdict), "candidates": [each.describe() for each in tried]}
+    candidates = [candidate.describe() for candidate in tried]
+    return Quantized(
+        to_json(rows),
+        {**to_json(verdict), "candidates": candidates},
+        holds_limits=verdict.holds_limits,
+    )

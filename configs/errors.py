@@ -14,3 +14,9 @@ class StepFailed(UserError):
     """A step that could not finish for a reason outside the command, such as a full disk."""
 
     exit_code = 1
+
+
+def failure_of(error: Exception) -> str:
+    """One line about an error, with its kind if it is not one of ours."""
+    first = (str(error).strip() or type(error).__name__).splitlines()[0][:500]
+    return first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"

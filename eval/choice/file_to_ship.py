@@ -44,11 +44,13 @@ class Verdict:
         chosen_file: its name; None where there is nothing to choose from.
         reason: why this one.
         turned_down: why not each of the others, by their names.
+        holds_limits: whether the chosen file holds all limits of the budget.
     """
 
     chosen_file: str | None
     reason: str
     turned_down: dict[str, str] = field(default_factory=dict)
+    holds_limits: bool = True
 
 
 def choose(
@@ -64,7 +66,7 @@ def choose(
         model: what the reason calls the model that the files stand for.
     """
     if not files:
-        return Verdict(None, "there is nothing to choose from")
+        return Verdict(None, "there is nothing to choose from", holds_limits=False)
     limits = Limits.of_budget(budget)
     reasons = {file.name: shortfalls(file.facts, limits) for file in files}
     within = [file for file in files if not reasons[file.name]]
@@ -78,7 +80,7 @@ def choose(
         for file in files
         if file is not chosen
     }
-    return Verdict(chosen.name, reason, turned_down)
+    return Verdict(chosen.name, reason, turned_down, holds_limits=bool(within))
 
 
 def _best(within: list[MeasuredFile], budget: BudgetConfig, model: str) -> tuple[MeasuredFile, str]:

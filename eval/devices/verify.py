@@ -96,3 +96,9 @@ def _compare(
         argmax_equal=int((there.argmax(axis=1) == here.argmax(axis=1)).sum()),
         max_abs_diff=float(np.abs(there - here).max()),
     )
+
+
+def spread(photos: list[Path], count: int) -> list[Path]:
+    """So many of the photos, spread evenly over the classes that they are sorted by."""
+    places = np.linspace(0, len(photos) - 1, min(count, len(photos))).round().astype(int)
+    return [photos[place] for place in places]

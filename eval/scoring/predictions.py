@@ -48,7 +48,7 @@ def predict_file(
     try:
         model = open_model(path, num_threads)
     except ModelFileError as error:
-        raise UserError(f"{path} is no model that can be run here: {error}.") from None
+        raise UserError(f"{path} is not a model that can be run here: {error}.") from None
     if model.num_classes < 2:
         raise UserError(f"{path} answers with a single score; expected one for each class.")
     outputs = [np.zeros((0, model.num_classes), "float32")]

@@ -1,7 +1,9 @@
 """Measurements of one file at a time: sustained load, a stream of queries, its operators."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from eval.devices.probe import MachineState, OperatorTime
 from eval.devices.registry import DEVICES, Device, Options, Session, device_label
 from eval.timing.results import device_inputs, file_part
 from eval.timing.rounds import warm_up
+
+log = logging.getLogger("potstill")
 
 NUM_INTERVALS = 20
 MIN_QUERIES = 1024
@@ -245,3 +249,51 @@ def sustain_step(
     label = device_label(device, options)
     path = run.path / "results" / f"{name}-{file_part(label)}.json"
     return Step(f"{name} on {label}", path, inputs, build)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One of the measurements that take one file at a time.
+
+    Attributes:
+        name: of the option that asks for it.
+        settings: what the result depends on, as JSON values.
+        formats: of the files that it can measure.
+    """
+
+    name: str
+    task: Task
+    settings: dict[str, Any]
+    formats: tuple[str, ...] = (".tflite", ".onnx")
+
+    def able(self, files: list[Path]) -> list[Path]:
+        """The files that can be measured; the others are named in the log.
+
+        Raises:
+            UserError: there are none.
+        """
+        able = [file for file in files if ending(file) in self.formats]
+        others = ", ".join(file.name for file in files if file not in able)
+        if not able:
+            raise UserError(f"--{self.name} is for {', '.join(self.formats)} files; got {others}.")
+        if others:
+            log.info("%s are left out: --%s cannot measure them", others, self.name)
+        return able
+
+
+def thermal_mode(minutes: float) -> Mode:
+    """Every file under load for so many minutes.
+
+    Raises:
+        UserError: the minutes are not above 0.
+    """
+    if not minutes > 0:
+        raise UserError(f"--thermal {minutes:g}: expected minutes above 0, for example 10.")
+    seconds = 60 * minutes
+    return Mode("thermal", partial(thermal_curve, seconds=seconds), {"seconds": seconds})
+
+
+SINGLE_STREAM = Mode(
+    "single-stream", single_stream, {"num_queries": MIN_QUERIES, "seconds": MIN_SECONDS}
+)
+PROFILE = Mode("profile", operator_profile, {}, (".onnx",))

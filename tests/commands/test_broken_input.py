@@ -121,7 +121,7 @@ def test_a_model_file_that_is_none(program, tmp_path: Path, suffix: str, content
     file = tmp_path / f"model{suffix}"
     file.write_bytes(content)
     outcome = program("evaluate", "predict", file, photo)
-    assert_clear(outcome, code=2, says=f"model{suffix} is no model")
+    assert_clear(outcome, code=2, says=f"model{suffix} is not a model")
 
 
 def test_a_model_file_of_another_kind_or_none(program, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import keras
 import pytest
 
 from compress import budget, standalone
+from compress.recipes import RECIPES
 from eval.metadata import read_metadata
 from eval.pixels import RANGES
 
@@ -86,10 +87,55 @@ def test_a_search_that_finds_none_says_so(
     outcome = program(
         "compress", "quantize", foreign, "--data", photo_folder, "--max-bytes", "1", "--quiet"
     )
-    assert outcome.code == 0, outcome.err
+    assert outcome.code == 1, outcome.err
     assert "bytes, 1 allowed" in outcome.out
     assert "on the test photos" not in outcome.out
-    assert outcome.out.splitlines()[-1] == "no candidate holds the budget"
+    last = outcome.out.splitlines()[-1]
+    assert last == (
+        "no file was chosen: no candidate holds the limits. Raise a limit, or leave one out."
+    )
+
+
+def test_of_recipes_that_all_miss_a_limit_none_is_chosen(
+    program, foreign: Path, photo_folder: Path
+) -> None:
+    outcome = program(
+        "compress", "quantize", foreign, "--data", photo_folder, "--recipe", "dynamic",
+        "--max-bytes", "1", "--quiet",
+    )  # fmt: skip
+    assert outcome.code == 1, outcome.err
+    assert " *" not in outcome.out
+    assert "no file was chosen: no file stays within" in outcome.out
+
+
+def test_a_recipe_that_fails_does_not_cost_the_others(
+    program, foreign: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*words: object, **options: object) -> None:
+        raise RuntimeError("the converter gave up\nwith a long text")
+
+    monkeypatch.setitem(RECIPES._functions, "tflite.dynamic", broken)
+    words = ["--recipe", "float32", "--recipe", "dynamic", "--recipe", "float16"]
+    outcome = program("compress", "quantize", foreign, "--data", photo_folder, *words, "--json")
+    assert outcome.code == 1
+    value = json.loads(outcome.out.splitlines()[-1])
+    assert [row["name"] for row in value["files"]] == ["mine-float32.tflite", "mine-float16.tflite"]
+    assert value["failures"] == {"mine-dynamic.tflite": "RuntimeError: the converter gave up"}
+    assert "mine-dynamic.tflite failed: RuntimeError: the converter gave up" in outcome.err
+
+
+def test_files_that_are_up_to_date_are_not_made_again(
+    program, foreign: Path, photo_folder: Path
+) -> None:
+    words = ["compress", "quantize", foreign, "--data", photo_folder, "--recipe", "float16"]
+    assert program(*words).code == 0
+    file = foreign.with_name("mine-float16.tflite")
+    before = file.stat().st_mtime_ns
+    outcome = program(*words)
+    assert "mine-float16.tflite: up to date" in outcome.err
+    assert file.stat().st_mtime_ns == before
+    assert program(*words, "--pixels", "0..1").code == 0
+    assert file.stat().st_mtime_ns > before
 
 
 @pytest.mark.parametrize(

@@ -60,13 +60,15 @@ def searched(tmp_path_factory):
         target = folder / "photos" / split / f"class{answer}" / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
-    return quantize_model(
+    made = quantize_model(
         folder / "mine.keras",
         data=folder / "photos",
         recipes=[],
         out=folder / "out",
         budget=BudgetConfig(max_drop=0.005),
     )
+    assert made.verdict is not None
+    return made.rows, made.verdict
 
 
 def test_it_climbs_from_int8_to_the_equalized_file_and_no_further(searched) -> None:
@@ -142,7 +144,7 @@ def test_where_no_candidate_holds_none_is_chosen(tmp_path) -> None:
     latency, verdict = _fastest(tried, BudgetConfig())
     assert latency == {}
     assert verdict.chosen_file is None
-    assert verdict.reason == "no candidate holds the budget"
+    assert verdict.reason == "no candidate holds the limits"
 
 
 @pytest.fixture
@@ -165,7 +167,8 @@ def test_a_candidate_that_cannot_be_made_ends_no_search(hard_swish, monkeypatch)
     some = [by_name[name] for name in ("float32", "equalize-int8", "int16")]
     monkeypatch.setattr(budget, "LADDER", some)
     monkeypatch.setattr(budget, "NUM_RUNS", 10)
-    _, verdict = quantize_model(**hard_swish, recipes=[], budget=BudgetConfig())
+    verdict = quantize_model(**hard_swish, recipes=[], budget=BudgetConfig()).verdict
+    assert verdict is not None
     assert verdict["chosen_file"] == "mine-float32.tflite"
     _, even, int16 = verdict["candidates"]
     assert even["turned_down"] == "not made: equalizing the model saves nothing"
@@ -177,9 +180,12 @@ def test_where_all_that_hold_else_are_too_slow_none_is_chosen(hard_swish, monkey
     monkeypatch.setattr(budget, "LADDER", [LADDER[0]])
     monkeypatch.setattr(budget, "NUM_RUNS", 10)
     limits = BudgetConfig(max_latency_ms=1e-6)
-    rows, verdict = quantize_model(**hard_swish, recipes=[], budget=limits)
+    made = quantize_model(**hard_swish, recipes=[], budget=limits)
+    rows, verdict = made.rows, made.verdict
+    assert verdict is not None
+    assert not made.holds_limits
     assert verdict["chosen_file"] is None
-    assert verdict["reason"] == "no candidate holds the budget"
+    assert verdict["reason"] == "no candidate holds the limits"
     (candidate,) = verdict["candidates"]
     assert re.fullmatch(r"it takes [\d.e-]+ ms, 1e-06 allowed", candidate["turned_down"])
     assert verdict["turned_down"] == {"mine-float32.tflite": candidate["turned_down"]}

@@ -77,10 +77,15 @@ def test_a_search_trains_where_it_may_and_says_what_of(photos, tmp_path, monkeyp
     classifier(layers.Dense(2, activation="softmax", name="head")).save(file)
     given = {"data": photos, "recipes": [], "out": tmp_path / "out"}
 
-    _, verdict = quantize_model(file, **given, budget=BudgetConfig(max_drop=1.0))
-    assert [each["name"] for each in verdict["candidates"]] == ["mine-float32.tflite"]
+    made = quantize_model(file, **given, budget=BudgetConfig(max_drop=1.0))
+    assert made.verdict is not None
+    assert [candidate["name"] for candidate in made.verdict["candidates"]] == [
+        "mine-float32.tflite"
+    ]
 
-    rows, verdict = quantize_model(file, **given, budget=BudgetConfig(max_drop=1.0), qat_epochs=1)
+    made = quantize_model(file, **given, budget=BudgetConfig(max_drop=1.0), qat_epochs=1)
+    rows, verdict = made.rows, made.verdict
+    assert verdict is not None
     assert [each["name"] for each in verdict["candidates"]] == [
         "mine-float32.tflite", "mine-qat-int8.tflite",
     ]  # fmt: skip

@@ -9,8 +9,8 @@ import pytest
 import sklearn.datasets
 from sklearn.utils import Bunch
 
-from compress.pipeline import STEPS
 from compress.registries import REGISTRIES
+from compress.run.pipeline import STEPS, Context
 from configs.artifacts import file_sha256
 from configs.loading.targets import open_run
 from configs.resume import HIDDEN, take_step
@@ -61,7 +61,7 @@ def old_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunDir, Ex
     few = Bunch(images=digits.images[:200], target=digits.target[:200])
     monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: few)
     run, experiment = open_run("smoke", run=tmp_path, overrides=[], registries=lambda: REGISTRIES)
-    for step in STEPS["data"](run, experiment, open_photo_store(run, experiment)):
+    for step in STEPS["data"](Context(run, experiment, open_photo_store(run, experiment))):
         take_step(step)
     for path in sorted((run.path / "data" / HIDDEN).rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
@@ -74,7 +74,7 @@ def test_an_old_run_is_up_to_date(old_run: tuple[RunDir, Experiment]) -> None:
     run, experiment = old_run
     checked = []
     for name in ("data", "teacher", "label", "student", "prune", "export", "quantize", "accuracy"):
-        for step in STEPS[name](run, experiment, open_photo_store(run, experiment)):
+        for step in STEPS[name](Context(run, experiment, open_photo_store(run, experiment))):
             if step.manifest.exists():  # the fixture holds few of the results
                 take_step(step)
                 checked.append(step.manifest.relative_to(run.path).as_posix())
@@ -85,7 +85,7 @@ def test_an_old_run_is_up_to_date(old_run: tuple[RunDir, Experiment]) -> None:
 def test_what_times_depend_on_has_the_keys_of_old_runs(old_run: tuple[RunDir, Experiment]) -> None:
     """The values differ from machine to machine."""
     run, experiment = old_run
-    (step,) = STEPS["latency"](run, experiment, open_photo_store(run, experiment))
+    (step,) = STEPS["latency"](Context(run, experiment, open_photo_store(run, experiment)))
     inputs = step.inputs
     assert step.manifest == run.path / "results" / "latency-local.json"
     assert list(inputs["files"]) == [

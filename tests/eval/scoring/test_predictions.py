@@ -22,7 +22,7 @@ def test_a_file_is_scored_through_its_batches(
 
 def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_text("text")
-    with pytest.raises(UserError, match=r"bad\.onnx is no model that can be run here"):
+    with pytest.raises(UserError, match=r"bad\.onnx is not a model that can be run here"):
         predict_file(tmp_path / "bad.onnx", [])
 
 

@@ -142,7 +142,7 @@ def test_litert_files_have_no_profile(
     # Of several files, the others are profiled.
     outcome = program("evaluate", "latency", tflite_files["int8"], onnx_file, "--profile")
     assert outcome.code == 0
-    assert "left out, for no profile can be had of them: colours-int8.tflite" in outcome.err
+    assert "colours-int8.tflite are left out: --profile cannot measure them" in outcome.err
     assert "colours.onnx" in outcome.out
 
 

@@ -1,4 +1,4 @@
-"""Bare model files, measured without a run."""
+"""Model files without a run: scored, timed, compared with a device, or asked about photos."""
 
 import logging
 from dataclasses import asdict
@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from compress.pipeline import as_photos
+from compress.run.pipeline import as_photos
 from configs.artifacts import ending
 from configs.errors import UserError
 from configs.records import to_json
+from configs.schema import Choice
 from distill.data.manifest import Examples
 from distill.data.scan import scan_folder
 from eval.devices.probe import ModelFileError, open_model
+from eval.devices.verify import Verification, spread, verify
 from eval.images import evaluation_image
 from eval.metadata import FileMetadata, SplitShares, expected_pixels, read_metadata
 from eval.photo_files import UnreadablePhoto
@@ -22,6 +24,7 @@ from eval.scoring.file_rows import References, file_row
 from eval.scoring.predictions import file_probabilities, predict_file
 from eval.timing.latency import Latency
 from eval.timing.results import timed
+from eval.timing.sustained import Mode, sustain
 
 log = logging.getLogger("potstill")
 
@@ -29,37 +32,17 @@ NUM_WARMUP = 10
 NUM_RUNS = 200
 
 
-def measure_files(
-    files: list[Path],
-    *,
-    data: Path | None = None,
-    pixels: Pixels | None = None,
-    device: str = "local",
-    options: dict[str, Any] | None = None,
-    num_threads: int = 1,
-    num_runs: int = NUM_RUNS,
-    score: bool = False,
+def score_files(
+    files: list[Path], *, data: Path | None, pixels: Pixels | None = None, num_threads: int = 1
 ) -> list[dict[str, Any]]:
-    """Rows as in report.json: scored on the test part of `data`, or timed.
+    """Rows as in report.json, scored on the test part of `data`.
 
     Raises:
-        UserError: a file is missing or no model, or its classes are not those of the folder.
+        UserError: a file is missing or is no model, or its classes are not those of the folder.
     """
     described = {file: describe(file) for file in files}
-    if not score:
-        timings = timed(
-            files,
-            device=device,
-            options=options,
-            num_threads=num_threads,
-            num_warmup=NUM_WARMUP,
-            num_runs=num_runs,
-        )
-        for file in (file for file in files if file not in timings):
-            log.warning("%s: not a file that %s runs; left out", file, device)
-        return [latency_row(file, described[file], [row]) for file, row in timings.items()]
     if data is None:
-        raise UserError("--data is missing: the folder of class folders to score the files on.")
+        raise UserError("--data is missing. Give a folder with one folder of photos per class.")
     rows: list[dict[str, Any]] = []
     tests: dict[SplitShares | None, Examples] = {}
     for file, metadata in described.items():
@@ -67,25 +50,76 @@ def measure_files(
         if split not in tests:
             shares = asdict(split) if split else {}
             tests[split] = scan_folder(data, **shares)["test"]
-        test = tests[split]
-        photos = as_photos("test", matched(test, metadata, open_model(file).num_classes, file))
+        examples = matched(tests[split], metadata, open_model(file).num_classes, file)
+        photos = as_photos("test", examples)
         probs = file_probabilities(
             file, photos, num_threads=num_threads, pixels=expected_pixels(metadata, pixels)
         )
-        rows.append(
-            to_json(
-                file_row(
-                    file,
-                    recipe=metadata.recipe if metadata else None,
-                    parent=metadata.parent if metadata else None,
-                    probs=probs,
-                    photos=photos,
-                    references=References(),
-                    latency=[],
-                )
-            )
+        row = file_row(
+            file,
+            recipe=metadata.recipe if metadata else None,
+            parent=metadata.parent if metadata else None,
+            probs=probs,
+            photos=photos,
+            references=References(),
+            latency=[],
         )
+        rows.append(to_json(row))
     return rows
+
+
+def time_files(
+    files: list[Path], device: Choice, *, num_threads: int = 1, num_runs: int = NUM_RUNS
+) -> list[dict[str, Any]]:
+    """Rows as in report.json with the latency alone, of the files that the device runs."""
+    described = {file: describe(file) for file in files}
+    latencies = timed(
+        files,
+        device=device.name,
+        options=device.options,
+        num_threads=num_threads,
+        num_warmup=NUM_WARMUP,
+        num_runs=num_runs,
+    )
+    for file in (file for file in files if file not in latencies):
+        log.warning("%s is left out: the device %s does not run it", file, device.name)
+    return [latency_row(file, described[file], [latency]) for file, latency in latencies.items()]
+
+
+def sustain_files(
+    files: list[Path], mode: Mode, device: Choice, *, num_threads: int = 1
+) -> dict[str, Any]:
+    """What one of the modes measures, by the name of the file."""
+    for file in files:
+        describe(file)
+    measurements = sustain(
+        mode.able(files),
+        mode.task,
+        name=mode.name,
+        device=device.name,
+        options=device.options,
+        num_threads=num_threads,
+    )
+    return {name: measurement.to_json() for name, measurement in measurements.items()}
+
+
+def verify_files(
+    files: list[Path],
+    num_photos: int,
+    device: Choice,
+    *,
+    data: Path | None,
+    num_threads: int = 1,
+) -> list[Verification]:
+    """Whether files answer on a device as they do here, for photos of the test part of `data`."""
+    for file in files:
+        describe(file)
+    if data is None:
+        raise UserError("--data is missing. Give a folder with one folder of photos per class.")
+    photos = spread(scan_folder(data)["test"].paths, num_photos)
+    return verify(
+        files, photos, device=device.name, options=device.options, num_threads=num_threads
+    )
 
 
 def latency_row(
@@ -112,12 +146,17 @@ def _facts(metadata: FileMetadata | None) -> dict[str, Any]:
 
 
 def describe(file: Path) -> FileMetadata | None:
+    """What a model file says of itself.
+
+    Raises:
+        UserError: it does not exist, or is not a model that can be run here.
+    """
     if not file.exists():
         raise UserError(f"{file} does not exist. Expected a .tflite or .onnx file.")
     try:
         return read_metadata(file, open_model(file).num_classes)
     except ModelFileError as error:
-        raise UserError(f"{file} is no model that can be run here: {error}") from None
+        raise UserError(f"{file} is not a model that can be run here: {error}") from None
 
 
 def matched(

@@ -1,0 +1,160 @@
+"""Do steps of a run: check what they need, take them in order, and go on after a failed file."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from compress.prune import check_order
+from compress.run.pipeline import COMMANDS, NEEDS, STEPS, Context
+from configs.artifacts import read_json, write_text
+from configs.errors import StepFailed, UserError, failure_of
+from configs.loading.experiment import to_yaml
+from configs.registry import nearest
+from configs.resume import Step, is_current, take_step
+from configs.run_dir import RunDir
+from configs.schema import Experiment
+from distill.data.pipelines import open_photo_store
+from distill.student import check_loss
+
+log = logging.getLogger("potstill")
+
+WRITE_FILES = ("export", "quantize")
+"""Steps that write independent files: if one file fails, the others are written all the same."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a command did.
+
+    Attributes:
+        manifests: of what the last of its steps made.
+        failures: files that could not be written, and why.
+    """
+
+    manifests: list[dict[str, Any]]
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The last manifest."""
+        return self.manifests[-1]
+
+
+def take(
+    run: RunDir,
+    experiment: Experiment,
+    names: list[str],
+    *,
+    target: str,
+    force: list[str] | None = None,
+) -> Taken:
+    """Take some steps in their order, after a check that what they need was done.
+
+    Raises:
+        UserError: a step that is needed was not done, or was done for another config.
+        StepFailed: no file could be written.
+    """
+    for step in force or []:
+        if step not in STEPS:
+            raise UserError(f"--force {step}: unknown step.{nearest(step, STEPS)}")
+        if step not in names:
+            raise UserError(f"--force {step}: this command does {', '.join(names)}.")
+    _prepare(run, experiment, names, target)
+    manifests: list[dict[str, Any]] = []
+    # All models of this call share one store of decoded photos.
+    with open_photo_store(run, experiment) as photos:
+        context = Context(run, experiment, photos)
+        for name in names:
+            again = name in (force or [])
+            if name in WRITE_FILES:
+                manifests = _write_files(context, name, force=again)
+            else:
+                manifests = [take_step(step, force=again) for step in STEPS[name](context)]
+    return Taken(manifests, context.failures)
+
+
+def _write_files(context: Context, name: str, *, force: bool) -> list[dict[str, Any]]:
+    """Take every step of `name`; note the files that fail.
+
+    Raises:
+        StepFailed: every file failed.
+    """
+    manifests = []
+    failed: dict[str, str] = {}
+    for step in STEPS[name](context):
+        try:
+            manifests.append(take_step(step, force=force))
+        except (MemoryError, OSError):
+            raise  # it is not the recipe's fault, and the next file would fail too
+        except Exception as error:
+            failed[step.name] = failure_of(error)
+            log.error("%s failed: %s", step.name, failed[step.name])
+            log.debug("where it failed", exc_info=True)
+    if failed and not manifests:
+        raise StepFailed("\n".join(f"{file} failed: {why}" for file, why in failed.items()))
+    context.failures.update(failed)
+    return manifests
+
+
+def take_one(
+    run: RunDir,
+    experiment: Experiment,
+    step: Callable[[RunDir, Experiment], Step],
+    name: str,
+    *,
+    target: str,
+    force: list[str] | None = None,
+) -> dict[str, Any]:
+    """Take a step that stands in for the step `name`, or is a part of it.
+
+    Returns:
+        Its manifest.
+    """
+    _prepare(run, experiment, [name], target)
+    return take_step(step(run, experiment), force=name in (force or []))
+
+
+def _prepare(run: RunDir, experiment: Experiment, names: list[str], target: str) -> None:
+    check_loss(experiment)
+    check_order(experiment)
+    needed = [name for name in STEPS if any(name in NEEDS[n] for n in names) and name not in names]
+    ensure(run, experiment, needed, target)
+    write_text(run.experiment, to_yaml(experiment))
+
+
+def ensure(run: RunDir, experiment: Experiment, names: list[str], target: str) -> None:
+    """Raise UserError unless these steps were done for this config.
+
+    The photos are the exception: they are scanned again if need be. That takes seconds, and a run
+    may have been copied, or its photos touched.
+    """
+    with open_photo_store(run, experiment) as photos:
+        context = Context(run, experiment, photos)
+        for name in names:
+            if name == "data" and _photos_are_elsewhere(run, experiment):
+                continue
+            for step in STEPS[name](context):
+                if name == "data":
+                    # Two shards of the labels may start together, and both check the photos.
+                    take_step(step, wait=True)
+                else:
+                    _require(run, step, name, target)
+
+
+def _photos_are_elsewhere(run: RunDir, experiment: Experiment) -> bool:
+    """Whether the run was copied to a machine without its photos."""
+    manifest, path = run.photos_manifest.with_suffix(".json"), experiment.data.path
+    if path is None or path.exists() or not manifest.exists():
+        return False
+    return bool(read_json(manifest)["inputs"]["data"] == experiment.data.model_dump(mode="json"))
+
+
+def _require(run: RunDir, step: Step, name: str, target: str) -> None:
+    if not is_current(step.manifest, step.inputs):
+        stale = "was done with other settings, or its files changed since"
+        state = stale if step.manifest.exists() else "has not been done"
+        raise UserError(
+            f"the {name} step of {run} {state} ({step.name}). Do it first:\n"
+            f"  {COMMANDS[name]} {target} --run {run}"
+        )

@@ -1,0 +1,104 @@
+"""The three programs as a shell sees them."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli import _explain
+from support import ROOT, command
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT
+    )
+
+
+@pytest.mark.parametrize("program", ["distill", "compress", "evaluate"])
+def test_a_program_knows_its_version(program: str) -> None:
+    outcome = command(program, "--version")
+    assert outcome.code == 0
+    assert outcome.out.startswith("potstill 0.")
+
+
+def test_the_shell_completes_commands() -> None:
+    code = "from cli import distill; import sys; sys.argv = ['distill']; distill()"
+    completing = {
+        "_DISTILL_COMPLETE": "complete_bash",
+        "COMP_WORDS": "distill st",
+        "COMP_CWORD": "1",
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**ENVIRONMENT, **completing},
+    )
+    assert result.stdout.split() == ["student"]
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    code = "from cli import distill; import sys; sys.argv = ['distill', 'schema']; distill()"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert writer.stdout is not None
+    writer.stdout.close()  # before anything is written
+    _, errors = writer.communicate()
+    assert writer.returncode == 1
+    assert errors == b""
+
+
+def test_a_broken_pipe_is_not_explained_by_a_path() -> None:
+    assert "path" not in _explain(BrokenPipeError(errno.EPIPE, "Broken pipe"))
+    missing = FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b")
+    assert "(a/b). Check that the path exists" in _explain(missing)
+
+
+def test_what_libraries_print_is_kept_from_the_terminal() -> None:
+    result = python(
+        "import os, sys\n"
+        "from commands.library_output import kept_from_the_terminal\n"
+        "with kept_from_the_terminal():\n"
+        "    os.write(2, b'greetings from C++\\n')\n"
+        "    print('ours', file=sys.stderr)\n"
+        "os.write(2, b'afterwards\\n')\n"
+    )
+    assert result.stderr == "ours\nafterwards\n"
+
+
+def test_the_last_words_of_a_library_that_crashes_are_shown() -> None:
+    result = python(
+        "import os\n"
+        "from commands.library_output import kept_from_the_terminal\n"
+        "with kept_from_the_terminal():\n"
+        "    os.write(2, b'check failed: the tensor is gone\\n')\n"
+        "    os.abort()\n"
+    )
+    assert result.returncode == -signal.SIGABRT
+    assert "check failed: the tensor is gone" in result.stderr
+
+
+def test_an_error_of_a_library_is_one_sentence(tmp_path: Path) -> None:
+    result = python(
+        "import cli, commands.distill as module\n"
+        "def broken(*words): raise RuntimeError('first line\\nsecond line')\n"
+        "import commands.options, sys\n"
+        "module.open_run = broken\n"
+        "sys.argv = ['distill', 'data', 'smoke']\n"
+        "cli.distill()\n"
+    )
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [
+        "error: RuntimeError: first line",
+        "Finished steps are kept. Run again with --debug to see where this happened.",
+    ]
