@@ -329,7 +329,7 @@ def test_files_are_verified_there(
         "name": onnx_file.name, "device": "ssh:board", "n": 5, "argmax_equal": 5, "max_abs_diff": 0,
     }  # fmt: skip
     assert "--data is missing" in program(*words).err
-    assert "it times nothing" in program(*words, "--num-runs", 3).err
+    assert "it measures no time" in program(*words, "--num-runs", 3).err
 
 
 def test_devices_are_looked_at(server: Server, program: Callable[..., Outcome]) -> None:
