@@ -170,6 +170,7 @@ def compare(
 ) -> Result:
     """Compare runs: their models, and the file that each ships."""
     from commands.tables import runs_table
+    from configs.records import to_json
     from configs.run_dir import RunDir
     from distill.data.manifest import load_examples
     from eval.choice.compare import compare_runs
@@ -178,7 +179,7 @@ def compare(
     rows = compare_runs(
         directories, lambda run: load_examples(run, "test").labels, any_state=any_state
     )
-    return Result({"runs": rows}, runs_table(rows))
+    return Result({"runs": to_json(rows)}, runs_table(rows))
 
 
 @command(app)
@@ -198,18 +199,19 @@ def gate(
     max_bytes: Annotated[int | None, typer.Option(min=0, help="Of its size.")] = None,
 ) -> Result:
     """Exit with 1 if a file of a run misses a limit, with 0 if it holds all of them."""
-    from configs.artifacts import read_json
+    from configs.run_dir import RunDir
     from eval.choice.budget import Limits
-    from eval.choice.gate import gate_shortfalls, reported_file
+    from eval.choice.gate import gate_shortfalls
+    from eval.choice.stored_report import load_report
 
-    reported = reported_file(read_json(run / "report.json"), file)
+    stored = load_report(RunDir(run)).file(file)
     limits = Limits(
         min_top1=min_top1, max_drop=max_drop, max_p90_ms=max_p90_ms, max_bytes=max_bytes
     )
-    reasons = gate_shortfalls(reported, limits)
+    reasons = gate_shortfalls(stored, limits)
     return Result(
-        {"file": reported["name"], "passed": not reasons, "shortfalls": reasons},
-        f"{reported['name']}: {'; '.join(reasons) or 'holds all limits'}",
+        {"file": stored.name, "passed": not reasons, "shortfalls": reasons},
+        f"{stored.name}: {'; '.join(reasons) or 'holds all limits'}",
         exit_code=1 if reasons else 0,
     )
 

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from eval.choice.compare import RunRow
 from eval.devices.registry import DeviceCheck
 from eval.devices.wheels import RUNTIMES
 
@@ -64,28 +65,30 @@ def _file_cells(row: dict[str, Any], chosen: str | None) -> list[str]:
     ]
 
 
-def runs_table(rows: list[dict[str, Any]]) -> str:
+def runs_table(rows: list[RunRow]) -> str:
     """Rows of `evaluate compare`, with notes on runs that were timed under other conditions."""
     cells = [
         [
-            row["run"],
-            str(row["num_test"]),
-            *[percent(row[f"{role}_top1"]) for role in ("teacher", "student", "control")],
-            row["file"],
-            percent(row["top1"]),
-            percent(row["drop_vs_student"]),
-            milliseconds(row["p50_ms"]),
-            f"{row['file_bytes'] / 1000:.0f}",
-            number(row["mcnemar_p"], 3),
+            row.run,
+            str(row.num_test),
+            percent(row.teacher_top1),
+            percent(row.student_top1),
+            percent(row.control_top1),
+            row.file,
+            percent(row.top1),
+            percent(row.drop_vs_student),
+            milliseconds(row.p50_ms),
+            f"{row.file_bytes / 1000:.0f}",
+            number(row.mcnemar_p, 3),
         ]
         for row in rows
     ]
     notes = [
-        f"{row['run']}: timed under other conditions than {rows[0]['run']} "
-        f"({'; '.join(row['unlike'])})."
-        + (" Its latency is left out; --any-state shows it." if row["p50_ms"] is None else "")
+        f"{row.run}: timed under other conditions than {rows[0].run} "
+        f"({'; '.join(row.unlike)})."
+        + (" Its latency is left out; --any-state shows it." if row.p50_ms is None else "")
         for row in rows
-        if row["unlike"]
+        if row.unlike
     ]
     return "\n".join([table_text(RUN_COLUMNS, cells), *notes])
 

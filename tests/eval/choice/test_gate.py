@@ -1,21 +1,37 @@
 """The gate passes a file that holds its limits, and no other."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from configs.errors import UserError
+from configs.run_dir import RunDir
 from eval.choice.budget import Limits
-from eval.choice.gate import gate_shortfalls, reported_file
+from eval.choice.gate import gate_shortfalls
+from eval.choice.stored_report import StoredFile, StoredLatency, StoredScores, load_report
 
-FILE = {
+FILE = StoredFile(
+    "a.tflite",
+    1_000_000,
+    StoredScores(top1=0.9, drop=0.01),
+    [StoredLatency(p90_ms=2.5), StoredLatency(p90_ms=99.0)],
+)
+ENTRY = {
     "name": "a.tflite",
     "file_bytes": 1_000_000,
-    "accuracy": {"top1": 0.9, "drop_vs_source": 0.01},
-    "latency": [{"p90_ms": 2.5}, {"p90_ms": 99.0}],
+    "accuracy": {"split": "test", "top1": 0.9, "drop_vs_source": 0.01},
+    "latency": [{"p90_ms": 2.5, "runtime": "litert 2.3.0"}],
 }
-REPORT = {"files": [FILE, {**FILE, "name": "b.onnx"}], "verdict": {"chosen_file": "b.onnx"}}
+REPORT = {
+    "run": "mine",
+    "machine": {"cpu": "a"},
+    "data": {"num_test": 40},
+    "models": [],
+    "files": [ENTRY, {**ENTRY, "name": "b.onnx"}],
+    "verdict": {"chosen_file": "b.onnx"},
+}
 
 
 @pytest.mark.parametrize(
@@ -36,14 +52,16 @@ def test_a_missing_limit_or_measurement_is_a_mistake() -> None:
     with pytest.raises(UserError, match="no limit is given"):
         gate_shortfalls(FILE, Limits())
     with pytest.raises(UserError, match=r"p90 of a\.tflite was not measured"):
-        gate_shortfalls({**FILE, "latency": []}, Limits(max_p90_ms=1.0))
+        gate_shortfalls(replace(FILE, latency=[]), Limits(max_p90_ms=1.0))
 
 
-def test_the_chosen_file_is_checked_unless_another_is_named() -> None:
-    assert reported_file(REPORT, None)["name"] == "b.onnx"
-    assert reported_file(REPORT, "a.tflite")["name"] == "a.tflite"
+def test_the_chosen_file_is_checked_unless_another_is_named(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(REPORT))
+    report = load_report(RunDir(tmp_path))
+    assert report.file().name == "b.onnx"
+    assert report.file("a.tflite").name == "a.tflite"
     with pytest.raises(UserError, match=r"no file c\. Its files: a\.tflite, b\.onnx"):
-        reported_file(REPORT, "c")
+        report.file("c")
 
 
 @pytest.mark.parametrize(
@@ -71,8 +89,11 @@ def test_a_run_without_a_report_is_a_mistake(program, tmp_path: Path) -> None:
     assert "report.json is missing" in outcome.err
 
 
-@pytest.mark.parametrize("report", [{}, {"verdict": None, "files": []}, []])
-def test_an_incomplete_report_is_a_mistake_and_not_a_shortfall(report: object) -> None:
-    with pytest.raises(UserError, match="no report of today's") as error:
-        reported_file(report, None)  # type: ignore[arg-type]
+@pytest.mark.parametrize("report", [{}, {"verdict": None, "files": []}, [], {**REPORT, "files": 1}])
+def test_an_incomplete_report_is_a_mistake_and_not_a_shortfall(
+    tmp_path: Path, report: object
+) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    with pytest.raises(UserError, match="not a report of this version") as error:
+        load_report(RunDir(tmp_path))
     assert error.value.exit_code == 2
