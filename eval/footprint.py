@@ -1,4 +1,4 @@
-"""What a file takes on disk and in a download."""
+"""The size of a file on disk and in a download."""
 
 import zlib
 from pathlib import Path
@@ -10,7 +10,7 @@ def file_bytes(path: Path) -> int:
 
 
 def zip_bytes(path: Path) -> int:
-    """Size after deflate at its highest level: what an app store's package grows by."""
+    """Size after deflate at its highest level: by this much the package in an app store grows."""
     compressor = zlib.compressobj(9)
     total = 0
     with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Several runs side by side, each by the file it ships."""
+"""Several runs side by side: their models, and the files they ship."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -130,12 +130,12 @@ def expected_drop(
 
     An answer that rounding changed costs what the model itself thought more likely of its own
     answer than of the new one. The model's probabilities are calibrated on the labels first. This
-    assumes that rounding errors know nothing of the truth beyond the model. So it holds for files
-    of the same model, and not for a model that was trained further.
+    assumes that rounding errors are independent of the labels, given the model's probabilities. So
+    it holds for files of the same model, and not for a model that was trained further.
 
-    A few hundred photos say here what counting right answers says on several thousand, because
-    counting adds the chance of each label (a Rao-Blackwell estimate of the drop; docs/LOG.md
-    compares the two).
+    A few hundred photos are as precise here as several thousand are for counting, because counting
+    adds the chance in the labels (a Rao-Blackwell estimate of the drop; docs/LOG.md compares the
+    two).
 
     Args:
         probs: of the rounded model, (examples, classes).

@@ -1,8 +1,8 @@
-"""`CORRUPTIONS`: what the world does to a photo, at five strengths, as pure functions.
+"""`CORRUPTIONS`: noise, blur and other damage to a photo, at five strengths, as pure functions.
 
-The idea and the strengths are those of Hendrycks and Dietterich 2019 (arXiv:1903.12261, section 4),
-who chose them twice: for ImageNet at 224 px and, milder, for CIFAR-10 at 32 px. Photos of other
-sizes get what lies between, so that a small photo is worn down as far as a large one.
+The idea and the strengths are those of Hendrycks and Dietterich 2019 (arXiv:1903.12261, section 4).
+They chose strengths for ImageNet at 224 px and milder ones for CIFAR-10 at 32 px. Photos of other
+sizes get interpolated strengths, so that a small photo is damaged as much as a large one.
 """
 
 import io
@@ -21,13 +21,13 @@ Five = tuple[float, float, float, float, float]
 
 
 def corrupt(photo: np.ndarray, kind: str, *, strength: int, seed: int) -> np.ndarray:
-    """The photo as it looks when it is corrupted: the same for the same arguments, always.
+    """The corrupted photo. The same arguments always give the same photo.
 
     Args:
         photo: uint8, (height, width, 3).
         kind: a name in CORRUPTIONS.
-        strength: 1 (visible) to 5 (hard to bear).
-        seed: of what is random in it; one of the photo's own.
+        strength: 1 (visible) to 5 (severe).
+        seed: of the random numbers; it should differ from photo to photo.
 
     Returns:
         uint8, of the same shape.
@@ -38,9 +38,9 @@ def corrupt(photo: np.ndarray, kind: str, *, strength: int, seed: int) -> np.nda
 
 
 def _of_size(photo: np.ndarray, strength: int, *, small: Five, large: Five) -> float:
-    """The value of a strength for a photo's short side, from those for 32 and for 224 px."""
-    place = math.log(min(photo.shape[:2]) / SMALL) / math.log(LARGE / SMALL)
-    return float(np.interp(place, [0, 1], [small[strength - 1], large[strength - 1]]))
+    """A parameter for the photo's short side, between the values for 32 and for 224 px."""
+    position = math.log(min(photo.shape[:2]) / SMALL) / math.log(LARGE / SMALL)
+    return float(np.interp(position, [0, 1], [small[strength - 1], large[strength - 1]]))
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:
@@ -49,7 +49,7 @@ def _rounded(values: np.ndarray) -> np.ndarray:
 
 @CORRUPTIONS.add
 def noise(photo: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise, as of a sensor in the dark; stronger noise is more of the same grain."""
+    """Gaussian noise, as from a sensor in the dark; all strengths have the same grain."""
     share = _of_size(
         photo, strength, small=(0.04, 0.06, 0.08, 0.09, 0.10), large=(0.08, 0.12, 0.18, 0.26, 0.38)
     )
@@ -58,7 +58,7 @@ def noise(photo: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndar
 
 @CORRUPTIONS.add
 def blur(photo: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian blur, as of a lens out of focus; on more pixels than 224 as wide a part of them."""
+    """Gaussian blur, as from a lens out of focus; above 224 px it grows with the photo."""
     sigma = _of_size(photo, strength, small=(0.4, 0.6, 0.7, 0.8, 1.0), large=(1, 2, 3, 4, 6))
     sigma *= max(min(photo.shape[:2]) / LARGE, 1)
     return np.asarray(Image.fromarray(photo).filter(ImageFilter.GaussianBlur(sigma)))
@@ -66,7 +66,7 @@ def blur(photo: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarr
 
 @CORRUPTIONS.add
 def jpeg(photo: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:
-    """Saved once more as a JPEG of low quality."""
+    """Compression to a JPEG of low quality."""
     quality = _of_size(photo, strength, small=(80, 65, 58, 50, 40), large=(25, 18, 15, 10, 7))
     content = io.BytesIO()
     Image.fromarray(photo).save(content, "JPEG", quality=round(quality))
@@ -75,7 +75,7 @@ def jpeg(photo: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarr
 
 @CORRUPTIONS.add
 def pixelate(photo: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:
-    """Seen with fewer pixels and enlarged again, as by digital zoom."""
+    """Fewer pixels, enlarged again, as by digital zoom."""
     share = _of_size(
         photo, strength, small=(0.95, 0.9, 0.85, 0.75, 0.65), large=(0.6, 0.5, 0.4, 0.3, 0.25)
     )
@@ -87,21 +87,21 @@ def pixelate(photo: np.ndarray, strength: int, rng: np.random.Generator) -> np.n
 
 @CORRUPTIONS.add
 def brightness(photo: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:
-    """Overexposed: every pixel's largest channel grows by a share of white, its hue stays."""
+    """Overexposure: the largest channel of a pixel grows by a share of white, and its hue stays."""
     share = _of_size(
         photo, strength, small=(0.05, 0.1, 0.15, 0.2, 0.3), large=(0.1, 0.2, 0.3, 0.4, 0.5)
     )
     largest = photo.max(axis=2, keepdims=True).astype("float32")
-    wanted = np.minimum(largest + 255 * share, 255)
+    brighter = np.minimum(largest + 255 * share, 255)
     # Black has no hue to keep and becomes grey.
-    return _rounded(np.where(largest > 0, photo * (wanted / np.maximum(largest, 1)), wanted))
+    return _rounded(np.where(largest > 0, photo * (brighter / np.maximum(largest, 1)), brighter))
 
 
 @CORRUPTIONS.add
 def contrast(photo: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:
-    """Every channel drawn towards its mean, as in fog."""
-    kept = _of_size(
+    """Low contrast, as in fog: every channel moves towards its mean."""
+    share = _of_size(
         photo, strength, small=(0.75, 0.5, 0.4, 0.3, 0.15), large=(0.4, 0.3, 0.2, 0.1, 0.05)
     )
     mean = photo.mean(axis=(0, 1), keepdims=True)
-    return _rounded(mean + kept * (photo - mean))
+    return _rounded(mean + share * (photo - mean))

@@ -26,7 +26,7 @@ def paired_interval(*, only_first: int, only_second: int, n: int) -> tuple[float
 
     It holds every difference that the score test does not reject (Tango 1998, Statistics in
     Medicine 17, p. 891, equation 8). So it agrees with McNemar's test, and it has a width even
-    where both classifiers are always right together. Ours, because scipy has no such interval.
+    where the classifiers never differ. Ours, because scipy has no such interval.
 
     Args:
         only_first: examples that only the first gets right.

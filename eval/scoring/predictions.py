@@ -1,4 +1,4 @@
-"""What a file answers on the validation and test photos, kept on disk."""
+"""Predictions of a file on the validation and test photos, stored on disk."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class Photos:
-    """One split, as the results need it: files and class indices."""
+    """The photos of one split: files and class indices."""
 
     split: str
     paths: list[Path]
@@ -75,12 +75,15 @@ def file_probabilities(
 def file_predictions_step(
     run: RunDir, path: Path, splits: list[Photos], *, num_threads: int
 ) -> Step:
-    """What one file of the run says of the validation and test photos."""
+    """The step that runs one file of the run on the validation and test photos."""
     target = run.predictions(path.name)
     inputs = {"photos": file_sha256(run.photos_manifest), "file": file_sha256(path)}
 
     def build(workspace: Workspace) -> Built:
-        probs = {s.split: file_probabilities(path, s, num_threads=num_threads) for s in splits}
+        probs = {
+            photos.split: file_probabilities(path, photos, num_threads=num_threads)
+            for photos in splits
+        }
         with whole_file(target) as unfinished:
             np.savez(unfinished, **probs)  # type: ignore[arg-type]
         return [target], {}
