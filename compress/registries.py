@@ -12,7 +12,7 @@ from distill.data.sources import SOURCES
 from distill.losses import LOSSES
 from distill.training.strategies import STRATEGIES
 from eval.devices.registry import DEVICES
-from eval.scoring.corruptions import CORRUPTIONS
+from eval.scoring.corruption.corruptions import CORRUPTIONS
 
 # TensorFlow warns of retracing when several models predict one after the other.
 tensorflow.get_logger().setLevel(logging.ERROR)

@@ -23,8 +23,8 @@ from distill.teacher import (
 )
 from distill.training.classifier import EVALUATION_BATCH
 from eval.pixels import Pixels
+from eval.scoring.corruption.photos import CorruptedPhotos, corrupted_step, save_answers
 from eval.scoring.probabilities import as_probabilities, output_kind, two_classes
-from eval.scoring.robustness import CorruptedPhotos, corrupted_step, save_answers
 
 
 def model_predictions_step(run: RunDir, experiment: Experiment, name: str) -> Step:

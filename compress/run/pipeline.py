@@ -21,8 +21,8 @@ from distill.student import (
 )
 from distill.teacher import teacher_step
 from eval.report.report import RunPhotos
+from eval.scoring.corruption.photos import corrupted_file_step, corrupted_photos
 from eval.scoring.predictions import Photos, file_predictions_step
-from eval.scoring.robustness import corrupted_file_step, corrupted_photos
 from eval.timing.results import latency_step
 
 Steps = Iterator[Step]

@@ -27,9 +27,10 @@ from eval.report.failures import confusion_counts, flips_by_class, galleries
 from eval.report.html import Details, render_html, render_markdown
 from eval.report.model_card import render_card
 from eval.scoring.accuracy import accuracy
+from eval.scoring.corruption.photos import corrupted_photos
+from eval.scoring.corruption.robustness import robustness
 from eval.scoring.file_rows import FileRow, References, file_row
 from eval.scoring.predictions import Photos, load_predictions
-from eval.scoring.robustness import corrupted_photos, robustness
 from eval.timing.latency import Latency
 from eval.timing.results import load_latency, load_machine, load_packages
 

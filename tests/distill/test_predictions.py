@@ -11,7 +11,7 @@ from configs.resume import is_current, take_step
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.predictions import corrupted_model_step
-from eval.scoring.robustness import CorruptedPhotos
+from eval.scoring.corruption.photos import CorruptedPhotos
 from support import save_photo
 
 SIZE = 8

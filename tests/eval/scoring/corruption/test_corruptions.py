@@ -6,7 +6,7 @@ from PIL import Image
 from scipy import ndimage
 
 from configs.errors import UserError
-from eval.scoring.corruptions import CORRUPTIONS, STRENGTHS, corrupt
+from eval.scoring.corruption.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 
 KINDS = CORRUPTIONS.names()
 

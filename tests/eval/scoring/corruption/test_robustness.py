@@ -11,16 +11,9 @@ from configs.resume import take_step
 from configs.run_dir import RunDir
 from configs.schema import EvaluateConfig
 from eval.images import evaluation_view
-from eval.scoring.corruptions import corrupt
-from eval.scoring.robustness import (
-    HURTS_MORE,
-    NO_DIFFERENCE,
-    CorruptedPhotos,
-    Robustness,
-    corrupted_file_step,
-    robustness,
-    save_answers,
-)
+from eval.scoring.corruption.corruptions import corrupt
+from eval.scoring.corruption.photos import CorruptedPhotos, corrupted_file_step, save_answers
+from eval.scoring.corruption.robustness import HURTS_MORE, NO_DIFFERENCE, Robustness, robustness
 
 
 @pytest.fixture
