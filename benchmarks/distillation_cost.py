@@ -98,7 +98,6 @@ class Ways:
             rows=range(len(examples)),
             num_views=NUM_VIEWS,
             chunks_from=lambda _: iter(np.split(logits, range(CHUNK, len(logits), CHUNK))),
-            unfinished=labels.with_suffix(".part"),
         )
         self.reader = label_reader(labels, label_format)
         self.teacher = self._backbone(options.teacher, options.teacher_size)

@@ -53,7 +53,6 @@ def main() -> None:
             rows=range(options.examples),
             num_views=options.views,
             chunks_from=chunks_from,
-            unfinished=path.with_suffix(".part"),
         )
         seconds_to_write = time.perf_counter() - start
         read = label_reader(path, label_format)

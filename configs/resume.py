@@ -43,7 +43,10 @@ class Workspace:
     folder: Path
 
     def file(self, name: str) -> Path:
-        """The path of a file in the workspace. Write it with `whole_file`."""
+        """The path of a file in the workspace.
+
+        A kill may leave the file half-written, unless `whole_file` writes it.
+        """
         return self.folder / name
 
     def once(self, name: str, find: Callable[[], Any]) -> Any:
@@ -55,6 +58,25 @@ class Workspace:
         if not path.exists():
             write_json(path, find())
         return read_json(path)
+
+    def move(self, name: str, target: Path) -> None:
+        """Move a complete file of the workspace to its final place.
+
+        A process that is killed before it writes the manifest leaves a note; see `has_moved`.
+        """
+        write_json(self._note_of(name), {"bytes": self.file(name).stat().st_size})
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.file(name).replace(target)
+
+    def has_moved(self, name: str, target: Path) -> bool:
+        """Whether a process that was killed had moved the file to `target`."""
+        note = self._note_of(name)
+        if self.file(name).exists() or not note.exists() or not target.exists():
+            return False
+        return bool(target.stat().st_size == read_json(note)["bytes"])
+
+    def _note_of(self, name: str) -> Path:
+        return self.file(f"{name}.moved.json")
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,6 @@ def write_label_file(
     rows: range,
     num_views: int,
     chunks_from: Callable[[int], Iterator[np.ndarray]],
-    unfinished: Path,
 ) -> None:
     """Write the labels of the examples in `rows`, chunk by chunk.
 
@@ -89,18 +88,16 @@ def write_label_file(
     their size, so the logits of an example do not depend on where a file begins.
 
     Args:
-        path: of the finished file.
+        path: the file that grows; it may hold some labels already.
         rows: indices of the examples; the first is a multiple of ROWS_PER_CHUNK.
         chunks_from: returns the logits of all chunks from the one that begins with this example,
             each float32 (examples * views, classes).
-        unfinished: the file that grows, in the workspace of the step.
     """
     assert rows.start % ROWS_PER_CHUNK == 0, rows
     header = _header(label_format, len(rows), num_views)
     row_bytes = label_format.dtype.itemsize * math.prod(label_format.shape(1, num_views))
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The file is not mapped: its pages would count as memory of this process.
-    with open(unfinished, "ab+") as file, track("soft labels", len(rows) * num_views) as advance:
+    with open(path, "ab+") as file, track("soft labels", len(rows) * num_views) as advance:
         size = file.seek(0, os.SEEK_END)
         num_chunks = max(size - len(header), 0) // (row_bytes * ROWS_PER_CHUNK)
         done = min(num_chunks * ROWS_PER_CHUNK, len(rows))
@@ -115,7 +112,6 @@ def write_label_file(
             os.fsync(file.fileno())
             done += len(logits) // num_views
             advance(done * num_views)
-    unfinished.replace(path)
 
 
 def _header(label_format: LabelFormat, num_rows: int, num_views: int) -> bytes:

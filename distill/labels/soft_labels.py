@@ -53,14 +53,15 @@ def write_labels(
 ) -> Built:
     """Label the photos of these rows; returns the file, and what its manifest says."""
     view_source = student_views(run, experiment, photos)
-    label_views(
-        load_teachers(run, experiment),
-        view_source,
-        path,
-        soft_label_format(experiment, view_source.examples),
-        rows=rows,
-        unfinished=workspace.file("labels.npy"),
-    )
+    if not workspace.has_moved("labels.npy", path):
+        label_views(
+            load_teachers(run, experiment),
+            view_source,
+            workspace.file("labels.npy"),
+            soft_label_format(experiment, view_source.examples),
+            rows=rows,
+        )
+        workspace.move("labels.npy", path)
     return [path], {"num_examples": len(rows), "num_views": view_source.num_views}
 
 

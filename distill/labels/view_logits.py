@@ -42,11 +42,10 @@ def label_views(
     label_format: LabelFormat,
     *,
     rows: range,
-    unfinished: Path,
 ) -> None:
     """Write the logits of all views of the examples in `rows` to `path`.
 
-    A killed labelling continues with the labels in the file `unfinished`.
+    A killed labelling continues with the labels that the file holds.
     """
     num_views = view_source.num_views
     # So no batch holds views of two chunks, and batches are the same in every shard.
@@ -66,7 +65,6 @@ def label_views(
         rows=rows,
         num_views=num_views,
         chunks_from=chunks_from,
-        unfinished=unfinished,
     )
 
 

@@ -142,6 +142,31 @@ def test_a_broken_build_continues_with_what_it_found_for_the_same_inputs(
     assert found == expected
 
 
+def test_a_file_that_was_moved_before_the_kill_is_not_made_again(tmp_path: Path) -> None:
+    target, made = tmp_path / "thing" / "labels.npy", list[str]()
+
+    def build(workspace: Workspace) -> Built:
+        if not workspace.has_moved("labels.npy", target):
+            made.append("made")
+            workspace.file("labels.npy").write_text("content")
+            workspace.move("labels.npy", target)
+        if len(made) == 1 and not killed:
+            killed.append("killed")
+            raise KeyboardInterrupt
+        return [target], {}
+
+    killed = list[str]()
+    step = Step("thing", tmp_path / "thing" / "manifest.json", {}, build)
+    with pytest.raises(KeyboardInterrupt):
+        take_step(step)
+    take_step(step)
+    assert made == ["made"]
+    target.write_text("damaged")
+    take_step(step)
+    take_step(step, force=True)
+    assert made == ["made", "made", "made"]
+
+
 def test_a_finished_step_leaves_nothing_of_its_workspace(tmp_path: Path) -> None:
     run, built = RunDir(tmp_path), list[str]()
     step = broken_step(run, [], inputs={})

@@ -59,7 +59,6 @@ def test_classes_beyond_65535_keep_their_numbers(tmp_path) -> None:
         rows=range(1),
         num_views=2,
         chunks_from=lambda first: iter([logits]),
-        unfinished=tmp_path / "unfinished.npy",
     )
     read = label_reader(path, top)
     first, second = read(np.array([0, 0]), np.array([0, 1]))
@@ -80,32 +79,31 @@ def test_a_killed_labelling_continues_at_its_first_unfinished_chunk(
 ) -> None:
     monkeypatch.setattr(label_file, "ROWS_PER_CHUNK", 8)
     logits = np.random.default_rng(0).normal(0, 3, (100 * 6, 20)).astype("float32")
-    starts, unfinished = [], tmp_path / "unfinished.npy"
+    starts, path = [], tmp_path / "labels.npy"
 
     def chunks_from(first: int) -> Iterator[np.ndarray]:
         for start in range(first, 100, 8):
             starts.append(start)
             yield logits[start * 6 : (start + 8) * 6]
 
-    def write(path) -> bytes:
+    def write() -> bytes:
         write_label_file(
             path,
             label_format,
             rows=range(100),
             num_views=6,
             chunks_from=chunks_from,
-            unfinished=unfinished,
         )
         return path.read_bytes()
 
-    whole = write(tmp_path / "labels.npy")
+    whole = write()
     assert starts == list(range(0, 100, 8))
     starts.clear()
-    unfinished.write_bytes(whole[:num_bytes])
-    assert write(tmp_path / "labels.npy") == whole
+    path.write_bytes(whole[:num_bytes])
+    assert write() == whole
     row_bytes = (len(whole) - 128) // 100  # a .npy file this small has a header of 128 bytes
     assert starts[0] == max(min(num_bytes, len(whole)) - 128, 0) // (8 * row_bytes) * 8
-    loaded = np.load(tmp_path / "labels.npy")
+    loaded = np.load(path)
     assert np.array_equal(label_format.encode(logits), loaded.reshape(600, *loaded.shape[2:]))
 
 
