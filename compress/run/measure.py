@@ -44,14 +44,14 @@ def write_run_report(
 
 def report_rows(run: RunDir, experiment: Experiment) -> Rows:
     """The rows of a run's files: scores, and latencies as far as they were measured."""
-    report, _ = build_report(
+    built = build_report(
         run,
         experiment,
         photos=run_photos(run),
         models=model_names(experiment),
         files=file_names(experiment),
     )
-    return list(report["files"])
+    return list(built.value["files"])
 
 
 def time_run(

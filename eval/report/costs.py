@@ -1,12 +1,40 @@
 """What each step of compression cost and gained: student -> method -> recipe."""
 
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from eval.scoring.accuracy import Comparison, compare
 from eval.scoring.file_rows import FileRow
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """One entry of `steps` in report.json: what a method or a recipe cost.
+
+    Attributes:
+        drop: of top-1, with the ends of its 95 % interval; None without a comparison.
+        before_file, after_file: the float32 files whose bytes and p50 are compared. None where
+            there is no such file or time.
+        on_the_way: whether the step leads to the chosen file.
+    """
+
+    kind: Literal["method", "recipe"]
+    before: Annotated[str | None, Field(alias="from")]
+    after: Annotated[str, Field(alias="to")]
+    drop: float | None
+    drop_low: float | None
+    drop_high: float | None
+    before_file: str | None
+    bytes_before: int | None
+    ms_before: float | None
+    after_file: str | None
+    bytes_after: int | None
+    ms_after: float | None
+    on_the_way: bool
 
 
 def step_costs(
@@ -16,20 +44,14 @@ def step_costs(
     chosen: str | None,
     probs: dict[str, np.ndarray],
     labels: np.ndarray,
-) -> list[dict[str, Any]]:
-    """`steps` of report.json: methods in their order, then the files.
+) -> list[StepCost]:
+    """Methods in their order, then the files.
 
-    Top-1 is compared photo by photo with what the step started from; bytes and milliseconds,
-    which a Keras model has none of, with the float32 file of that in the same format.
+    Top-1 is compared photo by photo with what the step started from. A Keras model has neither
+    bytes nor milliseconds, so its float32 file in the same format stands for it.
 
     Args:
         models: the student, and what each method made of the one before.
-        files: rows of report.json.
-
-    Returns:
-        kind (method or recipe), from, to; drop with its 95 % interval drop_low, drop_high; the
-        names before_file and after_file, and their bytes_before, bytes_after, ms_before and
-        ms_after (None where there is no such file or time); on_the_way to the chosen file.
     """
     by_name = {row.name: row for row in files}
     chosen_row = by_name.get(chosen or "")
@@ -40,48 +62,59 @@ def step_costs(
         recipe = f"{form}.float32"
         return next((r for r in files if r.parent == parent and r.recipe == recipe), None)
 
-    steps = []
-    for before, after in pairwise(models):
-        scores = compare(probs[after], probs[before], labels)
-        steps.append(
-            {
-                "kind": "method",
-                "from": before,
-                "to": after,
-                **_drop(scores),
-                **_sizes(float_file(before, form), float_file(after, form)),
-                "on_the_way": after in way,
-            }
+    of_methods = [
+        _step_cost(
+            "method",
+            before,
+            after,
+            compare(probs[after], probs[before], labels),
+            files=(float_file(before, form), float_file(after, form)),
+            on_the_way=after in way,
         )
+        for before, after in pairwise(models)
+    ]
+    of_recipes = []
     for row in files:
         before_file = float_file(row.parent, row.format)
-        steps.append(
-            {
-                "kind": "recipe",
-                "from": row.parent,
-                "to": row.name,
-                **_drop(row.comparison),
-                **_sizes(before_file if before_file is not row else None, row),
-                "on_the_way": row.name == chosen,
-            }
+        of_recipes.append(
+            _step_cost(
+                "recipe",
+                row.parent,
+                row.name,
+                row.comparison,
+                files=(before_file if before_file is not row else None, row),
+                on_the_way=row.name == chosen,
+            )
         )
-    return steps
+    return of_methods + of_recipes
 
 
-def _drop(scores: Comparison | None) -> dict[str, float | None]:
-    return {
-        "drop": scores.drop if scores else None,
-        "drop_low": scores.drop_low if scores else None,
-        "drop_high": scores.drop_high if scores else None,
-    }
+def _step_cost(
+    kind: Literal["method", "recipe"],
+    before: str | None,
+    after: str,
+    scores: Comparison | None,
+    *,
+    files: tuple[FileRow | None, FileRow | None],
+    on_the_way: bool,
+) -> StepCost:
+    before_file, after_file = files
+    return StepCost(
+        kind=kind,
+        before=before,
+        after=after,
+        drop=scores.drop if scores else None,
+        drop_low=scores.drop_low if scores else None,
+        drop_high=scores.drop_high if scores else None,
+        before_file=before_file.name if before_file else None,
+        bytes_before=before_file.file_bytes if before_file else None,
+        ms_before=_p50_ms(before_file),
+        after_file=after_file.name if after_file else None,
+        bytes_after=after_file.file_bytes if after_file else None,
+        ms_after=_p50_ms(after_file),
+        on_the_way=on_the_way,
+    )
 
 
-def _sizes(before: FileRow | None, after: FileRow | None) -> dict[str, str | float | None]:
-    sizes: dict[str, str | float | None] = {}
-    for when, row in (("before", before), ("after", after)):
-        sizes |= {
-            f"{when}_file": row.name if row else None,
-            f"bytes_{when}": row.file_bytes if row else None,
-            f"ms_{when}": row.latency[0].p50_ms if row and row.latency else None,
-        }
-    return sizes
+def _p50_ms(row: FileRow | None) -> float | None:
+    return row.latency[0].p50_ms if row and row.latency else None

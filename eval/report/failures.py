@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
+from eval.scoring.file_rows import FileRow
 from eval.scoring.predictions import Photos
 
 MAX_PHOTOS = 12
@@ -13,7 +15,7 @@ MAX_PHOTOS = 12
 
 @dataclass(frozen=True)
 class Answer:
-    """What one model or file says of a photo, and how sure it is (0 to 1)."""
+    """What one model or file answers about a photo, and its confidence (0 to 1)."""
 
     who: str
     answer: str
@@ -22,7 +24,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Failure:
-    """A photo, its label, and what was said of it."""
+    """A photo, its label, and the answers about it."""
 
     photo: Path
     label: str
@@ -34,8 +36,8 @@ class Gallery:
     """Photos that have something in common.
 
     Attributes:
-        shown: some of them, those with the surest answers first.
-        num: how many there are in all.
+        shown: the photos with the most confident answers, those first.
+        num: how many photos there are in all.
     """
 
     title: str
@@ -43,98 +45,122 @@ class Gallery:
     num: int
 
 
-def confusion_counts(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+def confusion_counts(answers: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Photos by (label, answer), int (classes, classes)."""
     counts = np.zeros((num_classes, num_classes), int)
-    np.add.at(counts, (labels, predicted), 1)
+    np.add.at(counts, (labels, answers), 1)
     return counts
 
 
-def flips_by_class(
-    predicted: np.ndarray, source_predicted: np.ndarray, labels: np.ndarray, classes: list[str]
-) -> list[dict[str, Any]]:
-    """The classes whose photos a file answers otherwise than its source, most changed first.
+@dataclass(frozen=True)
+class ClassFlips:
+    """How many answers about the photos of a class a file changes.
 
-    Returns:
-        class; num_photos with this label; of these num_changed, and num_lost that the source had
-        right and the file has wrong, num_won the other way round.
+    Attributes:
+        name: of the class.
+        num_lost: the parent was right and the file is wrong.
+        num_won: the parent was wrong and the file is right.
     """
-    changed = predicted != source_predicted
-    lost, won = changed & (source_predicted == labels), changed & (predicted == labels)
-    counts = [np.bincount(labels[some], minlength=len(classes)) for some in (changed, lost, won)]
+
+    name: Annotated[str, Field(alias="class")]
+    num_photos: int
+    num_changed: int
+    num_lost: int
+    num_won: int
+
+
+def flips_by_class(
+    answers: np.ndarray, parent_answers: np.ndarray, labels: np.ndarray, classes: list[str]
+) -> list[ClassFlips]:
+    """The classes with changed answers, the most changed first.
+
+    Args:
+        answers, parent_answers, labels: class indices, (examples,).
+    """
+    changed = answers != parent_answers
+    lost, won = changed & (parent_answers == labels), changed & (answers == labels)
+    num_changed, num_lost, num_won = (
+        np.bincount(labels[mask], minlength=len(classes)) for mask in (changed, lost, won)
+    )
     num_photos = np.bincount(labels, minlength=len(classes))
     rows = [
-        {
-            "class": classes[i],
-            "num_photos": int(num_photos[i]),
-            "num_changed": int(counts[0][i]),
-            "num_lost": int(counts[1][i]),
-            "num_won": int(counts[2][i]),
-        }
-        for i in np.flatnonzero(counts[0])
+        ClassFlips(
+            classes[i], int(num_photos[i]), int(num_changed[i]), int(num_lost[i]), int(num_won[i])
+        )
+        for i in np.flatnonzero(num_changed)
     ]
-    return sorted(rows, key=lambda row: -row["num_changed"])
+    return sorted(rows, key=lambda row: -row.num_changed)
 
 
 def galleries(
-    report: dict[str, Any], test: Photos, classes: list[str], probs: dict[str, np.ndarray]
+    chosen: str | None,
+    files: list[FileRow],
+    test: Photos,
+    classes: list[str],
+    probs: dict[str, np.ndarray],
 ) -> list[Gallery]:
-    """The surest mistakes of the chosen file, and where it leaves its source and the teacher.
+    """The most confident mistakes of the chosen file, and where it leaves its parent and teacher.
 
     Args:
-        probs: probabilities on the test photos by name of model or file.
+        probs: probabilities on the test photos, by the name of a model or file.
     """
-    chosen = report["verdict"]["chosen_file"]
     if chosen is None:
         return []
-    file, source = _beside_source(report["files"], chosen)
-    answers = {name: probs[name].argmax(axis=1) for name in (chosen, file, source, "teacher")}
-    wanted = [
-        (f"The surest mistakes of {chosen}", answers[chosen] != test.labels, {"file": chosen}),
+    file, parent = _beside_its_parent(files, chosen)
+    answers = {name: probs[name].argmax(axis=1) for name in (chosen, file, parent, "teacher")}
+    candidates = [
+        (
+            f"The most confident mistakes of {chosen}",
+            answers[chosen] != test.labels,
+            {"file": chosen},
+        ),
         (
             f"Photos on which {chosen} and the teacher disagree",
             answers[chosen] != answers["teacher"],
             {"teacher": "teacher", "file": chosen},
         ),
         (
-            f"Photos on which {file} and its source {source} disagree",
-            answers[file] != answers[source],
-            {"source": source, "file": file},
+            f"Photos on which {file} and its parent {parent} disagree",
+            answers[file] != answers[parent],
+            {"parent": parent, "file": file},
         ),
     ]
-    found = []
-    for title, which, speakers in wanted:
-        said = {who: probs[name] for who, name in speakers.items()}
-        shown = _surest(test, classes, np.flatnonzero(which), said)
-        found.append(Gallery(title, shown, int(which.sum())))
-    return [gallery for gallery in found if gallery.shown]
+    result = []
+    for title, mask, speakers in candidates:
+        spoken = {who: probs[name] for who, name in speakers.items()}
+        shown = _most_confident(test, classes, np.flatnonzero(mask), spoken)
+        if shown:
+            result.append(Gallery(title, shown, int(mask.sum())))
+    return result
 
 
-def _surest(
-    test: Photos, classes: list[str], numbers: np.ndarray, said: dict[str, np.ndarray]
+def _most_confident(
+    test: Photos, classes: list[str], numbers: np.ndarray, probs: dict[str, np.ndarray]
 ) -> list[Failure]:
-    """Some of the photos of these numbers, those of which all that is said is surest first."""
-    sure = np.sum([probs.max(axis=1) for probs in said.values()], axis=0)
-    numbers = numbers[np.argsort(-sure[numbers], kind="stable")]
+    """At most MAX_PHOTOS of the photos of these numbers; the most confident answers first."""
+    confidence = np.sum([answers.max(axis=1) for answers in probs.values()], axis=0)
+    numbers = numbers[np.argsort(-confidence[numbers], kind="stable")]
     return [
-        _failure(test, classes, i, said)
-        for i in numbers[:MAX_PHOTOS]
-        if test.paths[i].exists()  # a report can be made where the photos are not
+        _failure(test, classes, number, probs)
+        for number in numbers[:MAX_PHOTOS]
+        if test.paths[number].exists()  # a report can be made where the photos are not
     ]
 
 
-def _beside_source(files: list[dict[str, Any]], chosen: str) -> tuple[str, str]:
-    """A file and its source: the chosen one if it is int8, else the first that is; a float file
-    has nothing to show."""
-    by_worth = sorted(
-        files, key=lambda row: ("int8" not in str(row["recipe"]), row["name"] != chosen)
-    )
-    return by_worth[0]["name"], by_worth[0]["source"]
+def _beside_its_parent(files: list[FileRow], chosen: str) -> tuple[str, str]:
+    """A file and its parent: the chosen file if it is int8, else the first int8 file.
+
+    A float file changes no answers, so it would show nothing.
+    """
+    first = min(files, key=lambda row: ("int8" not in str(row.recipe), row.name != chosen))
+    return first.name, str(first.parent)
 
 
-def _failure(test: Photos, classes: list[str], i: int, said: dict[str, np.ndarray]) -> Failure:
+def _failure(
+    test: Photos, classes: list[str], number: int, probs: dict[str, np.ndarray]
+) -> Failure:
     answers = [
-        Answer(who, classes[probs[i].argmax()], float(probs[i].max()))
-        for who, probs in said.items()
+        Answer(who, classes[rows[number].argmax()], float(rows[number].max()))
+        for who, rows in probs.items()
     ]
-    return Failure(test.paths[i], classes[test.labels[i]], answers)
+    return Failure(test.paths[number], classes[test.labels[number]], answers)

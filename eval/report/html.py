@@ -22,7 +22,7 @@ from eval.report.failures import Gallery
 from eval.report.wording import (
     FILTERS,
     dash,
-    known,
+    is_number,
     ratio,
 )
 from eval.timing.differences import difference
@@ -34,6 +34,9 @@ MAX_CLASSES_SHOWN = 25
 MAX_CONFUSIONS = 5
 TRAINED = ("teacher", "student", "control")
 
+ReportJson = dict[str, Any]
+"""The document report.json, or a part of it; of older versions too, so anything may be missing."""
+
 
 @dataclass(frozen=True)
 class Details:
@@ -42,7 +45,7 @@ class Details:
     Attributes:
         histories: by model, a row per epoch with val_accuracy and val_loss.
         confusion: photos by (label, answer) of the chosen file.
-        galleries: photos on which it fails or is not alone.
+        galleries: photos on which it fails, or differs from its parent or the teacher.
     """
 
     histories: dict[str, list[dict[str, Any]]]
@@ -50,7 +53,7 @@ class Details:
     galleries: list[Gallery]
 
 
-def render_html(report: dict[str, Any], details: Details) -> str:
+def render_html(report: ReportJson, details: Details) -> str:
     """The whole page; nothing in it is fetched from anywhere."""
     template = _environment(autoescape=True).get_template("report.html")
     galleries = [
@@ -60,14 +63,14 @@ def render_html(report: dict[str, Any], details: Details) -> str:
     return template.render(**_context(report, details), galleries=galleries)
 
 
-def render_markdown(report: dict[str, Any], details: Details) -> str:
+def render_markdown(report: ReportJson, details: Details) -> str:
     """A summary for a pull request."""
     template = markdown_environment().get_template("report.md")
     return template.render(**_context(report, details))
 
 
 def markdown_environment() -> Environment:
-    """What Markdown templates are rendered in; what is unknown shows as a dash."""
+    """Renders Markdown templates; a missing value shows as a dash."""
     return _environment(autoescape=False)
 
 
@@ -77,7 +80,7 @@ def _environment(*, autoescape: bool) -> Environment:
         autoescape=autoescape,
         trim_blocks=True,
         lstrip_blocks=True,
-        # What a report does not say is shown as unknown, at any depth.
+        # A report of an older version may lack values, at any depth.
         undefined=ChainableUndefined,
         finalize=dash,
     )
@@ -85,7 +88,7 @@ def _environment(*, autoescape: bool) -> Environment:
     return environment
 
 
-def _context(report: dict[str, Any], details: Details) -> dict[str, Any]:
+def _context(report: ReportJson, details: Details) -> dict[str, Any]:
     files = report.get("files") or []
     device = next((row["latency"][0]["device"] for row in files if row.get("latency")), None)
     times = {row["name"]: _time_on(row, device) for row in files}
@@ -93,7 +96,7 @@ def _context(report: dict[str, Any], details: Details) -> dict[str, Any]:
     chosen = next((row for row in files if row["name"] == chosen_name), None)
     by_time = _points(files, {n: (t or {}).get("p50_ms") for n, t in times.items()}, chosen_name)
     sizes = {row["name"]: row.get("file_bytes") for row in files}
-    by_size = _points(files, {n: some and some / 1e6 for n, some in sizes.items()}, chosen_name)
+    by_size = _points(files, {n: size and size / 1e6 for n, size in sizes.items()}, chosen_name)
     return {
         "report": report,
         "details": details,
@@ -110,7 +113,7 @@ def _context(report: dict[str, Any], details: Details) -> dict[str, Any]:
         "power": _power_text(chosen["accuracy"]) if chosen else None,
         "legend": sorted(by_time or by_size, key=lambda point: point.x),
         "charts": _charts(by_time, by_size, times),
-        "front": {point.number for some in (by_time, by_size) for point in pareto_front(some)},
+        "front": {point.number for points in (by_time, by_size) for point in pareto_front(points)},
         "curves": _curves(details.histories),
         "trained": [name for name in TRAINED if details.histories.get(name)],
         "distillation": (report.get("distillation") or {}).get("sentence"),
@@ -120,24 +123,25 @@ def _context(report: dict[str, Any], details: Details) -> dict[str, Any]:
     }
 
 
-def _time_on(row: dict[str, Any], device: str | None) -> dict[str, Any] | None:
-    """The file's first latency row of one device, the only ones that may be compared."""
+def _time_on(row: ReportJson, device: str | None) -> ReportJson | None:
+    """The latency of a file on one device; only latencies of one device can be compared."""
     return next((time for time in row.get("latency") or [] if time["device"] == device), None)
 
 
-def _power_text(scores: dict[str, Any]) -> str | None:
+def _power_text(scores: ReportJson) -> str | None:
     """Whether the test photos could have shown a drop of half a point."""
     power, drop = scores.get("half_point_power"), scores.get("detectable_drop")
     if power is None or drop is None:
         return None
     return (
-        f"Had it lost 0.5 points, {scores['n']} test photos would show it in {100 * power:.0f} "
-        f"of 100 cases; what they show in 80 of 100 is a loss of {100 * drop:.1f} points."
+        f"With {scores['n']} test photos, a loss of 0.5 points would be detected "
+        f"{100 * power:.0f} % of the time. The smallest loss detected 80 % of the time is "
+        f"{100 * drop:.1f} points."
     )
 
 
 def _against_float(
-    chosen: dict[str, Any], files: list[dict[str, Any]], times: dict[str, Any]
+    chosen: ReportJson, files: list[ReportJson], times: dict[str, Any]
 ) -> str | None:
     """Size and speed beside the student's float32 file, of the same format if there is one."""
     floats = [
@@ -148,25 +152,25 @@ def _against_float(
     if not floats or chosen in floats:
         return None
     other = min(floats, key=lambda row: row.get("format") != chosen.get("format"))
-    said = [ratio(other["file_bytes"] / chosen["file_bytes"], "smaller", "larger")]
+    comparison = [ratio(other["file_bytes"] / chosen["file_bytes"], "smaller", "larger")]
     ours, theirs = times[chosen["name"]], times[other["name"]]
     if ours and theirs and ours.get("num_threads") == theirs.get("num_threads"):
         speed = difference(from_json(Latency, ours), from_json(Latency, theirs))
         alike = speed is not None and speed.verdict == "no difference"
         faster = ratio(theirs["p50_ms"] / ours["p50_ms"], "faster", "slower")
-        said.append("no faster or slower" if alike else faster)
-    return f"{' and '.join(said)} than {other['name']}"
+        comparison.append("no faster or slower" if alike else faster)
+    return f"{' and '.join(comparison)} than {other['name']}"
 
 
 def _points(
-    files: list[dict[str, Any]], costs: dict[str, float | None], chosen: str | None
+    files: list[ReportJson], costs: dict[str, float | None], chosen: str | None
 ) -> list[Point]:
-    """The files of which accuracy and a cost are known; `costs` by name."""
+    """The files with a known accuracy and cost; `costs` by name."""
     points = []
     for number, row in enumerate(files, 1):
         x, scores = costs[row["name"]], row.get("accuracy") or {}
         y, low, high = map(scores.get, ("top1", "top1_low", "top1_high"))
-        if known(x) and known(y) and known(low) and known(high):
+        if is_number(x) and is_number(y) and is_number(low) and is_number(high):
             points.append(Point(number, row["name"], x, y, low, high, row["name"] == chosen))
     return points
 
@@ -196,7 +200,7 @@ def _curves(histories: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str]]
             name: [
                 (row.get("epoch", number), row[key])
                 for number, row in enumerate(histories.get(name) or [], 1)
-                if known(row.get(key))
+                if is_number(row.get(key))
             ]
             for name in TRAINED
         }
@@ -206,7 +210,7 @@ def _curves(histories: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str]]
     return charts
 
 
-def _endurance(robustness: dict[str, Any] | None, chosen: str | None) -> str:
+def _endurance(robustness: ReportJson | None, chosen: str | None) -> str:
     """Top-1 over the strengths, the mean of all corruptions; strength 0 are the clean photos."""
     if not robustness:
         return ""
@@ -215,12 +219,12 @@ def _endurance(robustness: dict[str, Any] | None, chosen: str | None) -> str:
     for kind, name in (("teacher", "teacher"), ("student", "student"), ("file", chosen)):
         if name in rows:
             by_strength = zip(*rows[name]["top1"].values(), strict=True)
-            means = [sum(some) / len(some) for some in by_strength]
+            means = [sum(shares) / len(shares) for shares in by_strength]
             series[kind] = list(enumerate([rows[name]["clean_top1"], *means]))
     return lines(series, x_title="strength of the corruption", y_title="top-1", percent=True)
 
 
-def _confusion(report: dict[str, Any], counts: list[list[int]] | None) -> dict[str, Any] | None:
+def _confusion(report: ReportJson, counts: list[list[int]] | None) -> dict[str, Any] | None:
     if counts is None:
         return None
     classes = report["data"]["classes"]

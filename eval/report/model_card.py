@@ -4,17 +4,13 @@ In the form that Hugging Face reads: YAML between two lines of dashes, then Mark
 """
 
 import json
-import re
-from typing import Any
 
 from configs.schema import Choice, Experiment, TeacherConfig
-from eval.report.html import markdown_environment
-from eval.report.wording import dash
-
-PUNCTUATION = re.compile(r"([\\`*_\[\]<>|~#$&])")
+from eval.report.html import ReportJson, markdown_environment
+from eval.report.wording import plain
 
 
-def render_card(report: dict[str, Any], experiment: Experiment) -> str:
+def render_card(report: ReportJson, experiment: Experiment) -> str:
     """The card of the run that `report` (report.json) and its config describe.
 
     Its headline numbers are those of the chosen file, or of the student where none was chosen.
@@ -24,7 +20,7 @@ def render_card(report: dict[str, Any], experiment: Experiment) -> str:
     chosen_name = report["verdict"]["chosen_file"]
     chosen = next((row for row in report["files"] if row["name"] == chosen_name), None)
     environment = markdown_environment()
-    environment.filters |= {"plain": plain, "yaml": yaml_text, "choice": choice_text}
+    environment.filters |= {"yaml": yaml_text, "choice": choice_text}
     return environment.get_template("model_card.md").render(
         report=report,
         experiment=experiment,
@@ -35,11 +31,6 @@ def render_card(report: dict[str, Any], experiment: Experiment) -> str:
         is_trained_here=isinstance(experiment.teacher, TeacherConfig),
         views={name: value for name, value in experiment.views.model_dump().items() if value},
     )
-
-
-def plain(text: object) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    return PUNCTUATION.sub(r"\\\1", " ".join(str(dash(text)).split()))
 
 
 def yaml_text(text: object) -> str:

@@ -21,10 +21,10 @@ from eval.choice.drop import drop_of
 from eval.choice.file_to_ship import MeasuredFile, choose
 from eval.devices.machine import installed_packages, this_machine
 from eval.devices.registry import device_label
-from eval.report.audit import audit
+from eval.report.audit import Distillation, audit
 from eval.report.costs import step_costs
 from eval.report.failures import confusion_counts, flips_by_class, galleries
-from eval.report.html import Details, render_html, render_markdown
+from eval.report.html import Details, ReportJson, render_html, render_markdown
 from eval.report.model_card import render_card
 from eval.scoring.accuracy import accuracy
 from eval.scoring.corruption.photos import corrupted_photos
@@ -37,24 +37,40 @@ from eval.timing.results import load_latency, load_machine, load_packages
 
 @dataclass(frozen=True)
 class RunPhotos:
-    """The photos that the results are about."""
+    """The photos that the results were measured on."""
 
     classes: list[str]
     validation: Photos
     test: Photos
 
 
+@dataclass(frozen=True)
+class BuiltReport:
+    """The content of the reports of a run.
+
+    Attributes:
+        value: report.json.
+        files: the rows of the files.
+        test_probs: probabilities on the test photos, by the name of a model or file.
+    """
+
+    value: ReportJson
+    files: list[FileRow]
+    chosen_file: str | None
+    test_probs: dict[str, np.ndarray]
+
+
 def write_report(
     run: RunDir, experiment: Experiment, *, photos: RunPhotos, models: list[str], files: list[str]
-) -> dict[str, Any]:
+) -> ReportJson:
     """Write the reports of a run and its model card; returns `report.json`.
 
     Args:
         models: names of the run's models, the teacher first.
         files: names of the run's files.
     """
-    report, probs = build_report(run, experiment, photos=photos, models=models, files=files)
-    details = _details(run, report, photos, probs)
+    built = build_report(run, experiment, photos=photos, models=models, files=files)
+    report, details = built.value, _details(run, built, photos, models)
     html, markdown = render_html(report, details), render_markdown(report, details)
     write_text(run.path / "report.md", markdown)
     write_text(run.path / "model_card.md", render_card(report, experiment))
@@ -65,8 +81,8 @@ def write_report(
 
 def build_report(
     run: RunDir, experiment: Experiment, *, photos: RunPhotos, models: list[str], files: list[str]
-) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
-    """`report.json`, and all predictions by name and split."""
+) -> BuiltReport:
+    """Everything that the reports of a run show; arguments as of `write_report`."""
     probs = {name: load_predictions(run, name) for name in [*models, *files]}
     devices = [device_label(d.name, d.options) for d in experiment.evaluate.devices]
     latency = load_latency(run, devices, files)
@@ -86,13 +102,15 @@ def build_report(
         "data": {"source": _source(experiment), "classes": photos.classes, **counts},
         "models": [_model_row(run, n, probs[n]["test"], photos.test, teacher) for n in models],
         "files": [_file_entry(run, row, tested, photos) for row in rows],
-        "distillation": _distillation(run, experiment, photos.test, probs),
-        "steps": step_costs(
-            models=[name for name in models if name not in ("teacher", "control")],
-            files=rows,
-            chosen=verdict.chosen_file,
-            probs=tested,
-            labels=photos.test.labels,
+        "distillation": to_json(_distillation(run, experiment, photos.test, probs)),
+        "steps": to_json(
+            step_costs(
+                models=[name for name in models if name not in ("teacher", "control")],
+                files=rows,
+                chosen=verdict.chosen_file,
+                probs=tested,
+                labels=photos.test.labels,
+            )
         ),
         "robustness": _robustness(run, experiment, photos.test, tested, rows, verdict.chosen_file),
         "provenance": {
@@ -102,7 +120,7 @@ def build_report(
         },
         "verdict": to_json(verdict),
     }
-    return report, probs
+    return BuiltReport(report, rows, verdict.chosen_file, tested)
 
 
 def _robustness(
@@ -128,7 +146,7 @@ def _distillation(
     experiment: Experiment,
     test: Photos,
     probs: dict[str, dict[str, np.ndarray]],
-) -> dict[str, Any] | None:
+) -> Distillation | None:
     if not experiment.student.control:
         return None
 
@@ -203,26 +221,24 @@ def _file_entry(
     flips = flips_by_class(answers, parent_answers, photos.test.labels, photos.classes)
     path = run.file(row.name)
     sha256 = output_sha256(path.with_name(row.name + ".json"), row.name)
-    return {**to_json(row), "sha256": sha256, "flips_by_class": flips}
+    return {**to_json(row), "sha256": sha256, "flips_by_class": to_json(flips)}
 
 
 def _details(
     run: RunDir,
-    report: dict[str, Any],
+    built: BuiltReport,
     photos: RunPhotos,
-    probs: dict[str, dict[str, np.ndarray]],
+    models: list[str],
 ) -> Details:
-    chosen = report["verdict"]["chosen_file"]
-    names = [model["name"] for model in report["models"]]
-    tested = {name: splits["test"] for name, splits in probs.items()}
+    chosen, tested = built.chosen_file, built.test_probs
     confusion = None
     if chosen:
         answers = tested[chosen].argmax(axis=1)
         confusion = confusion_counts(answers, photos.test.labels, len(photos.classes)).tolist()
     return Details(
-        histories={name: rows for name in names if (rows := _history(run, name))},
+        histories={name: rows for name in models if (rows := _history(run, name))},
         confusion=confusion,
-        galleries=galleries(report, photos.test, photos.classes, tested),
+        galleries=galleries(chosen, built.files, photos.test, photos.classes, tested),
     )
 
 

@@ -1,60 +1,64 @@
 """How the report writes numbers: the filters of its templates."""
 
 import math
+import re
 from typing import Any, TypeGuard
 
 from jinja2 import Undefined
 
 
-def known(value: Any) -> TypeGuard[float]:
-    """Whether a report says a number there."""
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a report has a finite number there."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def dash(value: Any) -> Any:
-    """The value, or a dash for what a report does not say."""
+    """The value, or a dash for a missing one."""
     return "–" if value is None or isinstance(value, Undefined) else value
 
 
-def cell(text: object) -> str:
-    """Text that ends no cell of a Markdown table and starts no HTML."""
-    return str(dash(text)).replace("|", "\\|").replace("<", "\\<").replace("\n", " ")
+PUNCTUATION = re.compile(r"([\\`*_\[\]<>|~#$&])")
+
+
+def plain(text: object) -> str:
+    """Text that Markdown shows as it is, on one line: nothing in it is markup or HTML."""
+    return PUNCTUATION.sub(r"\\\1", " ".join(str(dash(text)).split()))
 
 
 def percent(share: Any, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f} %" if known(share) else "–"
+    return f"{100 * share:.{digits}f} %" if is_number(share) else "–"
 
 
 def number(value: Any, digits: int = 2) -> str:
-    return f"{value:.{digits}f}" if known(value) else "–"
+    return f"{value:.{digits}f}" if is_number(value) else "–"
 
 
 def points(share: Any) -> str:
     """A difference of shares in points, with its sign."""
-    text = f"{100 * share:+.1f}".replace("-", "−") if known(share) else "–"
+    text = f"{100 * share:+.1f}".replace("-", "−") if is_number(share) else "–"
     return text[1:] if text[1:] == "0.0" else text
 
 
 def p_value(value: Any) -> str:
-    return "< 0.001" if known(value) and value < 0.001 else number(value, 3)
+    return "< 0.001" if is_number(value) and value < 0.001 else number(value, 3)
 
 
 def size(num_bytes: Any) -> str:
-    if not known(num_bytes):
+    if not is_number(num_bytes):
         return "–"
     return f"{num_bytes / 1e6:.2f} MB" if num_bytes >= 1e5 else f"{num_bytes / 1e3:.1f} kB"
 
 
 def count(value: Any) -> str:
-    if not known(value):
+    if not is_number(value):
         return "–"
     units = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
     return next((f"{value / u:.2f}{name}" for u, name in units if value >= u), f"{value:g}")
 
 
 def duration(seconds: Any) -> str:
-    if not known(seconds) or seconds < 120:
-        return "–" if not known(seconds) else f"{seconds:.0f} s"
+    if not is_number(seconds) or seconds < 120:
+        return "–" if not is_number(seconds) else f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min".removeprefix("0 h ")
 
@@ -65,7 +69,7 @@ def ratio(value: float, more: str, less: str) -> str:
 
 
 FILTERS = {
-    "cell": cell,
+    "plain": plain,
     "percent": percent,
     "points": points,
     "number": number,

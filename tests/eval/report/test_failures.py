@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eval.report.costs import step_costs
-from eval.report.failures import confusion_counts, flips_by_class, galleries
+from eval.report.failures import ClassFlips, confusion_counts, flips_by_class, galleries
 from eval.scoring.accuracy import accuracy, compare
 from eval.scoring.file_rows import FileRow
 from eval.scoring.predictions import Photos
@@ -34,8 +34,8 @@ def test_flips_are_counted_by_class_and_direction() -> None:
     ours = np.array([0, 1, 0, 1, 0, 2])  # lost, won, and from wrong to wrong
     rows = flips_by_class(ours, source, LABELS, CLASSES)
     assert rows == [
-        {"class": "a", "num_photos": 3, "num_changed": 2, "num_lost": 1, "num_won": 1},
-        {"class": "b", "num_photos": 2, "num_changed": 1, "num_lost": 0, "num_won": 0},
+        ClassFlips("a", num_photos=3, num_changed=2, num_lost=1, num_won=1),
+        ClassFlips("b", num_photos=2, num_changed=1, num_lost=0, num_won=0),
     ]
 
 
@@ -47,36 +47,50 @@ def photos(tmp_path: Path) -> Photos:
     return Photos("test", paths, LABELS)
 
 
+def file_row_of(
+    name: str,
+    recipe: str,
+    parent: str,
+    probs: np.ndarray,
+    *,
+    size: int = 100,
+    p50_ms: float = 1.0,
+    parent_probs: np.ndarray | None = None,
+) -> FileRow:
+    return FileRow(
+        name=name, path=name, format="onnx", recipe=recipe, parent=parent, file_bytes=size,
+        zip_bytes=size, parity=None, latency=[latency_of(p50_ms)],
+        accuracy=accuracy(probs, LABELS, split="test"),
+        comparison=None if parent_probs is None else compare(probs, parent_probs, LABELS),
+    )  # fmt: skip
+
+
 def test_galleries_show_the_surest_first_and_count_what_is_gone(photos: Photos) -> None:
     probs = {
         "teacher": sure([0, 0, 0, 1, 1, 2], [0.9] * 6),
         "student": sure([1, 1, 0, 1, 1, 2], [0.9] * 6),
         "x.tflite": sure([1, 2, 1, 1, 1, 2], [0.9, 0.6, 0.8, 0.9, 0.9, 0.9]),
     }
-    files = [{"name": "x.tflite", "recipe": "tflite.int8", "source": "student"}]
-    report = {"files": files, "verdict": {"chosen_file": "x.tflite"}}
-    worst, teacher, source = galleries(report, photos, CLASSES, probs)
+    files = [file_row_of("x.tflite", "tflite.int8", "student", probs["x.tflite"])]
+    worst, teacher, parent = galleries("x.tflite", files, photos, CLASSES, probs)
     assert worst.num == 3
     assert [row.photo.name for row in worst.shown] == ["2.png", "1.png"]
     assert [(a.who, a.answer) for a in teacher.shown[0].answers] == [
         ("teacher", "a"),
         ("file", "b"),
     ]
-    assert source.num == 2
-    assert "its source student disagree" in source.title
-    assert galleries({**report, "verdict": {"chosen_file": None}}, photos, CLASSES, probs) == []
+    assert parent.num == 2
+    assert "its parent student disagree" in parent.title
+    assert galleries(None, files, photos, CLASSES, probs) == []
 
 
 def test_steps_are_held_against_what_they_started_from() -> None:
     parent_probs, file_probs = sure([0, 0, 0, 1, 1, 2], [0.9] * 6), sure([1] * 6, [0.9] * 6)
 
-    def row(name: str, recipe: str, parent: str, size: int, p50: float) -> FileRow:
-        return FileRow(
-            name=name, path=name, format="onnx", recipe=recipe, parent=parent, file_bytes=size,
-            zip_bytes=size, parity=None, latency=[latency_of(p50)],
-            accuracy=accuracy(file_probs, LABELS, split="test"),
-            comparison=compare(file_probs, parent_probs, LABELS),
-        )  # fmt: skip
+    def row(name: str, recipe: str, parent: str, size: int, p50_ms: float) -> FileRow:
+        return file_row_of(
+            name, recipe, parent, file_probs, size=size, p50_ms=p50_ms, parent_probs=parent_probs
+        )
 
     files = [
         row("s32.onnx", "onnx.float32", "student", 400, 4.0),
@@ -91,9 +105,9 @@ def test_steps_are_held_against_what_they_started_from() -> None:
         models=["student", "pruned"], files=files, chosen="m8.onnx", probs=probs, labels=LABELS
     )
     method, first, _, last = steps
-    assert (method["from"], method["to"], method["kind"]) == ("student", "pruned", "method")
-    assert method["drop"] == pytest.approx(2 / 6)
-    assert (method["bytes_before"], method["bytes_after"]) == (400, 200)
-    assert (last["ms_before"], last["ms_after"]) == (3.0, 1.0)
-    assert first["bytes_before"] is None  # a float32 file has nothing before it
-    assert [step["on_the_way"] for step in steps] == [True, False, False, True]
+    assert (method.before, method.after, method.kind) == ("student", "pruned", "method")
+    assert method.drop == pytest.approx(2 / 6)
+    assert (method.bytes_before, method.bytes_after) == (400, 200)
+    assert (last.ms_before, last.ms_after) == (3.0, 1.0)
+    assert first.bytes_before is None  # a float32 file has nothing before it
+    assert [step.on_the_way for step in steps] == [True, False, False, True]

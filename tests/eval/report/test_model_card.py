@@ -87,11 +87,11 @@ def test_the_text_says_how_it_was_made_and_measured(report: dict[str, Any]) -> N
         "Teacher: efficientnet\\_b4 at 380 pixels, 3 epochs; top-1 80.0 %",
         "Student: efficientnet\\_b0 at 224 pixels, 5 epochs; top-1 80.0 %",
         "0.5 × kd",
-        "100 training, 20 validation and 50 test photos; 1 could not be used",
+        "100 training, 20 validation and 50 test photos; 1 files could not be used",
         "Output: logits",
         "79.0 % (70.0 % to 90.0 %) | 95.0 % | 1.25 | 2.50 |",
         "a cpu with 2 threads",
-        "a loss of 2.0 %",
+        "detected 80 % of the time is 2.0 %",
         "It helped by 2 points.",
     ):
         assert said in text
@@ -100,7 +100,7 @@ def test_the_text_says_how_it_was_made_and_measured(report: dict[str, Any]) -> N
 def test_a_given_teacher_is_named(report: dict[str, Any]) -> None:
     given = {"files": [{"path": "somewhere/resnet_18.onnx", "image_size": 224}]}
     _, text = parts(render_card(report, experiment(teacher=given)))
-    assert "Teacher, given: resnet\\_18.onnx at 224 pixels; top-1 80.0 %" in text
+    assert "Teacher, given as files: resnet\\_18.onnx at 224 pixels; top-1 80.0 %" in text
 
 
 def test_names_do_no_harm(report: dict[str, Any]) -> None:
