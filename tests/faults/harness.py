@@ -1,7 +1,7 @@
-"""Kill a command again and again, and compare how it ends with how it ends undisturbed.
+"""Kill a command again and again, and compare the result with that of an undisturbed command.
 
-A test copies a folder in which everything is finished, removes what one command wrote, and lets
-that command work under fire. To test one more command, add an entry to `COMMANDS`.
+A test copies a folder in which everything is finished. It removes the files of one command, then
+starts and kills that command until it is finished. To test one more command, add it to `COMMANDS`.
 """
 
 import csv
@@ -28,8 +28,8 @@ from PIL import Image
 from configs.resume import HIDDEN
 
 TINY_PROGRAM = Path(__file__).with_name("tiny_program.py")
-MAX_STARTS = 50
-"""A command that is restarted more often makes no progress."""
+MAX_COPIES = 50
+"""More copies are not tried for ten kills of a command."""
 
 CONFIG = """
 data: {path: photos}
@@ -85,8 +85,8 @@ class Duration:
     """How long a command works.
 
     Attributes:
-        first_line: the end of the line on standard error with which its work begins. What comes
-            before, the import of TensorFlow above all, is not worth a kill.
+        first_line: the end of the line on standard error with which its work begins. The kills come
+            after it, not during the import of TensorFlow.
         seconds: from that line to the end.
     """
 
