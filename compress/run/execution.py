@@ -1,6 +1,7 @@
 """Do steps of a run: check what they need, take them in order, and go on after a failed file."""
 
 import logging
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -156,5 +157,5 @@ def _require(run: RunDir, step: Step, name: str, target: str) -> None:
         state = stale if step.manifest.exists() else "has not been done"
         raise UserError(
             f"the {name} step of {run} {state} ({step.name}). Do it first:\n"
-            f"  {COMMANDS[name]} {target} --run {run}"
+            f"  {COMMANDS[name]} {shlex.join([target, '--run', str(run)])}"
         )
