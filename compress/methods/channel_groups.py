@@ -10,6 +10,7 @@ import numpy as np
 from keras import layers
 
 from compress.graph.graph import Graph, Use, rebuilt
+from distill.backbones.macs import layer_macs
 
 KEEPS_CHANNELS = {
     "Activation", "AveragePooling2D", "Dropout", "GlobalAveragePooling2D", "GlobalMaxPooling2D",
@@ -83,7 +84,7 @@ class ChannelGroups:
             read = dict.fromkeys(id(_tensors(reader)[0]) for reader in readers[root])
             self._index[root] = len(self.groups)
             self.groups.append(Group(use.output.shape[-1], [made_by[each] for each in read]))
-        self.macs = [self._macs(use) for use in graph.uses if _has_kernel(use.layer)]
+        self.macs = [term for use in graph.uses if (term := self._macs(use)).unit]
         self.writes = [
             self._term(math.prod(output.shape[1:]), [output])
             for use in graph.uses
@@ -106,10 +107,11 @@ class ChannelGroups:
         return self._index.get(self._tied.root(tensor))
 
     def _macs(self, use: Use) -> Term:
-        kernel, (read, *_) = use.layer.kernel, _tensors(use)
-        # Every number of a kernel is used once at each place of the output.
-        count = math.prod(kernel.shape) * math.prod(use.output.shape[1:-1])
-        return self._term(count, [read, use.output] if _mixes_channels(use.layer) else [read])
+        read, written = (tensors[:1] for tensors in (_tensors(use), _outputs(use)))
+        if not read:
+            return Term(0, ())
+        macs = layer_macs(use.layer, input_shape=read[0].shape, output_shape=written[0].shape)
+        return self._term(macs or 0, read + written if _mixes_channels(use.layer) else read)
 
     def _term(self, count: int, sides: list[Any]) -> Term:
         groups = tuple(index for side in sides if (index := self.of(side)) is not None)

@@ -60,6 +60,19 @@ def test_multiply_accumulates_are_those_of_the_model(tiny_model):
     assert total(groups.macs, [3, 16]) == count_macs(smaller)
 
 
+def test_convolutions_whose_channels_stay_count_among_the_multiply_accumulates():
+    pixels = keras.Input((16, 16, 3))
+    x = layers.Conv2D(8, 1, name="free")(pixels)
+    x = layers.Conv2D(8, 3)(x)
+    x = layers.Conv2DTranspose(4, 3, strides=2)(layers.SeparableConv2D(8, 3)(x))
+    model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    groups = ChannelGroups(Graph.of(model))
+    assert sizes_of(groups) == [8]
+    assert total(groups.macs, [8]) == count_macs(model)
+    smaller = with_channels(model, groups, [np.arange(5)])
+    assert total(groups.macs, [5]) == count_macs(smaller)
+
+
 def test_numbers_written_are_counted_by_hand(tiny_model):
     groups = ChannelGroups(Graph.of(tiny_model))
     # 8 channels at 8 x 8: stem, swish, depthwise, ReLU and gated; its mean and the gate; projected
