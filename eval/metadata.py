@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -24,6 +24,7 @@ from eval.pixels import OWN_PIXELS, Pixels
 from eval.scoring.probabilities import OutputKind
 
 log = logging.getLogger("potstill")
+Record = TypeVar("Record")
 
 JSON_MEMBER = "metadata.json"
 OWN_KEY = "potstill"
@@ -93,7 +94,6 @@ class _Unreadable(Exception):
 _OWN = TypeAdapter(FileMetadata)
 _MEMBER = TypeAdapter(_JsonMember)
 
-# Pydantic's parser stops at 200 nested levels.
 _DAMAGED_ZIP = (
     zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError,
     RuntimeError, ValueError, LookupError,
@@ -129,12 +129,7 @@ def expected_pixels(metadata: FileMetadata | None, from_options: Pixels | None) 
 
 def _from_zip(path: Path) -> FileMetadata | None:
     content = _json_member(_end_of(path))
-    if content is None:
-        return None
-    try:
-        return _MEMBER.validate_json(content, strict=True).potstill
-    except ValidationError as error:
-        raise _Unreadable(_first_problem(error)) from None
+    return None if content is None else _parsed(_MEMBER, content).potstill
 
 
 def _end_of(path: Path) -> io.BytesIO:
@@ -146,9 +141,9 @@ def _end_of(path: Path) -> io.BytesIO:
 
 def _json_member(stream: io.BytesIO) -> bytes | None:
     """The content of `metadata.json` in a ZIP; None without a ZIP or without this member."""
-    if not zipfile.is_zipfile(stream):
-        return None
     try:
+        if not zipfile.is_zipfile(stream):
+            return None
         with zipfile.ZipFile(stream) as archive:
             if JSON_MEMBER not in archive.namelist():
                 return None
@@ -185,13 +180,14 @@ def _from_onnx(path: Path) -> FileMetadata | None:
         return None
     if len(text) > MAX_JSON_BYTES:
         raise _Unreadable(f"{OWN_KEY} has more than {MAX_JSON_BYTES:,} bytes")
+    return _parsed(_OWN, text)
+
+
+def _parsed(adapter: TypeAdapter[Record], content: bytes | str) -> Record:
+    """The record in a JSON text. Pydantic's parser refuses more than 200 nested levels."""
     try:
-        return _OWN.validate_json(text, strict=True)
+        return adapter.validate_json(content, strict=True)
     except ValidationError as error:
-        raise _Unreadable(_first_problem(error)) from None
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(map(str, problem["loc"]))
-    return f"{where}: {problem['msg']}" if where else problem["msg"]
+        problem = error.errors(include_input=False, include_url=False)[0]
+        where = "".join(f"{part}: " for part in problem["loc"][-2:])
+        raise _Unreadable(where + problem["msg"]) from None
