@@ -9,6 +9,7 @@ from rich.table import Table
 from eval.choice.compare import RunRow
 from eval.devices.registry import DeviceCheck
 from eval.devices.wheels import RUNTIMES
+from eval.timing.latency import milliseconds
 
 FILE_COLUMNS = [
     "file", "KB", "top-1", "95 %", "drop", "same as parent", "p50 ms", "p90 ms", "MiB",
@@ -59,8 +60,8 @@ def _file_cells(row: dict[str, Any], chosen: str | None) -> list[str]:
         interval,
         percent(scores.get("drop_vs_source")),
         percent(scores.get("agreement_with_source")),
-        milliseconds(latency.get("p50_ms")),
-        milliseconds(latency.get("p90_ms")),
+        latency_text(latency.get("p50_ms")),
+        latency_text(latency.get("p90_ms")),
         number(latency.get("peak_rss_mib"), 0),
     ]
 
@@ -77,7 +78,7 @@ def runs_table(rows: list[RunRow]) -> str:
             row.file,
             percent(row.top1),
             percent(row.drop_vs_student),
-            milliseconds(row.p50_ms),
+            latency_text(row.p50_ms),
             f"{row.file_bytes / 1000:.0f}",
             number(row.mcnemar_p, 3),
         ]
@@ -118,7 +119,7 @@ def thermal_table(files: dict[str, dict[str, Any]]) -> str:
     for name, curve in files.items():
         intervals = curve["intervals"]
         change = intervals[-1]["p50_ms"] / intervals[0]["p50_ms"] - 1
-        times = [milliseconds(interval["p50_ms"]) for interval in intervals[shown]]
+        times = [latency_text(interval["p50_ms"]) for interval in intervals[shown]]
         warmest = intervals[-1].get("temperature_c")
         cells.append([name, *times, f"{100 * change:+.1f}", number(warmest, 0)])
     return table_text(columns, cells)
@@ -144,7 +145,7 @@ def single_stream_table(files: dict[str, dict[str, Any]]) -> str:
             name,
             str(stream["num_queries"]),
             number(stream["seconds"], 0),
-            *[milliseconds(stream[f"p{n}_ms"]) for n in (50, 90, 99)],
+            *[latency_text(stream[f"p{n}_ms"]) for n in (50, 90, 99)],
         ]
         for name, stream in files.items()
     ]
@@ -193,7 +194,7 @@ def candidates_table(candidates: list[dict[str, Any]]) -> str:
                 percent(drop.get("expected_drop")),
                 interval,
                 percent(drop.get("drop")),
-                milliseconds(candidate["p50_ms"]),
+                latency_text(candidate["p50_ms"]),
                 candidate["turned_down"] or "chosen",
             ]
         )
@@ -210,8 +211,6 @@ def number(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def milliseconds(value: float | None) -> str:
-    """A time with two digits behind the point, or with two significant ones below 0.1 ms."""
-    if value is None or value >= 0.1 or value == 0:
-        return number(value)
-    return f"{value:.2g}" if value >= 1e-4 else f"{value:.1e}"
+def latency_text(value: float | None) -> str:
+    """A latency in ms, or nothing for an unknown one."""
+    return "" if value is None else milliseconds(value)

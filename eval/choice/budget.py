@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from configs.schema import BudgetConfig
 from eval.choice.drop import Drop
+from eval.timing.latency import milliseconds
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,12 @@ def shortfalls(facts: FileFacts, limits: Limits) -> list[str]:
         reasons.append(f"{photos} its top-1 is {100 * facts.top1:.2f} %, {bound}")
     if facts.drop and limits.max_drop is not None and facts.drop.decisive > limits.max_drop:
         reasons.append(f"{photos} it {facts.drop}, {100 * limits.max_drop:.2f} allowed")
-    for milliseconds, limit, runs in (
+    for latency_ms, limit, runs in (
         (facts.p50_ms, limits.max_p50_ms, ""),
         (facts.p90_ms, limits.max_p90_ms, " in 90 % of its runs"),
     ):
-        if milliseconds is not None and limit is not None and milliseconds > limit:
-            reasons.append(f"it takes {in_ms(milliseconds)}{runs}, {limit:g} allowed")
+        if latency_ms is not None and limit is not None and latency_ms > limit:
+            reasons.append(f"it takes {milliseconds(latency_ms)} ms{runs}, {limit:g} allowed")
     if limits.max_bytes is not None and facts.file_bytes > limits.max_bytes:
         reasons.append(f"it has {facts.file_bytes:,} bytes, {limits.max_bytes:,} allowed")
     return reasons
@@ -82,9 +83,3 @@ def not_measured(facts: FileFacts, limits: Limits) -> list[str]:
         ("p90", facts.p90_ms, limits.max_p90_ms),
     ]
     return [name for name, fact, limit in pairs if limit is not None and fact is None]
-
-
-def in_ms(milliseconds: float) -> str:
-    """A latency for people; below 0.1 ms with two digits that are not 0."""
-    digits = f"{milliseconds:.2f}" if milliseconds >= 0.1 else f"{milliseconds:.2g}"
-    return f"{digits} ms"

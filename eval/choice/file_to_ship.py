@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 
 from configs.schema import BudgetConfig
-from eval.choice.budget import FileFacts, Limits, in_ms, shortfalls
+from eval.choice.budget import FileFacts, Limits, shortfalls
 from eval.choice.drop import Drop
 from eval.timing.differences import difference
-from eval.timing.latency import Latency
+from eval.timing.latency import Latency, milliseconds
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _nearest(files: list[MeasuredFile], budget: BudgetConfig) -> tuple[MeasuredF
     small = [f for f in accurate if budget.max_bytes is None or f.file_bytes <= budget.max_bytes]
     if small:
         chosen, superlative = min(small, key=lambda file: file.speed), "fastest"
-        measured = in_ms(chosen.speed[0])
+        measured = f"{milliseconds(chosen.speed[0])} ms"
     else:
         chosen, superlative = min(accurate, key=lambda file: file.file_bytes), "smallest"
         measured = f"{chosen.file_bytes:,} bytes"
@@ -144,7 +144,8 @@ def _behind(file: MeasuredFile, within: list[MeasuredFile]) -> str:
         if file.latency is None:
             return "it was not timed"
         fastest = min(equally_fast, key=lambda other: other.speed)
-        return f"it takes {in_ms(file.speed[0])}, the fastest {in_ms(fastest.speed[0])}"
+        p50_ms, fastest_ms = milliseconds(file.speed[0]), milliseconds(fastest.speed[0])
+        return f"it takes {p50_ms} ms, the fastest {fastest_ms} ms"
     if file not in _as_small_as_the_smallest(equally_fast):
         smallest = min(other.file_bytes for other in equally_fast)
         return f"it has {file.file_bytes:,} bytes, the smallest {smallest:,}"

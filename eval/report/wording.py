@@ -6,6 +6,8 @@ from typing import Any, TypeGuard
 
 from jinja2 import Undefined
 
+from eval.timing.latency import milliseconds
+
 
 def is_number(value: Any) -> TypeGuard[float]:
     """Whether a report has a finite number there."""
@@ -31,6 +33,11 @@ def percent(share: Any, digits: int = 1) -> str:
 
 def number(value: Any, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if is_number(value) else "–"
+
+
+def latency(value: Any) -> str:
+    """A latency in ms."""
+    return milliseconds(value) if is_number(value) else "–"
 
 
 def points(share: Any) -> str:
@@ -73,6 +80,7 @@ FILTERS = {
     "percent": percent,
     "points": points,
     "number": number,
+    "latency": latency,
     "p_value": p_value,
     "size": size,
     "count": count,

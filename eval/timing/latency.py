@@ -66,3 +66,10 @@ class Latency:
     round_min_ms: tuple[float, ...] = ()
     against_fastest: SpeedDifference | None = None
     times_ms: Annotated[tuple[float, ...], Field(exclude=True)] = ()
+
+
+def milliseconds(value: float) -> str:
+    """A latency for people: two decimals, or below 0.1 ms two significant digits."""
+    if value >= 0.1 or value == 0:
+        return f"{value:.2f}"
+    return f"{value:.2g}" if value >= 1e-4 else f"{value:.1e}"

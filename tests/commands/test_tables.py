@@ -2,7 +2,6 @@
 
 from commands.tables import (
     files_table,
-    milliseconds,
     profile_table,
     single_stream_table,
     speed_note,
@@ -58,11 +57,6 @@ def test_a_stream_is_one_line() -> None:
     found = {"num_queries": 1024, "seconds": 61.2, "p50_ms": 1.0, "p90_ms": 2.0, "p99_ms": 3.0}
     _, line = single_stream_table({"a.onnx": found}).splitlines()
     assert line.split() == ["a.onnx", "1024", "61", "1.00", "2.00", "3.00"]
-
-
-def test_a_short_time_keeps_its_digits() -> None:
-    times = [None, 12.345, 0.5, 0.0123, 0.00456]
-    assert [milliseconds(time) for time in times] == ["", "12.35", "0.50", "0.012", "0.0046"]
 
 
 def test_a_name_is_never_taken_for_markup_or_cut() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from configs.schema import BudgetConfig
-from eval.choice.budget import FileFacts, Limits, in_ms, not_measured, shortfalls
+from eval.choice.budget import FileFacts, Limits, not_measured, shortfalls
 from eval.choice.drop import Drop
 
 FACTS = FileFacts(1_000_000, "test", top1=0.9, drop=Drop.of_count(0.01), p50_ms=2.0, p90_ms=2.5)
@@ -46,7 +46,3 @@ def test_what_was_not_measured_is_named_and_breaks_no_limit() -> None:
 def test_the_latency_of_a_budget_is_the_median() -> None:
     budget = BudgetConfig(max_drop=0.02, max_latency_ms=3, max_bytes=7)
     assert Limits.of_budget(budget) == Limits(max_drop=0.02, max_p50_ms=3, max_bytes=7)
-
-
-def test_short_latencies_are_not_printed_as_zero() -> None:
-    assert [in_ms(ms) for ms in (12.3456, 0.123, 0.0042)] == ["12.35 ms", "0.12 ms", "0.0042 ms"]

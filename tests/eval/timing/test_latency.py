@@ -1,8 +1,8 @@
-"""A latency as JSON: what report.json and `results/latency-<device>.json` contain."""
+"""A latency as JSON, in report.json and `results/latency-<device>.json`, and in digits."""
 
 from configs.records import from_json, to_json
 from eval.devices.probe import Delegate, MachineState, Readings
-from eval.timing.latency import Latency, SpeedDifference
+from eval.timing.latency import Latency, SpeedDifference, milliseconds
 
 STORED = {
     "device": "local", "num_threads": 1, "num_runs": 20, "noise_floor": 0.02,
@@ -42,3 +42,8 @@ def test_a_report_gets_every_field_but_the_raw_times() -> None:
 def test_a_machine_reads_back_what_changes() -> None:
     state = MachineState(cpu="EPYC", mhz=1.0, temperature_c=2.0, load=3.0)
     assert state.readings() == Readings(1.0, 2.0, 3.0)
+
+
+def test_a_short_latency_keeps_two_digits() -> None:
+    times = [12.345, 0.5, 0.0123, 0.00456, 0.0]
+    assert [milliseconds(time) for time in times] == ["12.35", "0.50", "0.012", "0.0046", "0.00"]
