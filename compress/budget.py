@@ -1,4 +1,4 @@
-"""The search for the fastest TFLite file of a model within a budget, from the cheapest up."""
+"""The search for the fastest TFLite file of a model within limits, from the simplest file up."""
 
 import logging
 from collections.abc import Callable
@@ -32,22 +32,22 @@ from eval.timing.results import timed
 log = logging.getLogger("potstill")
 
 MIXED_SHARE = 0.8
-"""Of what rounding is predicted to cost, what a mixed file saves by operations in float: 9 of 240
-raised the agreement of EfficientNetB0 from 92.3 to 96.3 % (docs/LOG.md)."""
+"""Share of the predicted cost of rounding that a mixed file saves with operations in float. 9 of
+240 operations raised the agreement of EfficientNetB0 from 92.3 to 96.3 % (docs/LOG.md)."""
 NUM_WARMUP = 10
 NUM_RUNS = 200
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One rung of the ladder: how a file is made.
+    """One way to make a file.
 
     Attributes:
-        name: what its file is called by, behind the name of the model.
-        equalized: made of the equalized model, where equalizing saves something.
-        trained: learns to be rounded first, where the caller can have it trained.
-        baseline: what the others have to beat. That one of these holds the budget ends nothing;
-            none of the others is faster than those before it wherever int8 is fast.
+        name: the end of the file's name, behind the name of the model.
+        equalized: whether it is made from the equalized model, if equalizing saves something.
+        trained: whether the model is trained for int8 first, if the caller allows it.
+        baseline: whether it only serves as a comparison: it does not end the search. Among the
+            others, a later one is no faster than an earlier one wherever int8 is fast.
     """
 
     name: str
@@ -76,15 +76,15 @@ LADDER = [
 
 
 @dataclass
-class Tried:
-    """A candidate and what was found of it.
+class CandidateResult:
+    """A candidate and what was measured of it.
 
     Attributes:
-        file: None where it was not made.
+        file: None if it was not made.
         facts: the file's manifest.
-        validation: what the file loses on the validation photos; None where it was not made.
-        p50_ms: None where it was turned down before.
-        turned_down: why; None of the chosen one.
+        validation: the drop on the validation photos; None if the file was not made.
+        p50_ms: None if it was turned down before it was timed.
+        turned_down: why it was not chosen; None for the chosen one.
     """
 
     candidate: Candidate
@@ -115,82 +115,85 @@ def search(
     validation: Photos,
     validation_probs: np.ndarray,
     pixels: Pixels,
-    learned: Callable[[keras.Model], keras.Model] | None = None,
-) -> tuple[list[Tried], dict[Path, Latency], Verdict]:
-    """Make candidates from the cheapest up until one holds the budget; time those that do.
+    train_for_int8: Callable[[keras.Model], keras.Model] | None = None,
+) -> tuple[list[CandidateResult], dict[Path, Latency], Verdict]:
+    """Make candidates from the simplest up until one holds the limits; time those that do.
 
     Args:
         write: writes the file of a candidate; returns it with its manifest.
         train: the photos to calibrate on.
         validation_probs: of the model, on the validation photos.
-        learned: has a model learn to be rounded; None leaves out what has to.
+        train_for_int8: quantization-aware training; None leaves such candidates out.
 
     Returns:
-        Every candidate of the ladder; the latencies of the files that were timed; the verdict.
+        Every candidate with its result; the latencies of the files that were timed; the verdict.
 
     Raises:
         UserError: not even a float32 file can be made.
     """
     plain = Conversion(model, calibration_photos(train, image_size_of(model), pixels))
     equalized: Conversion | None = None
-    tried = [Tried(candidate) for candidate in LADDER if learned or not candidate.trained]
-    for each in tried:
-        candidate, source = each.candidate, plain
-        each.turned_down = _needless(each, tried)
-        if each.turned_down:
+    results = [CandidateResult(c) for c in LADDER if train_for_int8 or not c.trained]
+    for result in results:
+        candidate, parent = result.candidate, plain
+        result.turned_down = _needless(result, results)
+        if result.turned_down:
             continue
-        log.info("budget: making %s", candidate.name)
+        log.info("search: making %s", candidate.name)
         try:
             if candidate.equalized:
                 equalized = equalized or _equalized(plain)
-                source = equalized
-            if candidate.name == "equalize-int8" and source is plain:
-                each.turned_down = "not made: equalizing the model saves nothing"
+                parent = equalized
+            if candidate.name == "equalize-int8" and parent is plain:
+                result.turned_down = "not made: equalizing the model saves nothing"
                 continue
-            if candidate.trained and learned:
-                source = Conversion(learned(source.model), plain.photos)
-            each.file, each.facts = write(source, candidate)
-            probs = file_probabilities(each.file, validation, num_threads=1, pixels=pixels)
+            if candidate.trained and train_for_int8:
+                parent = Conversion(train_for_int8(parent.model), plain.photos)
+            result.file, result.facts = write(parent, candidate)
+            probs = file_probabilities(result.file, validation, num_threads=1, pixels=pixels)
         except (UserError, ModelFileError) as error:
             if candidate.name == "float32":
-                raise  # not the recipe is refused, the model is
-            each.turned_down = f"cannot be made: {str(error).splitlines()[0]}"
+                raise  # the model is at fault, not the recipe
+            result.turned_down = f"cannot be made: {str(error).splitlines()[0]}"
         else:
             rounding = drop_by_rounding(probs, validation_probs, validation.labels)
-            # Trained, it is another model, which may answer otherwise and be no worse for it.
-            each.validation = rounding.by_count() if candidate.trained else rounding
-            facts = FileFacts(file_bytes(each.file), "validation", drop=each.validation.drop)
-            each.turned_down = "; ".join(shortfalls(facts, Limits.of_budget(budget))) or None
-        log.info("budget: %s %s", candidate.name, each.turned_down or "holds")
-    return tried, *_fastest(tried, budget)
+            # A trained candidate is another model: a changed answer may be a better one.
+            result.validation = rounding.by_count() if candidate.trained else rounding
+            facts = FileFacts(file_bytes(result.file), "validation", drop=result.validation.drop)
+            result.turned_down = "; ".join(shortfalls(facts, Limits.of_budget(budget))) or None
+        log.info("search: %s %s", candidate.name, result.turned_down or "holds the limits")
+    return results, *_fastest(results, budget)
 
 
 def _equalized(plain: Conversion) -> Conversion:
-    """The equalized model; `plain` itself where equalizing saves nothing or cannot be done."""
+    """The equalized model; `plain` itself if equalizing saves nothing or is impossible."""
     if not spans_of(Graph.of(plain.model)):
         return plain
     model = equalize(plain.model, calibration=plain.photos)
     return plain if model is plain.model else Conversion(model, plain.photos)
 
 
-def _needless(each: Tried, tried: list[Tried]) -> str | None:
-    """Why a candidate need not be made."""
-    held = [t for t in tried if t.file and not t.turned_down and not t.candidate.baseline]
-    if held and not each.candidate.baseline:
-        return f"not made: {held[0].candidate.name} holds the budget, and this one is no faster"
+def _needless(result: CandidateResult, results: list[CandidateResult]) -> str | None:
+    """Why a candidate need not be made; None if it must."""
+    holding = [r for r in results if r.file and not r.turned_down and not r.candidate.baseline]
+    if holding and not result.candidate.baseline:
+        name = holding[0].candidate.name
+        return f"not made: {name} holds the limits, and this one is no faster"
     return None
 
 
-def _fastest(tried: list[Tried], budget: BudgetConfig) -> tuple[dict[Path, Latency], Verdict]:
-    """Time the candidates that hold so far and choose; says of the others why not they."""
-    held = {each.file: each for each in tried if each.file and not each.turned_down}
+def _fastest(
+    results: list[CandidateResult], budget: BudgetConfig
+) -> tuple[dict[Path, Latency], Verdict]:
+    """Time the candidates that hold the other limits, and choose among them."""
+    holding = {result.file: result for result in results if result.file and not result.turned_down}
     latency: dict[Path, Latency] = {}
-    if held:
-        latency = timed(list(held), num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
+    if holding:
+        latency = timed(list(holding), num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
     files = [
-        MeasuredFile(file.name, file_bytes(file), each.validation.drop, latency[file])
-        for file, each in held.items()
-        if each.validation
+        MeasuredFile(file.name, file_bytes(file), result.validation.drop, latency[file])
+        for file, result in holding.items()
+        if result.validation
     ]
     limits = Limits.of_budget(budget)
     reasons = {file.name: "; ".join(shortfalls(file.facts, limits)) for file in files}
@@ -198,7 +201,7 @@ def _fastest(tried: list[Tried], budget: BudgetConfig) -> tuple[dict[Path, Laten
         verdict = Verdict(None, "no candidate holds the limits", reasons, holds_limits=False)
     else:
         verdict = choose(files, budget=budget, model="the float model")
-    for file, each in held.items():
-        each.p50_ms = latency[file].p50_ms
-        each.turned_down = verdict.turned_down.get(file.name)
+    for file, result in holding.items():
+        result.p50_ms = latency[file].p50_ms
+        result.turned_down = verdict.turned_down.get(file.name)
     return latency, verdict

@@ -1,4 +1,4 @@
-"""Quantization-aware training of a model that comes without a run: it is its own teacher."""
+"""Quantization-aware training of a model without a run: the model is its own teacher."""
 
 import json
 from pathlib import Path
@@ -44,15 +44,15 @@ SMALLEST_SIDE = 32
 def self_taught_qat(
     model: keras.Model, *, teacher: Path, data: Path, epochs: int, folder: Path, pixels: Pixels
 ) -> keras.Model:
-    """What the method `qat` makes of a model that learns from labels and from what it is.
+    """Train a model for int8 with the method `qat`, from the labels and from its own answers.
 
-    The training is a run in a directory of its own: killed, it goes on where it was, and what is
-    there already is not made again.
+    The training is a run in a directory of its own. If it is killed, it continues there, and
+    finished steps are not repeated.
 
     Args:
-        model: the classifier, as it is or equalized.
-        teacher: the file of the classifier as it is.
-        data: the folder of photos; only its training and validation parts are looked at.
+        model: the classifier, as it was given or equalized.
+        teacher: the file of the classifier as it was given.
+        data: the folder of photos; only its training and validation parts are used.
         folder: the directory of the run.
         pixels: what the model expects of its input.
 
@@ -65,13 +65,13 @@ def self_taught_qat(
     height, width = image_size_of(model)
     if pixels != OWN_PIXELS:
         raise UserError(
-            "training shows pixels from 0 to 255, and this model expects others. Put their scaling "
-            "into the model (a Rescaling layer in front) and leave the option out."
+            "training feeds pixels from 0 to 255, and this model expects another range. Put the "
+            "scaling into the model (a Rescaling layer in front) and leave the option out."
         )
     if height != width or height < SMALLEST_SIDE:
         raise UserError(
-            f"training takes square images of at least {SMALLEST_SIDE} pixels, and this model's "
-            f"have {height} x {width}."
+            f"training needs square images of at least {SMALLEST_SIDE} pixels; this model takes "
+            f"{height} x {width}."
         )
     run, start = RunDir(folder), ending_in_logits(model)
     experiment = _experiment(teacher.resolve(), data.resolve(), height, epochs)
@@ -98,7 +98,7 @@ def _experiment(teacher: Path, data: Path, image_size: int, epochs: int) -> Expe
 
 
 def _start_step(run: RunDir, model: keras.Model, image_size: int) -> Step:
-    """The model that learns, where a run has its student."""
+    """Put the model in the place of the run's student."""
 
     def build(workspace: Workspace) -> Built:
         facts = to_json(describe(model, model.name, image_size))
@@ -110,15 +110,15 @@ def _start_step(run: RunDir, model: keras.Model, image_size: int) -> Step:
 
 
 def ending_in_logits(model: keras.Model) -> keras.Model:
-    """The same classifier without the softmax it may end in.
+    """The same classifier without a softmax at its end.
 
     Raises:
-        UserError: it ends in something else, or in a single score.
+        UserError: it ends in another activation, or in a single score.
     """
     activation = last_activation(model)
     if model.outputs[0].shape[-1] == 1 or activation not in ("linear", "softmax"):
         raise UserError(
-            "training takes a model that ends in a score for each class, logits or softmax, and "
+            "training needs a model that ends in logits or a softmax with one score per class; "
             f"this one ends in {model.outputs[0].shape[-1]} of {activation}."
         )
     if activation == "linear":
@@ -133,7 +133,7 @@ def ending_in_logits(model: keras.Model) -> keras.Model:
     def stand_in(layer: Any) -> Any:
         if layer is not last.layer:
             return layer
-        if getattr(layer, "weights", None):  # keras.ops' softmax has no such thing
+        if getattr(layer, "weights", None):  # an operation of keras.ops has no weights
             return with_settings(layer, activation="linear")
         return lambda x, *_, **__: x
 

@@ -1,4 +1,4 @@
-"""The last mile alone: a bare `.keras` model and a folder of photos become measured files."""
+"""The last mile alone: a `.keras` model and a folder of photos become measured files."""
 
 import logging
 from collections.abc import Callable
@@ -80,15 +80,15 @@ def quantize_model(
 ) -> Quantized:
     """Convert a model by some recipes, or search for the fastest file within a budget.
 
-    Calibrated on the training part of `data`, chosen on the validation part, scored on the test
-    part.
+    The training part of `data` calibrates the files, the validation part chooses among them, and
+    the test part scores them.
 
     Args:
-        recipes: `int8` stands for `tflite.int8`; with a budget the choice is among these, and none
-            leave it to the search (`compress/budget.py`).
-        out: where the files go; beside the model where None.
-        budget: the limits that the chosen file holds.
-        qat_epochs: how long the search may have the model learn to be rounded; None: not at all.
+        recipes: `int8` stands for `tflite.int8`. With a budget, the choice is among these recipes;
+            without any recipe, `compress/budget.py` searches.
+        out: where the files go; None for the folder of the model.
+        budget: the limits that the chosen file must hold.
+        qat_epochs: for how long the search may train the model for int8; None for not at all.
 
     Raises:
         UserError: a name, the model or the folder does not fit.
@@ -97,14 +97,14 @@ def quantize_model(
     pixels = pixels or OWN_PIXELS
     choices = [_choice(name) for name in dict.fromkeys(recipes)]
     if data is None:
-        raise UserError("--data is missing: a folder of class folders to calibrate and score on.")
+        raise UserError("--data is missing. Give a folder with one folder of photos per class.")
     model = load_model(path)
     image_size_of(model)
     work = _Work(path, model, scan_folder(data), pixels, out or path.parent)
     if not choices:
         assert budget is not None, "neither recipes nor a budget"
-        learned = None if qat_epochs is None else partial(_learned, work, path, data, qat_epochs)
-        return _searched(work, budget, learned)
+        train = None if qat_epochs is None else partial(_trained, work, path, data, qat_epochs)
+        return _searched(work, budget, train)
     conversion = Conversion(
         model, calibration_photos(work.train, image_size_of(model), work.pixels)
     )
@@ -127,15 +127,15 @@ def quantize_model(
 
 
 class _Work:
-    """One model, the photos it is measured on and where its files go."""
+    """One model, the photos that it is measured on, and the folder of its files."""
 
     def __init__(
         self, path: Path, model: Any, splits: dict[str, Examples], pixels: Pixels, folder: Path
     ) -> None:
-        num_classes = max(model.output_shape[-1], 2)  # one score tells two classes apart
+        num_classes = max(model.output_shape[-1], 2)  # a single score separates two classes
         if num_classes != len(splits["train"].classes):
             raise UserError(
-                f"{path} answers with {num_classes} classes, and the photos are in "
+                f"{path} has {num_classes} classes, and the photos are in "
                 f"{len(splits['train'].classes)} folders. Give a folder with one folder per class."
             )
         self.name, self.model, self.folder, self.pixels = path.stem, model, folder, pixels
@@ -157,16 +157,16 @@ class _Work:
         }
 
     def write(
-        self, conversion: Conversion, file: Path, choice: Choice, source: str
+        self, conversion: Conversion, file: Path, choice: Choice, parent: str
     ) -> dict[str, Any]:
         """Write one file and its manifest; returns what the manifest says.
 
         Args:
-            source: what the model is called: the bare model, or what was made of it.
+            parent: the name of the model: the given one, or what was made from it.
         """
         inputs = {
             **self.inputs,
-            "source": source,
+            "source": parent,
             "weights": weights_sha256(conversion.model),
             "recipe": choice.model_dump(mode="json"),
         }
@@ -176,7 +176,7 @@ class _Work:
                 conversion,
                 file,
                 choice,
-                parent=source,
+                parent=parent,
                 classes=self.train.classes,
                 pixels=self.pixels,
             )
@@ -218,7 +218,7 @@ def _measured(
     work: _Work, facts: dict[Path, dict[str, Any]], budget: BudgetConfig | None
 ) -> Quantized:
     latency = timed(list(facts), num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
-    rows = [work.row(file, some, latency[file]) for file, some in facts.items()]
+    rows = [work.row(file, file_facts, latency[file]) for file, file_facts in facts.items()]
     if budget is None:
         return Quantized(to_json(rows))
     own, labels = work.probs["validation"], work.photos["validation"].labels
@@ -235,22 +235,22 @@ def _measured(
     return Quantized(to_json(rows), to_json(verdict), holds_limits=verdict.holds_limits)
 
 
-def _learned(work: _Work, path: Path, data: Path, epochs: int, model: Any) -> Any:
-    """A model of the search after it has learned to be rounded."""
+def _trained(work: _Work, path: Path, data: Path, epochs: int, model: Any) -> Any:
+    """A model of the search after quantization-aware training."""
     folder = work.folder / f"{work.name}-qat"
     return self_taught_qat(
         model, teacher=path, data=data, epochs=epochs, folder=folder, pixels=work.pixels
     )
 
 
-def _searched(work: _Work, budget: BudgetConfig, learned: Callable[[Any], Any] | None) -> Quantized:
+def _searched(work: _Work, budget: BudgetConfig, train: Callable[[Any], Any] | None) -> Quantized:
     def write(conversion: Conversion, candidate: Candidate) -> tuple[Path, dict[str, Any]]:
         file = work.folder / f"{work.name}-{candidate.name}.tflite"
         made_by = "qat" if candidate.trained else "equalize"
-        source = work.name if conversion.model is work.model else f"{work.name}-{made_by}"
-        return file, work.write(conversion, file, candidate.choice, source)
+        parent = work.name if conversion.model is work.model else f"{work.name}-{made_by}"
+        return file, work.write(conversion, file, candidate.choice, parent)
 
-    tried, latency, verdict = search(
+    results, latency, verdict = search(
         work.model,
         budget=budget,
         write=write,
@@ -258,11 +258,11 @@ def _searched(work: _Work, budget: BudgetConfig, learned: Callable[[Any], Any] |
         validation=work.photos["validation"],
         validation_probs=work.probs["validation"],
         pixels=work.pixels,
-        learned=learned,
+        train_for_int8=train,
     )
-    facts = {each.file: each.facts for each in tried if each.file}
+    facts = {result.file: result.facts for result in results if result.file}
     rows = [work.row(file, facts[file], row) for file, row in latency.items()]
-    candidates = [candidate.describe() for candidate in tried]
+    candidates = [candidate.describe() for candidate in results]
     return Quantized(
         to_json(rows),
         {**to_json(verdict), "candidates": candidates},

@@ -77,7 +77,7 @@ def test_a_limit_without_recipes_searches(program, foreign: Path, photo_folder: 
     # Of files as fast the smallest: tiny ones are that by chance.
     assert re.search(rf"\* {name}: the (fast|small)est .*of 3 files within 50\.0 points", chosen)
     assert "and 1,000,000 bytes" in chosen
-    assert table.count("not made: int8 holds the budget, and this one is no faster") == 4
+    assert table.count("not made: int8 holds the limits, and this one is no faster") == 4
 
 
 def test_a_search_that_finds_none_says_so(

@@ -13,7 +13,7 @@ from keras import layers
 from compress import budget
 from compress.budget import (
     LADDER,
-    Tried,
+    CandidateResult,
     _fastest,
     _needless,
 )
@@ -73,20 +73,20 @@ def searched(tmp_path_factory):
 
 def test_it_climbs_from_int8_to_the_equalized_file_and_no_further(searched) -> None:
     _, verdict = searched
-    tried = {each["name"]: each for each in verdict["candidates"]}
-    assert list(tried) == [
+    results = {candidate["name"]: candidate for candidate in verdict["candidates"]}
+    assert list(results) == [
         "mine-float32.tflite", "mine-dynamic.tflite", "mine-int8.tflite",
         "mine-equalize-int8.tflite", "mixed-int8", "weights", "int16",
     ]  # fmt: skip
     assert re.fullmatch(
         r"on the validation photos it is expected to lose \d+\.\d\d points \(.*\), 0\.50 allowed",
-        tried["mine-int8.tflite"]["turned_down"],
+        results["mine-int8.tflite"]["turned_down"],
     )
-    held = tried["mine-equalize-int8.tflite"]
+    held = results["mine-equalize-int8.tflite"]
     assert held["validation"]["expected_drop"] <= 0.005
     assert held["p50_ms"] > 0
     for name in ("mixed-int8", "weights", "int16"):
-        assert tried[name]["turned_down"].startswith("not made: equalize-int8 holds the budget")
+        assert results[name]["turned_down"].startswith("not made: equalize-int8 holds the limits")
 
 
 def test_one_that_is_slower_than_none_is_chosen_and_the_timed_ones_are_scored(searched) -> None:
@@ -122,26 +122,29 @@ def test_a_file_says_what_rounding_its_layers_is_predicted_to_cost(searched) -> 
     rows, _ = searched
     path = Path(next(row["path"] for row in rows if "int8" in row["name"]))
     manifest = json.loads(path.with_name(path.name + ".json").read_text())
-    nats = [each["nats"] for each in manifest["rounding"]]
+    nats = [layer["nats"] for layer in manifest["rounding"]]
     assert nats == sorted(nats, reverse=True)
-    assert "swish_product" in [each["layer"] for each in manifest["rounding"]]
+    assert "swish_product" in [layer["layer"] for layer in manifest["rounding"]]
 
 
 def test_what_need_not_be_made() -> None:
-    tried = [Tried(candidate) for candidate in LADDER]
-    assert [_needless(each, tried) for each in tried] == [None] * len(tried)
-    by_name = {each.candidate.name: each for each in tried}
+    results = [CandidateResult(candidate) for candidate in LADDER]
+    assert [_needless(result, results) for result in results] == [None] * len(results)
+    by_name = {result.candidate.name: result for result in results}
     by_name["dynamic"].file = Path("mine-dynamic.tflite")
-    assert _needless(by_name["int16"], tried) is None  # int8 may be faster yet
+    assert _needless(by_name["int16"], results) is None  # int8 may be faster yet
     by_name["int8"].file = Path("mine-int8.tflite")
-    assert "int8 holds" in _needless(by_name["int16"], tried)
+    assert "int8 holds" in _needless(by_name["int16"], results)
     by_name["int8"].turned_down = "loses"
-    assert _needless(by_name["int16"], tried) is None
+    assert _needless(by_name["int16"], results) is None
 
 
 def test_where_no_candidate_holds_none_is_chosen(tmp_path) -> None:
-    tried = [Tried(LADDER[0], file=tmp_path / "mine.tflite", turned_down="loses"), Tried(LADDER[1])]
-    latency, verdict = _fastest(tried, BudgetConfig())
+    results = [
+        CandidateResult(LADDER[0], file=tmp_path / "mine.tflite", turned_down="loses"),
+        CandidateResult(LADDER[1]),
+    ]
+    latency, verdict = _fastest(results, BudgetConfig())
     assert latency == {}
     assert verdict.chosen_file is None
     assert verdict.reason == "no candidate holds the limits"
@@ -163,9 +166,9 @@ def hard_swish(tmp_path: Path) -> dict:
 
 
 def test_a_candidate_that_cannot_be_made_ends_no_search(hard_swish, monkeypatch) -> None:
-    by_name = {each.name: each for each in LADDER}
-    some = [by_name[name] for name in ("float32", "equalize-int8", "int16")]
-    monkeypatch.setattr(budget, "LADDER", some)
+    by_name = {candidate.name: candidate for candidate in LADDER}
+    rungs = [by_name[name] for name in ("float32", "equalize-int8", "int16")]
+    monkeypatch.setattr(budget, "LADDER", rungs)
     monkeypatch.setattr(budget, "NUM_RUNS", 10)
     verdict = quantize_model(**hard_swish, recipes=[], budget=BudgetConfig()).verdict
     assert verdict is not None
@@ -193,4 +196,4 @@ def test_where_all_that_hold_else_are_too_slow_none_is_chosen(hard_swish, monkey
 
 
 def test_every_candidate_has_a_recipe_with_these_options() -> None:
-    assert {each.choice.name for each in LADDER} <= set(RECIPES.names())
+    assert {candidate.choice.name for candidate in LADDER} <= set(RECIPES.names())

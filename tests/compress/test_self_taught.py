@@ -86,7 +86,7 @@ def test_a_search_trains_where_it_may_and_says_what_of(photos, tmp_path, monkeyp
     made = quantize_model(file, **given, budget=BudgetConfig(max_drop=1.0), qat_epochs=1)
     rows, verdict = made.rows, made.verdict
     assert verdict is not None
-    assert [each["name"] for each in verdict["candidates"]] == [
+    assert [candidate["name"] for candidate in verdict["candidates"]] == [
         "mine-float32.tflite", "mine-qat-int8.tflite",
     ]  # fmt: skip
     # It is another model: what it loses is counted, be it a gain.
@@ -119,7 +119,7 @@ def test_a_search_trains_where_it_may_and_says_what_of(photos, tmp_path, monkeyp
     ("model", "pixels", "says"),
     [
         (classifier(layers.Dense(2)), RANGES["0..1"], "pixels from 0 to 255"),
-        (classifier(layers.Dense(2), size=16), OWN_PIXELS, "this model's have 16 x 16"),
+        (classifier(layers.Dense(2), size=16), OWN_PIXELS, "this model takes 16 x 16"),
         (classifier(layers.Dense(1, activation="sigmoid")), OWN_PIXELS, "ends in 1 of sigmoid"),
         (classifier(layers.Dense(2, activation="sigmoid")), OWN_PIXELS, "ends in 2 of sigmoid"),
     ],
