@@ -58,7 +58,7 @@ def lower_case_ending(path: Path) -> Iterator[Path]:
 
     Keras chooses the format by the ending, and knows `.keras` but not `.KERAS`.
     """
-    if path.name == path.name.lower():
+    if all(suffix == suffix.lower() for suffix in path.suffixes[-2:]):  # .keras or .weights.h5
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:

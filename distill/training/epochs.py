@@ -101,7 +101,7 @@ class EpochKeeper(keras.callbacks.Callback):
         _assign(self.model.variables, stored.model)
         _assign(self.model.optimizer.variables, stored.optimizer)
         if self.state.epoch or self.state.step:
-            log.info("continuing after epoch %d, step %d", self.state.epoch, self.state.step)
+            log.info("continuing after %d epochs and %d updates", self.state.epoch, self.state.step)
         return True
 
     def save(self) -> None:
