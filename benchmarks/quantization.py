@@ -47,16 +47,16 @@ def keras_converter(model: Any, path: Path, calibration: Calibration, num_images
 def tflite_converter(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
     """On a function of one image with constants for weights, which ours start from, too."""
     from compress.graph.inference import TracedModel
-    from compress.recipes import tflite
+    from compress.recipes.converters import tflite_converter as converter_of
 
-    converter = tflite._converter(TracedModel(model), "probabilities")
+    converter = converter_of(TracedModel(model), "probabilities")
     write_int8(converter, path, calibration, num_images)
 
 
 def write_int8(converter: Any, path: Path, calibration: Calibration, num_images: int) -> None:
     import tensorflow as tf
 
-    from compress.graph.inference import quiet_converters
+    from compress.recipes.converters import quiet_converters
 
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: (
@@ -70,10 +70,13 @@ def write_int8(converter: Any, path: Path, calibration: Calibration, num_images:
 def litert_quantizer(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
     from litert_quantizer import quantizer, recipe
 
-    from compress.graph.inference import INPUT, TracedModel
-    from compress.recipes import flatbuffer, tflite
+    from compress.graph.inference import TracedModel
+    from compress.graph.tensor_names import INPUT
+    from compress.recipes import flatbuffer
+    from compress.recipes.converters import run_tflite_converter
+    from compress.recipes.converters import tflite_converter as converter_of
 
-    content = tflite._converted(tflite._converter(TracedModel(model), "probabilities"))
+    content = run_tflite_converter(converter_of(TracedModel(model), "probabilities"))
     content = flatbuffer.with_names(content, "probabilities")
     tool = quantizer.Quantizer(content, recipe.static_wi8_ai8())
     images = [{INPUT: image[None]} for image in islice(calibration(), num_images)]
@@ -86,17 +89,18 @@ def onnxruntime(model: Any, path: Path, calibration: Calibration, num_images: in
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    from compress.graph.inference import TracedModel, quiet_converters
-    from compress.recipes import onnx as ours
+    from compress.graph.inference import TracedModel
+    from compress.recipes.converters import convert_to_onnx, quiet_converters
+    from compress.recipes.onnx import CalibrationReader
 
     with quiet_converters(), tempfile.TemporaryDirectory() as folder:
         converted, prepared = Path(folder) / "converted.onnx", Path(folder) / "prepared.onnx"
-        onnx.save(ours._converted(TracedModel(model), "probabilities"), converted)
+        onnx.save(convert_to_onnx(TracedModel(model), "probabilities"), converted)
         quant_pre_process(converted, prepared)
         quantize_static(
             prepared,
             path,
-            ours._CalibrationReader(islice(calibration(), num_images)),
+            CalibrationReader(islice(calibration(), num_images)),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -108,11 +112,12 @@ def nncf(model: Any, path: Path, calibration: Calibration, num_images: int) -> N
     import nncf
     import onnx
 
-    from compress.graph.inference import INPUT, TracedModel, quiet_converters
-    from compress.recipes import onnx as ours
+    from compress.graph.inference import TracedModel
+    from compress.graph.tensor_names import INPUT
+    from compress.recipes.converters import convert_to_onnx, quiet_converters
 
     with quiet_converters():
-        converted = ours._converted(TracedModel(model), "probabilities")
+        converted = convert_to_onnx(TracedModel(model), "probabilities")
     images = [image[None] for image in islice(calibration(), num_images)]
     dataset = nncf.Dataset(images, lambda image: {INPUT: image})
     onnx.save(nncf.quantize(converted, dataset, subset_size=num_images), path)
@@ -152,7 +157,7 @@ PACKAGES = {"litert-quantizer": ["litert_quantizer"], "NNCF": ["nncf", "openvino
 
 def write_one(options: argparse.Namespace) -> None:
     """What the process of one tool does: write its file, say what that took."""
-    from compress.graph.graph import image_size_of
+    from compress.graph.classifier import image_size_of
     from compress.int8.calibration import calibration_photos
     from distill.model_file import load_model
 

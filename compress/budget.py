@@ -9,9 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from compress.graph.graph import Graph, image_size_of
+from compress.graph.classifier import image_size_of
+from compress.graph.layer_graph import LayerGraph
 from compress.int8.calibration import calibration_photos
-from compress.int8.equalization import spans_of
+from compress.int8.equalization import find_spans
 from compress.methods.equalize import equalize
 from compress.recipes import RECIPES
 from compress.recipes.conversion import Conversion
@@ -167,7 +168,7 @@ def search(
 
 def _equalized(plain: Conversion) -> Conversion:
     """The equalized model; `plain` itself if equalizing saves nothing or is impossible."""
-    if not spans_of(Graph.of(plain.model)):
+    if not find_spans(LayerGraph.of(plain.model)):
         return plain
     model = equalize(plain.model, calibration=plain.photos)
     return plain if model is plain.model else Conversion(model, plain.photos)

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from compress.finetune import finetune, finetune_data
-from compress.graph.graph import image_size_of
+from compress.graph.classifier import image_size_of
 from compress.int8.calibration import calibration_photos
 from compress.methods import METHODS, facts_of
 from compress.methods.structure import Structure

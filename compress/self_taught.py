@@ -6,14 +6,10 @@ from typing import Any
 
 import keras
 
-from compress.graph.graph import (
-    PASSES_VALUES_ON,
-    Graph,
-    image_size_of,
-    rebuilt,
-)
-from compress.graph.inference import last_activation, weights_sha256
-from compress.graph.rewrites import with_settings
+from compress.graph.classifier import PASSES_VALUES_ON, image_size_of, last_activation
+from compress.graph.inference import weights_sha256
+from compress.graph.layer_graph import LayerGraph
+from compress.graph.replay import copy_layer, rebuild_model
 from compress.methods import METHODS
 from compress.prune import method_step
 from configs.artifacts import digest, write_text
@@ -123,18 +119,18 @@ def ending_in_logits(model: keras.Model) -> keras.Model:
         )
     if activation == "linear":
         return model
-    graph = Graph.of(model)
+    graph = LayerGraph.of(model)
     graph.check_names("be trained for int8")
-    last = graph.maker(graph.output)
+    last = graph.writer(graph.output)
     while last and isinstance(last.layer, PASSES_VALUES_ON):
-        last = graph.maker(last.inputs[0])
+        last = graph.writer(last.inputs[0])
     assert last, "the input is no softmax"
 
     def stand_in(layer: Any) -> Any:
         if layer is not last.layer:
             return layer
         if getattr(layer, "weights", None):  # an operation of keras.ops has no weights
-            return with_settings(layer, activation="linear")
+            return copy_layer(layer, activation="linear")
         return lambda x, *_, **__: x
 
-    return rebuilt(model, stand_in)
+    return rebuild_model(model, stand_in)

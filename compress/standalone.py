@@ -15,7 +15,7 @@ from compress.budget import (
     Candidate,
     search,
 )
-from compress.graph.graph import image_size_of
+from compress.graph.classifier import image_size_of
 from compress.graph.inference import weights_sha256
 from compress.int8.calibration import calibration_photos
 from compress.recipes import RECIPES

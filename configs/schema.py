@@ -18,6 +18,7 @@ from configs.loading.paths import UserPath
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+OutputKind = Literal["probabilities", "logits"]
 
 
 class Strict(BaseModel):
@@ -239,7 +240,7 @@ class CompressConfig(Strict):
         Choice(name="tflite.int8"),
     ]
     """File formats. Each recipe converts the student and the result of each method."""
-    output: Literal["probabilities", "logits"] = "probabilities"
+    output: OutputKind = "probabilities"
     """What the exported files return."""
     budget: BudgetConfig = BudgetConfig()
 

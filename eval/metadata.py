@@ -19,9 +19,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from configs.artifacts import ending
 from configs.records import to_json
+from configs.schema import OutputKind
 from eval.devices.machine import package_version
 from eval.pixels import OWN_PIXELS, Pixels
-from eval.scoring.probabilities import OutputKind
 
 log = logging.getLogger("potstill")
 Record = TypeVar("Record")

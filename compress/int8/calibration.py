@@ -8,8 +8,10 @@ import keras
 import numpy as np
 
 from compress.graph.inference import TracedModel
-from compress.graph.rewrites import INT8_STEPS, prepared
-from compress.int8.sensitivity import NUM_GRADIENT_IMAGES, Sensitivity, sensitivities
+from compress.graph.kernels import INT8_STEPS
+from compress.graph.simplify import simplify
+from compress.int8.bias_correction import correct_biases
+from compress.int8.sensitivity import NUM_GRADIENT_IMAGES, Sensitivity, measure_sensitivities
 from configs.errors import UserError
 from distill.data.manifest import Examples
 from eval.images import evaluation_image
@@ -60,7 +62,7 @@ class CalibratedModel:
     """A model that is ready for int8, and the images that it is calibrated on.
 
     Attributes:
-        model: gives the same answers with fewer tensors to round (`compress/graph/rewrites.py`).
+        model: gives the same answers with fewer tensors to round (`compress/graph/simplify.py`).
         traced: the inference function of that model.
         images: float32, (images, height, width, 3), from the training split.
     """
@@ -69,13 +71,14 @@ class CalibratedModel:
         self, model: keras.Model, images: np.ndarray, kernel_steps: int = INT8_STEPS
     ) -> None:
         self.images = images
-        self.model = prepared(model, images, kernel_steps)
+        self.model = simplify(model)
+        correct_biases(self.model, images, kernel_steps)
         self.traced = TracedModel(self.model)
 
     @cached_property
     def sensitivities(self) -> dict[str, Sensitivity]:
         """By the names of `tensors_of` the model."""
-        return sensitivities(self.model, self.images[:NUM_GRADIENT_IMAGES])
+        return measure_sensitivities(self.model, self.images[:NUM_GRADIENT_IMAGES])
 
     @property
     def of_bytes(self) -> bool:

@@ -1,4 +1,4 @@
-"""Histograms of the values of a tensor, and the ranges that they suggest for int8."""
+"""Histograms of the values of a tensor, and the int8 ranges that they suggest."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ import numpy as np
 Range = tuple[float, float]
 LEVELS = 255
 """Steps of an int8 or uint8 tensor."""
-# A bin holds the float32 values that share sign, exponent and the first three bits of the mantissa:
-# 6 to 12 % wide at every magnitude, and found by a shift. Magnitudes beyond 2^-20 and 2^20 count
-# as these.
+# A bin holds the float32 values that share sign, exponent and the first three bits of the mantissa.
+# So a bin is 6 to 12 % wide at every magnitude, and a shift finds the bin of a value. Magnitudes
+# below 2^-20 and above 2^20 count as these two.
 SHIFT = 20
 _FIRST = (127 - 20) << 3
 _MAGNITUDES = (np.arange(_FIRST, (127 + 20 << 3) + 1, dtype="uint32") << SHIFT).view("float32")
@@ -28,17 +28,17 @@ def bins(values: np.ndarray) -> np.ndarray:
     return np.where(bits < 0, _HALF - 1 - magnitudes, _HALF + magnitudes)
 
 
-# What is left of a value when the shift has taken the rest of its bits: the bin can be looked up.
+# A code is what the shift leaves of a value; this table has the bin of every code.
 _BIN_OF_CODE = bins((np.arange(1 << (32 - SHIFT), dtype="uint32") << SHIFT).view("float32"))
 
 
 def codes(values: np.ndarray) -> np.ndarray:
-    """What `counted` needs to know of values, in one row."""
+    """The codes of all values in one row, for `count_codes`."""
     bits = np.ascontiguousarray(values, "float32").view("uint32").ravel()
     return (bits >> SHIFT).astype("intp")
 
 
-def counted(coded: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def count_codes(coded: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """The number of values in each bin around `CENTERS`, or the sum of their weights.
 
     Args:
@@ -48,25 +48,25 @@ def counted(coded: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     return np.bincount(_BIN_OF_CODE, by_code, minlength=len(CENTERS))
 
 
-def cheapest(
+def cheapest_range(
     low: float,
     high: float,
     *,
-    rounding: Callable[[Any, Any], Any],
-    clipping: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    rounding_cost: Callable[[Any, Any], Any],
+    clipping_costs: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
 ) -> tuple[float, float, float]:
-    """The (low, high) within a range where rounding and clipping cost least together, and the cost.
+    """The (low, high) within a range where rounding and clipping cost least, and that cost.
 
     Args:
         low: at most 0.
         high: at least 0.
-        rounding: what it costs in the range of a low and a high.
-        clipping: what it costs below each of some lows and above each of some highs.
+        rounding_cost: (low, high) -> the cost of rounding within them.
+        clipping_costs: (lows, highs) -> the costs below each low, and above each high.
     """
     shares = np.geomspace(0.05, 1, 50)
     lows, highs = np.unique(low * shares), high * shares
-    below, above = clipping(lows, highs)
-    cost = rounding(lows[:, None], highs) + below[:, None] + above
+    below, above = clipping_costs(lows, highs)
+    cost = rounding_cost(lows[:, None], highs) + below[:, None] + above
     i, j = np.unravel_index(cost.argmin(), cost.shape)
     return float(lows[i]), float(highs[j]), float(cost[i, j])
 
@@ -76,7 +76,7 @@ class Histogram:
     """The values of a tensor.
 
     Attributes:
-        counts: values in each bin around `CENTERS`.
+        counts: number of values in each bin around `CENTERS`.
         low: the smallest value, at most 0.
         high: the largest value, at least 0.
     """
@@ -86,11 +86,12 @@ class Histogram:
     high: float
 
     def percentile(self, percentile: float) -> Range:
-        """(low, high) that leaves out half of the other values on either side.
+        """(low, high) that covers this percentage of the values, and 0.
 
-        As the percentiles of onnxruntime's calibration: 99.9 leaves out 0.05 % below and above.
+        Half of the rest lies below and half above, as in the calibration of onnxruntime: 99.9
+        leaves out 0.05 % on either side.
         """
-        # The outermost bins reach beyond the values that they hold.
+        # The outermost bins are wider than the values in them.
         edges = np.clip(EDGES, self.low, self.high)
         shares = np.append(0.0, self.counts.cumsum()) / self.counts.sum()
         left_out = (1 - percentile / 100) / 2
@@ -98,23 +99,32 @@ class Histogram:
         return min(float(low), 0.0), max(float(high), 0.0)
 
     def least_squares(self) -> Range:
-        """(low, high) in which the squared errors of rounding and clipping are least together."""
+        """(low, high) with the smallest squared error of rounding and clipping together."""
         centers = np.clip(CENTERS, self.low, self.high)
 
-        def clipping(lows: np.ndarray, highs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def clipping_errors(lows: np.ndarray, highs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             below = np.maximum(lows - centers[:, None], 0)
             above = np.maximum(centers[:, None] - highs, 0)
             return self.counts @ np.square(below), self.counts @ np.square(above)
 
-        return cheapest(self.low, self.high, rounding=self._rounding, clipping=clipping)[:2]
+        low, high, _ = cheapest_range(
+            self.low,
+            self.high,
+            rounding_cost=self._rounding_error,
+            clipping_costs=clipping_errors,
+        )
+        return low, high
 
-    def _rounding(self, low: Any, high: Any) -> Any:
-        """Squared errors: a twelfth of a step's square, but what is nearer to 0 than half a step
-        becomes 0, and a 0 (half of what a ReLU gives) has no error."""
+    def _rounding_error(self, low: Any, high: Any) -> Any:
+        """The squared error of rounding all values within a range.
+
+        For most values it is a twelfth of the squared step. A value nearer to 0 than half a step
+        becomes 0. A value of 0 has no error; half of what a ReLU returns is 0.
+        """
         magnitudes = CENTERS[_HALF:]
         counts = self.counts[_HALF:] + self.counts[_HALF - 1 :: -1]
-        to_zero = np.append(0.0, (counts * np.square(magnitudes)).cumsum())
-        others = counts.sum() - np.append(0.0, counts.cumsum())
+        error_of_small = np.append(0.0, (counts * np.square(magnitudes)).cumsum())
+        num_others = counts.sum() - np.append(0.0, counts.cumsum())
         step = (high - low) / LEVELS
-        at = np.searchsorted(magnitudes, step / 2)
-        return to_zero[at] + others[at] * np.square(step) / 12
+        index = np.searchsorted(magnitudes, step / 2)
+        return error_of_small[index] + num_others[index] * np.square(step) / 12

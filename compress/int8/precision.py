@@ -1,160 +1,194 @@
-"""Which operations of an int8 file stay in float, and what rounding the others costs."""
+"""Precision by layer: which operations of an int8 file stay in float, and what rounding costs."""
 
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
 
 import keras
 from pydantic import Field
 
-from compress.graph.graph import PASSES_VALUES_ON, Graph
-from compress.graph.inference import INPUT
-from compress.graph.rewrites import ACTIVATION
+from compress.graph.classifier import PASSES_VALUES_ON
+from compress.graph.layer_graph import LayerGraph
+from compress.graph.simplify import ACTIVATION
+from compress.graph.tensor_names import INPUT
 from compress.int8.calibration import CalibratedModel
 from compress.int8.ranges import FileRanges
 from configs.errors import UserError
 from configs.registry import nearest
 
 KeepFloat = Annotated[float, Field(ge=0, lt=1)] | list[str]
-"""Names of layers that stay in float; or the share of what rounding costs to be saved so."""
+"""What stays in float: layers by name, or the share of the cost of rounding to be saved so."""
 NUM_REPORTED = 10
 
 
 class Operation(NamedTuple):
-    """One operation of a float file, with the names of the tensors it reads and writes."""
+    """One operation of a float file.
+
+    Attributes:
+        name: the name by which the quantizer of the file format knows it.
+        inputs: names of the tensors that it reads, constants left out.
+        outputs: names of the tensors that it writes.
+    """
 
     name: str
-    """By which the quantizer of its format knows it."""
     inputs: list[str]
     outputs: list[str]
 
 
-def float_operations(
-    operations: Sequence[Operation], found: FileRanges, ready: CalibratedModel, keep: KeepFloat
+@dataclass(frozen=True)
+class RoundingCost:
+    """What it costs to round one tensor.
+
+    Attributes:
+        layer: the layer that returns the tensor.
+        nats: how far rounding is predicted to move the answers.
+    """
+
+    layer: str
+    nats: float
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What the manifest of an int8 file says about its precision.
+
+    Attributes:
+        kept_float: the layers that stay in float.
+        rounding: the tensors that cost most, the most expensive first.
+    """
+
+    kept_float: list[str]
+    rounding: list[RoundingCost]
+
+
+def choose_float_operations(
+    operations: Sequence[Operation],
+    file_ranges: FileRanges,
+    ready: CalibratedModel,
+    keep: KeepFloat,
 ) -> set[str]:
     """Names of the operations that stay in float.
 
-    A tensor is left as it is where all that write and read it are in float.
+    A tensor is not rounded if all operations that write and read it are in float.
 
     Args:
-        keep: layers by name; or a share: the tensors whose rounding costs the answers most are
-            left in float, the fewest that save this share of what rounding all of them costs.
+        keep: names of layers; or a share. For a share, the most expensive tensors are left in
+            float until this share of the cost of rounding all tensors is saved.
 
     Raises:
         UserError: no operation computes a layer of that name.
     """
     if isinstance(keep, list):
-        return _of_layers(operations, found, ready.model, keep)
+        return _operations_of_layers(operations, file_ranges, ready.model, keep)
     if not keep:
         return set()
-    costs = found.costs(ready)
-    allowed = (1 - keep) * sum(_by_layer(costs, found, costs).values())
-    kept: set[str] = set()
+    costs = file_ranges.costs(ready)
+    max_cost = (1 - keep) * sum(_cost_by_layer(costs, file_ranges, costs).values())
+    in_float: set[str] = set()
     for tensor in sorted(costs, key=lambda name: -costs[name]):
-        if sum(_by_layer(rounded(operations, kept), found, costs).values()) <= allowed:
+        rounded = rounded_tensors(operations, in_float)
+        if sum(_cost_by_layer(rounded, file_ranges, costs).values()) <= max_cost:
             break
-        kept |= {each.name for each in operations if tensor in (*each.inputs, *each.outputs)}
-    return kept
+        in_float |= {op.name for op in operations if tensor in (*op.inputs, *op.outputs)}
+    return in_float
 
 
-def rounded(operations: Sequence[Operation], kept: set[str]) -> list[str]:
-    """The tensors that an operation outside of `kept` reads or writes."""
-    touched = [
+def rounded_tensors(operations: Sequence[Operation], in_float: Collection[str]) -> list[str]:
+    """The tensors that an operation outside of `in_float` reads or writes."""
+    tensors = [
         tensor
-        for each in operations
-        if each.name not in kept
-        for tensor in (*each.inputs, *each.outputs)
+        for operation in operations
+        if operation.name not in in_float
+        for tensor in (*operation.inputs, *operation.outputs)
     ]
-    return list(dict.fromkeys(touched))
+    return list(dict.fromkeys(tensors))
 
 
-def report(
-    operations: Sequence[Operation], found: FileRanges, ready: CalibratedModel, kept: set[str]
-) -> dict[str, Any]:
-    """For a file's manifest: what stays in float, and the layers whose rounding costs most.
+def describe_precision(
+    operations: Sequence[Operation],
+    file_ranges: FileRanges,
+    ready: CalibratedModel,
+    in_float: set[str],
+) -> Precision:
+    """Which layers stay in float, and the layers whose rounding costs most."""
+    costs = file_ranges.costs(ready)
+    rounded = rounded_tensors(operations, in_float)
+    by_layer = _cost_by_layer(rounded, file_ranges, costs)
+    most_expensive = sorted(by_layer, key=lambda layer: -by_layer[layer])[:NUM_REPORTED]
+    computed = layers_of_operations(operations, file_ranges, ready.model) if in_float else {}
+    return Precision(
+        kept_float=sorted({layer for name in in_float for layer in computed[name]}),
+        rounding=[RoundingCost(layer, float(f"{by_layer[layer]:.3g}")) for layer in most_expensive],
+    )
 
-    Returns:
-        `kept_float`: layers; `rounding`: the dearest tensors, each by the `layer` that gives it,
-        with the `nats` that rounding it is predicted to move the answers by.
-    """
-    costs = found.costs(ready)
-    by_layer = _by_layer(rounded(operations, kept), found, costs)
-    dearest = sorted(by_layer, key=lambda layer: -by_layer[layer])[:NUM_REPORTED]
-    computed = _layers_of(operations, found, ready.model) if kept else {}
-    return {
-        "kept_float": sorted({layer for name in kept for layer in computed[name]}),
-        "rounding": [{"layer": name, "nats": float(f"{by_layer[name]:.3g}")} for name in dearest],
-    }
 
-
-def _by_layer(
-    tensors: Iterable[str], found: FileRanges, costs: dict[str, float]
+def _cost_by_layer(
+    tensors: Iterable[str], file_ranges: FileRanges, costs: dict[str, float]
 ) -> dict[str, float]:
-    """Nats that rounding tensors of a file costs, by the tensor of the model that they hold.
+    """Nats that it costs to round tensors of a file, by the tensor of the model that they hold.
 
-    Several may hold the same one, reshaped: the first rounding leaves the others nothing to round.
+    Several may hold the same one in other shapes. It is rounded only once, so one of them counts.
     """
     by_layer: dict[str, float] = {}
     for name in tensors:
         if name in costs:
-            layer = found.twins[name]
+            layer = file_ranges.twins[name]
             by_layer[layer] = max(by_layer.get(layer, 0.0), costs[name])
     return by_layer
 
 
-def _of_layers(
-    operations: Sequence[Operation], found: FileRanges, model: keras.Model, names: list[str]
+def _operations_of_layers(
+    operations: Sequence[Operation], file_ranges: FileRanges, model: keras.Model, names: list[str]
 ) -> set[str]:
     if not names:
         return set()
-    computed = _layers_of(operations, found, model)
-    known = {layer for layers in computed.values() for layer in layers}
+    computed = layers_of_operations(operations, file_ranges, model)
+    all_layers = {layer for layers in computed.values() for layer in layers}
     for name in names:
-        if name not in known:
+        if name not in all_layers:
             raise UserError(
                 f"keep_float names {name!r}, and no operation of the file computes a layer of "
-                f"that name.{nearest(name, known)}"
+                f"that name.{nearest(name, all_layers)}"
             )
     return {name for name, layers in computed.items() if layers & set(names)}
 
 
-def _layers_of(
-    operations: Sequence[Operation], found: FileRanges, model: keras.Model
+def layers_of_operations(
+    operations: Sequence[Operation], file_ranges: FileRanges, model: keras.Model
 ) -> dict[str, set[str]]:
-    """The layers that each operation computes, by the operation's name.
+    """The layers that each operation computes, by the name of the operation.
 
-    A converter makes one operation of several layers and several of one. The layers of an operation
-    lie between the tensors that file and model both have; one whose result the model does not have
-    (the gate of a swish) belongs to the layers of those who read it.
+    A converter makes one operation of several layers, and several of one. The layers of an
+    operation are those between the tensors that both the file and the model have. An operation
+    whose output the model does not have, such as the gate of a swish, belongs to the layers of the
+    operations that read it.
     """
-    layers = _layers_behind(model, set(found.twins.values()))
-    readers: dict[str, set[str]] = {}
+    layers = _layers_before(model, set(file_ranges.twins.values()))
+    of_readers: dict[str, set[str]] = {}
     computed: dict[str, set[str]] = {}
-    for each in reversed(operations):
-        twins = [found.twins[tensor] for tensor in each.outputs if tensor in found.twins]
-        own = [layers[twin] for twin in twins] or [
-            readers.get(name, set()) for name in each.outputs
-        ]
-        computed[each.name] = set().union(*own)
-        for tensor in each.inputs:
-            readers.setdefault(tensor, set()).update(computed[each.name])
+    for operation in reversed(operations):
+        twins = [file_ranges.twins[t] for t in operation.outputs if t in file_ranges.twins]
+        own = [layers[twin] for twin in twins]
+        own = own or [of_readers.get(name, set()) for name in operation.outputs]
+        computed[operation.name] = set().union(*own)
+        for tensor in operation.inputs:
+            of_readers.setdefault(tensor, set()).update(computed[operation.name])
     return computed
 
 
-def _layers_behind(model: keras.Model, known: set[str]) -> dict[str, set[str]]:
-    """For each of the tensors in `known` the layers between it and the ones before it in `known`.
+def _layers_before(model: keras.Model, shared: set[str]) -> dict[str, set[str]]:
+    """For every tensor of the model, the layers between it and the shared tensors before it.
 
-    Tensors are called as by `tensors_of`.
+    Args:
+        shared: names of the tensors that the file has too, as in `tensors_of`.
     """
-    behind: dict[str, set[str]] = {}
-    unknown: dict[int, set[str]] = {}
-    for use in Graph.of(model).uses:
-        name, again = use.layer.name, 1
-        while name in behind:
-            again += 1
-            name = f"{use.layer.name}:{again}"
-        own = set() if isinstance(use.layer, PASSES_VALUES_ON) else {use.layer.name}
-        before = [unknown.get(id(tensor), set()) for tensor in use.inputs]
-        behind[name] = {layer.removesuffix(ACTIVATION) for layer in own}.union(*before)
-        if name not in known:
-            unknown[id(use.output)] = behind[name]
-    return {INPUT: set(), **behind}
+    before: dict[str, set[str]] = {INPUT: set()}
+    since_shared: dict[int, set[str]] = {}
+    for call in LayerGraph.of(model).calls:
+        own = set() if isinstance(call.layer, PASSES_VALUES_ON) else {call.layer.name}
+        earlier = [since_shared.get(id(tensor), set()) for tensor in call.inputs]
+        layers = {layer.removesuffix(ACTIVATION) for layer in own}.union(*earlier)
+        before[call.name] = layers
+        if call.name not in shared:
+            since_shared[id(call.output)] = layers
+    return before

@@ -1,4 +1,4 @@
-"""The range of every tensor of a file that is about to be rounded to int8."""
+"""The choice of int8 ranges: (low, high) for every tensor of a file that will be rounded."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -8,15 +8,10 @@ import keras
 import numpy as np
 from pydantic import Field
 
-from compress.graph.inference import INPUT
+from compress.graph.gradients import tensors_of
+from compress.graph.tensor_names import INPUT
 from compress.int8.calibration import CalibratedModel
-from compress.int8.histogram import (
-    Histogram,
-    Range,
-    codes,
-    counted,
-)
-from compress.int8.sensitivity import tensors_of
+from compress.int8.histogram import Histogram, Range, codes, count_codes
 
 Tensors = Mapping[str, np.ndarray]
 Percentile = Annotated[float, Field(ge=50, le=100)]
@@ -24,19 +19,19 @@ Ranges = (
     Literal["loss", "minmax", "mse"]
     | Annotated[dict[Literal["percentile"], Percentile], Field(min_length=1)]
 )
-"""How the range of a tensor is chosen; a percentile as `{percentile: 99.99}`."""
+"""How ranges are chosen; a percentile is written `{percentile: 99.99}`."""
 NUM_MATCH_IMAGES = 2
 MAX_DIFFERENCE = 1e-3
-"""Of its largest value, between a tensor of the file and the tensor of the model that it holds."""
+"""Between a tensor of a file and the equal tensor of the model, as a share of its largest value."""
 HEADROOM = 2.0
-"""Times what the mean tensor costs in its best range: so much a tensor may cost in a wider one."""
-BYTES = (0.0, 255.0)
-"""The range of pixels as photos hold them: in steps of 1 nothing of them is rounded."""
+"""How much a tensor may cost in a range wider than its best: this times the mean cost of all."""
+BYTE_RANGE = (0.0, 255.0)
+"""The range of pixels as photos hold them. In steps of 1 they are not rounded at all."""
 
 
 @dataclass(frozen=True)
 class FileRanges:
-    """What is known of the tensors of a file.
+    """The ranges of the tensors of a file, and which tensors the model has too.
 
     Attributes:
         ranges: (low, high) by tensor of the file.
@@ -47,93 +42,108 @@ class FileRanges:
     twins: dict[str, str]
 
     def costs(self, ready: CalibratedModel) -> dict[str, float]:
-        """Nats that the answers change by when a tensor of the file is rounded within its range.
+        """Nats that it costs to round each tensor of the file within its range.
 
-        Of those that the model has, too; pixels in steps of 1 cost nothing.
+        Only tensors that the model has too are in it. Pixels in steps of 1 cost nothing.
         """
-        known = ready.sensitivities
+        sensitivities = ready.sensitivities
         costs = {
-            name: known[twin].cost_within(*self.ranges[name])
+            name: sensitivities[twin].cost_within(*self.ranges[name])
             for name, twin in self.twins.items()
-            if twin in known
+            if twin in sensitivities
         }
-        pixels = [n for n in costs if self.twins[n] == INPUT and self.ranges[n] == BYTES]
-        return costs | dict.fromkeys(pixels, 0.0)
+        is_exact = {n for n in costs if self.twins[n] == INPUT and self.ranges[n] == BYTE_RANGE}
+        return costs | dict.fromkeys(is_exact, 0.0)
 
 
-class Run(Protocol):
-    """Gives tensors of a float file by name, all or some of them, for one image."""
+class TensorReader(Protocol):
+    """Runs a float file on one image and returns its tensors by name, all or some of them."""
 
     def __call__(self, image: np.ndarray, names: Collection[str] | None = None) -> Tensors: ...
 
 
-def file_ranges(run: Run, ready: CalibratedModel, *, ranges: Ranges) -> FileRanges:
+def choose_ranges(read: TensorReader, ready: CalibratedModel, *, ranges: Ranges) -> FileRanges:
     """(low, high) of every tensor that a file computes.
 
-    `loss` is the range in which rounding costs the answers least: it leaves out what hardly matters
-    to them, be it large (x < -8 ahead of a swish), and keeps what does. Where that costs little
-    (`HEADROOM`) it is wider, for other photos may need it. Tensors that the model does not have
-    keep their extremes. The others look at values alone: `minmax` covers all that the images bring
-    about, `mse` has the least squared error of rounding and clipping, a percentile leaves out what
-    is beyond it.
+    `loss` takes the range in which rounding costs the answers least. It leaves out values that
+    hardly matter, however large (x < -8 before a swish), and keeps those that do. If that range is
+    cheap it is widened (`HEADROOM`), because other photos may need more room. Tensors that the
+    model does not have get the range of all their values.
+
+    The others look at the values alone. `minmax` covers all values of the calibration images,
+    `mse` has the smallest squared error of rounding and clipping, and a percentile leaves out the
+    values beyond it.
 
     Args:
-        run: runs the float file; images are (height, width, 3).
-        ready: what the file was written from.
+        read: runs the float file on an image, (height, width, 3).
+        ready: the model that the file was written from.
     """
-    first = [run(image) for image in ready.images[:NUM_MATCH_IMAGES]]
-    twins = _twins(first, ready.model, ready.images[: len(first)])
-    known = ready.sensitivities if ranges == "loss" else {}
-    mean = float(np.mean([each.cost for each in known.values()])) if known else 0.0
-    wide = HEADROOM * mean
-    found = {name: known[twin].widest(wide) for name, twin in twins.items() if twin in known}
-    others = first[0].keys() - found.keys()
-    del first  # all tensors of a file, twice
+    first = [read(image) for image in ready.images[:NUM_MATCH_IMAGES]]
+    twins = find_twins(first, ready.model, ready.images[: len(first)])
+    chosen = _cheapest_ranges(ready, twins) if ranges == "loss" else {}
+    others = first[0].keys() - chosen.keys()
+    del first  # it holds all tensors of the file, twice
     images = ready.images if others else ()
-    found |= _by_values((run(image, others) for image in images), ranges)
+    chosen |= _ranges_of_values((read(image, others) for image in images), ranges)
     if ready.of_bytes:
-        found |= {name: BYTES for name, twin in twins.items() if twin == INPUT}
-    return FileRanges(found, twins)
+        chosen |= {name: BYTE_RANGE for name, twin in twins.items() if twin == INPUT}
+    return FileRanges(chosen, twins)
 
 
-def _by_values(runs: Iterable[Tensors], ranges: Ranges) -> dict[str, Range]:
-    """Ranges of the tensors of some runs; with `loss` their extremes."""
+def _cheapest_ranges(ready: CalibratedModel, twins: dict[str, str]) -> dict[str, Range]:
+    sensitivities = ready.sensitivities
+    costs = [sensitivity.cost for sensitivity in sensitivities.values()]
+    max_cost = HEADROOM * float(np.mean(costs)) if costs else 0.0
+    return {
+        name: sensitivities[twin].widest(max_cost)
+        for name, twin in twins.items()
+        if twin in sensitivities
+    }
+
+
+def _ranges_of_values(runs: Iterable[Tensors], ranges: Ranges) -> dict[str, Range]:
+    """Ranges of the tensors of some runs from their values; with `loss` the extremes."""
     counts: dict[str, Any] = {}
     extremes: dict[str, Range] = {}
-    by_extremes = ranges in ("loss", "minmax")
+    needs_counts = ranges not in ("loss", "minmax")
     for tensors in runs:
         for name, values in tensors.items():
             low, high = extremes.get(name, (0.0, 0.0))
             extremes[name] = min(low, float(values.min())), max(high, float(values.max()))
-            if not by_extremes:
-                counts[name] = counts.get(name, 0) + counted(codes(values))
-    if by_extremes:
+            if needs_counts:
+                counts[name] = counts.get(name, 0) + count_codes(codes(values))
+    if not needs_counts:
         return extremes
-    seen = {name: Histogram(counts[name], *extremes[name]) for name in extremes}
+    histograms = {name: Histogram(counts[name], *extremes[name]) for name in extremes}
     if isinstance(ranges, dict):
-        return {name: each.percentile(ranges["percentile"]) for name, each in seen.items()}
-    return {name: each.least_squares() for name, each in seen.items()}
+        share = ranges["percentile"]
+        return {name: histogram.percentile(share) for name, histogram in histograms.items()}
+    return {name: histogram.least_squares() for name, histogram in histograms.items()}
 
 
-def _twins(of_file: Iterable[Tensors], model: keras.Model, images: np.ndarray) -> dict[str, str]:
-    """For tensors of a file the tensor of its model that has the same values.
+def find_twins(runs: Iterable[Tensors], model: keras.Model, images: np.ndarray) -> dict[str, str]:
+    """For the tensors of a file, the tensor of its model that has the same values.
 
-    Names do not tell: converters fold, fuse and rename.
+    Names are no help: converters fold, fuse and rename.
+
+    Args:
+        runs: the tensors of the file for each of the images.
     """
     by_size: dict[int, list[tuple[str, Any]]] = {}
     for name, tensor in tensors_of(model, images).items():
         values = np.reshape(tensor, (len(images), -1))
         by_size.setdefault(values.shape[1], []).append((name, values))
     twins = {}
-    for name, values in _stacked(of_file).items():
-        for other, expected in by_size.get(values.shape[1], []):
-            allowed = MAX_DIFFERENCE * max(float(np.abs(expected).max()), 1e-6)
-            if np.abs(values - expected).max() <= allowed:
-                twins[name] = other  # the first: what is copied on has the same values
+    for name, values in _stacked(runs).items():
+        for twin, expected in by_size.get(values.shape[1], []):
+            max_difference = MAX_DIFFERENCE * max(float(np.abs(expected).max()), 1e-6)
+            if np.abs(values - expected).max() <= max_difference:
+                twins[name] = twin  # the first one; later layers may copy its values
                 break
     return twins
 
 
-def _stacked(of_file: Iterable[Tensors]) -> dict[str, np.ndarray]:
-    runs = list(of_file)
-    return {name: np.stack([np.ravel(each[name]) for each in runs]) for name in runs[0]}
+def _stacked(runs: Iterable[Tensors]) -> dict[str, np.ndarray]:
+    """The tensors of all runs by name, (runs, values)."""
+    tensors = list(runs)
+    return {name: np.stack([np.ravel(run[name]) for run in tensors]) for name in tensors[0]}

@@ -1,40 +1,41 @@
-"""What rounding each tensor of a model costs its answers, from gradients."""
+"""What it costs the answers of a model to round each of its tensors, from gradients."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from compress.graph.graph import batches, replay
-from compress.graph.inference import output_function
+from compress.graph.gradients import visit_gradients
 from compress.int8.histogram import (
     CENTERS,
     EDGES,
     LEVELS,
-    cheapest,
+    Range,
+    cheapest_range,
     codes,
-    counted,
+    count_codes,
 )
-from configs.errors import UserError
 
 NUM_GRADIENT_IMAGES = 32
-"""Twice as many take twice as long and give files that agree with float as often (docs/LOG.md)."""
-FACTORS = np.geomspace(1, 8, 40)
-"""By which a range may be wider than the best one."""
-SIDE = 64
-"""Positions looked at along height and width: neighbours in a larger tensor tell the same."""
+"""Twice as many take twice as long; the files agree with float as often (docs/LOG.md)."""
+WIDENINGS = np.geomspace(1, 8, 40)
+"""Factors by which a range may be wider than the best one."""
+MAX_SIDE = 64
+"""Positions of a tensor that are used along height and width. Neighbours are much alike, so a
+larger tensor is subsampled."""
 
 
 @dataclass(frozen=True)
 class Sensitivity:
     """The values of one tensor, and how much the answers depend on them.
 
+    Costs are in nats: the Kullback-Leibler divergence between the probabilities before and after.
+
     Attributes:
-        counts: values in each bin around `CENTERS`, mean over the images.
+        counts: number of values in each bin around `CENTERS`, mean over the images.
         squares: sum of their squared gradients of the log-probability, mean over the images.
         sums: sum of their gradients for each image, (images, bins).
         low: the smallest value, at most 0.
@@ -47,83 +48,92 @@ class Sensitivity:
     low: float
     high: float
 
-    def rounding(self, low: Any, high: Any) -> Any:
-        """Nats that the answers change by when values are rounded to 255 steps of a range.
+    def rounding_cost(self, low: Any, high: Any) -> Any:
+        """Nats that the answers change by if the values are rounded to 255 steps of a range.
 
-        The Kullback-Leibler divergence between the probabilities before and after, to second
-        order: half the squared gradients times the squared errors, taken as independent (Li et al.
-        2021, section 3.2, arXiv:2102.05426).
+        This is the Kullback-Leibler divergence to second order: half the squared gradients times
+        the squared errors, which are taken as independent (Li et al. 2021, section 3.2,
+        arXiv:2102.05426).
         """
         return 0.5 * self.squares.sum() * np.square((high - low) / LEVELS) / 12
 
-    def clipping(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Nats lost below each `low` and above each `high`.
+    def clipping_costs(self, lows: np.ndarray, highs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Nats that clipping costs below each of `lows`, and above each of `highs`.
 
-        Two ways to look at it, of which the larger counts. What is clipped moves in one direction,
-        so its effects add up over an image. And it moves far, while its gradient changes (behind a
-        swish it is 0 at -8 and is not at -2): it is integrated over those of the values that lie on
-        the way, effects being independent.
+        There are two estimates, and the larger one counts. The first adds the effects of all
+        clipped values of an image, because clipping moves them in one direction. The second
+        integrates the gradient over the way that a value moves, because clipped values move far
+        and their gradient changes on the way: behind a swish it is 0 at -8 but not at -2. The
+        gradients on the way are those of the values that lie there; effects are independent.
         """
-        known = np.flatnonzero(self.counts)
-        some = slice(known[0], known[-1] + 1)
-        # The outermost bins reach beyond the values that they hold.
-        centers, counts = np.clip(CENTERS[some], self.low, self.high), self.counts[some]
-        slopes = np.sqrt(self.squares[known] / self.counts[known])
-        moved = np.cumsum(np.interp(centers, CENTERS[known], slopes) * np.diff(EDGES)[some])
+        occupied = np.flatnonzero(self.counts)
+        bins = slice(occupied[0], occupied[-1] + 1)
+        # The outermost bins are wider than the values in them.
+        centers, counts = np.clip(CENTERS[bins], self.low, self.high), self.counts[bins]
+        slopes = np.sqrt(self.squares[occupied] / self.counts[occupied])
+        slopes = np.interp(centers, CENTERS[occupied], slopes)
+        integral = np.cumsum(slopes * np.diff(EDGES)[bins])
 
-        def lost(edges: np.ndarray, beyond: np.ndarray) -> np.ndarray:
-            """`beyond`: how far each center is outside each edge, (bins, edges)."""
-            together = np.square(self.sums[:, some] @ beyond).mean(axis=0)
-            far = np.square(moved[:, None] - np.interp(edges, centers, moved)) * (beyond > 0)
-            return 0.5 * np.maximum(together, counts @ far)
+        def cost(edges: np.ndarray, distances: np.ndarray) -> np.ndarray:
+            """`distances`: how far each center lies outside of each edge, (bins, edges)."""
+            together = np.square(self.sums[:, bins] @ distances).mean(axis=0)
+            moved = integral[:, None] - np.interp(edges, centers, integral)
+            independent = counts @ (np.square(moved) * (distances > 0))
+            return 0.5 * np.maximum(together, independent)
 
-        below = lost(low, np.maximum(low - centers[:, None], 0))
-        return below, lost(high, np.maximum(centers[:, None] - high, 0))
+        below = cost(lows, np.maximum(lows - centers[:, None], 0))
+        return below, cost(highs, np.maximum(centers[:, None] - highs, 0))
 
     @cached_property
     def best(self) -> tuple[float, float, float]:
         """(low, high) where rounding and clipping cost least together, and their cost in nats."""
         if not self.squares.any():
             return self.low, self.high, 0.0
-        return cheapest(self.low, self.high, rounding=self.rounding, clipping=self.clipping)
+        return cheapest_range(
+            self.low,
+            self.high,
+            rounding_cost=self.rounding_cost,
+            clipping_costs=self.clipping_costs,
+        )
 
-    def widest(self, allowed: float) -> tuple[float, float]:
-        """The best range, or the largest multiple of it that costs no more than `allowed`.
+    def widest(self, max_cost: float) -> Range:
+        """The best range, or its largest multiple that costs no more than `max_cost` nats.
 
-        None reaches farther than the values: what an activation bounds needs no room.
+        No range is wider than the values: what an activation bounds needs no more room.
         """
         low, high, _ = self.best
-        lows = np.maximum(low * FACTORS, self.low)
-        highs = np.minimum(high * FACTORS, self.high)
-        below, above = self.clipping(lows, highs)
-        cheap = self.rounding(lows, highs) + below + above <= allowed
-        widest = int(np.flatnonzero(cheap)[-1]) if cheap.any() else 0
+        lows = np.maximum(low * WIDENINGS, self.low)
+        highs = np.minimum(high * WIDENINGS, self.high)
+        below, above = self.clipping_costs(lows, highs)
+        is_cheap = self.rounding_cost(lows, highs) + below + above <= max_cost
+        widest = int(np.flatnonzero(is_cheap)[-1]) if is_cheap.any() else 0
         return float(lows[widest]), float(highs[widest])
 
     def cost_within(self, low: float, high: float) -> float:
-        """Nats that rounding the tensor to int8 costs in this range."""
-        below, above = self.clipping(np.array([low]), np.array([high]))
-        return float(self.rounding(low, high) + below[0] + above[0])
+        """Nats that it costs to round the tensor to int8 in this range."""
+        below, above = self.clipping_costs(np.array([low]), np.array([high]))
+        return float(self.rounding_cost(low, high) + below[0] + above[0])
 
     @property
     def cost(self) -> float:
-        """Nats that rounding the tensor to int8 costs, its range well chosen."""
+        """Nats that it costs to round the tensor to int8 in its best range."""
         return self.best[2]
 
 
-def sensitivities(
+def measure_sensitivities(
     model: keras.Model,
     images: np.ndarray,
     *,
     only: Collection[str] | None = None,
     seed: int = 0,
 ) -> dict[str, Sensitivity]:
-    """How the answers of a model depend on each of its tensors.
+    """How much the answers of a model depend on each of its tensors.
 
     Args:
-        images: float32, (images, height, width, 3), from the training split; some dozens do.
-        only: the tensors to look at; None: all.
-        seed: of the answers and positions that stand for all.
+        images: float32, (images, height, width, 3), from the training split; some dozens are
+            enough.
+        only: names of the tensors to measure; None measures all.
+        seed: of the classes and positions that are drawn.
 
     Returns:
         Sensitivities by the names of `tensors_of`.
@@ -132,140 +142,42 @@ def sensitivities(
         UserError: the model answers with nan or inf.
     """
     rng = np.random.default_rng(seed)
-    found: dict[str, Sensitivity] = {}
+    sensitivities: dict[str, Sensitivity] = {}
 
-    def look(name: str, values: np.ndarray, gradient: np.ndarray) -> None:
-        seen = _seen(values, gradient, len(images), rng)
-        found[name] = _added(found[name], seen) if name in found else seen
+    def visit(name: str, values: np.ndarray, gradients: np.ndarray) -> None:
+        added = _of_batch(values, gradients, len(images), rng)
+        before = sensitivities.get(name)
+        sensitivities[name] = added if before is None else _merged(before, added)
 
-    look_at_gradients(model, images, rng, look, only)
-    return found
-
-
-def tensors_of(
-    model: keras.Model,
-    images: Any,
-    tap: Callable[[str, Any], Any] = lambda name, tensor: tensor,
-) -> dict[str, Any]:
-    """The output of every layer, in order; a layer that is called again gets a name with a number.
-
-    Args:
-        images: (batch, height, width, 3); they come first, as `image`.
-        tap: gets every tensor with its name, and gives the one that the next layers read.
-    """
-    tensors: dict[str, Any] = {}
-
-    def note(name: str, tensor: Any) -> Any:
-        key, again = name, 1
-        while key in tensors:
-            again += 1
-            key = f"{name}:{again}"
-        tensors[key] = tap(key, tensor)
-        return tensors[key]
-
-    def noted(layer: Any) -> Callable:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            output = layer(*args, **kwargs)
-            is_float = tf.is_tensor(output) and output.dtype.is_floating
-            return note(layer.name, output) if is_float else output
-
-        return call
-
-    replay(model, note("image", tf.convert_to_tensor(images)), noted)
-    return tensors
+    visit_gradients(model, images, rng, visit, only)
+    return sensitivities
 
 
-def look_at_gradients(
-    model: keras.Model,
-    images: np.ndarray,
-    rng: np.random.Generator,
-    look: Callable[[str, np.ndarray, np.ndarray], None],
-    only: Collection[str] | None = None,
-) -> None:
-    """Shows tensors with the gradient of log p(class), a class drawn by its probability p.
-
-    One after the other as gradients flow back, so that they need not all be kept.
-
-    Args:
-        images: (images, height, width, 3); they are taken in batches.
-        look: gets the name of a tensor (as of `tensors_of`), its values and its gradient.
-        only: the tensors to look at; None: all.
-
-    Raises:
-        UserError: the model answers with nan or inf.
-    """
-    probabilities_of = output_function(model, "probabilities")
-    # TensorFlow keeps the functions that it calls from a graph for good: not what they hold.
-    looking = [look]
-
-    def show(name: str, values: np.ndarray, gradient: np.ndarray) -> None:
-        looking[0](name, values, gradient)
-
-    # Traced: eager tensors of a model live until its last layer is done, whoever still reads them.
-    @tf.function(autograph=False)
-    def step(batch: Any) -> Any:
-        wanted: dict[str, Any] = {}
-
-        def tap(name: str, tensor: Any) -> Any:
-            if only is None or name in only:
-                tensor = wanted[name] = tf.identity(tensor)
-            return tensor
-
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(batch)
-            *_, last = tensors_of(model, batch, tap).values()
-            probs = probabilities_of(tf.cast(last, tf.float32))
-            drawn = tf.numpy_function(partial(_drawn, rng), [probs], tf.int64)
-            drawn = tf.ensure_shape(drawn, batch.shape[:1])
-            log_probs = tf.math.log(tf.gather(probs, drawn, batch_dims=1) + 1e-12)
-            total = tf.reduce_sum(log_probs)
-        gradients = tape.gradient(total, wanted)
-        for name in reversed(wanted):
-            if gradients[name] is not None:
-                tf.numpy_function(partial(show, name), [wanted[name], gradients[name]], [])
-        return probs
-
-    try:
-        for batch in batches(images):
-            if not np.isfinite(step(tf.convert_to_tensor(batch))).all():
-                raise UserError(
-                    f"model {model.name!r} answers calibration photos with values that are no "
-                    "numbers (nan or inf), so nothing can be told of them. Check its training, or "
-                    "--pixels."
-                )
-    finally:
-        looking.clear()
-
-
-def _drawn(rng: np.random.Generator, probs: np.ndarray) -> np.ndarray:
-    """A class for each row, by its probability; any where those are no numbers."""
-    rows = (probs if np.isfinite(probs).all() else np.ones_like(probs)).astype("float64")
-    return np.array([rng.choice(len(row), p=row / row.sum()) for row in rows])
-
-
-def _seen(
+def _of_batch(
     values: np.ndarray, gradients: np.ndarray, num_images: int, rng: np.random.Generator
 ) -> Sensitivity:
+    """The share of one batch in the sensitivity over all images."""
     low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
     share = 1.0
     if values.ndim == 4:
-        step = [max(size // SIDE, 1) for size in values.shape[1:3]]
-        at = tuple(slice(rng.integers(each), None, each) for each in step)
-        num_all = values.size
-        values, gradients = values[:, *at], gradients[:, *at]
-        share = values.size / num_all
+        strides = [max(size // MAX_SIDE, 1) for size in values.shape[1:3]]
+        positions = tuple(slice(rng.integers(stride), None, stride) for stride in strides)
+        num_values = values.size
+        values, gradients = values[:, *positions], gradients[:, *positions]
+        share = values.size / num_values
     gradients = gradients.reshape(len(values), -1).astype("float64")
     coded = codes(values).reshape(gradients.shape)
+    sums = [count_codes(*image) for image in zip(coded, gradients, strict=True)]
     return Sensitivity(
-        counts=counted(coded.ravel()) / share / num_images,
-        squares=counted(coded.ravel(), np.square(gradients).ravel()) / share / num_images,
-        sums=np.stack([counted(*each) for each in zip(coded, gradients, strict=True)]) / share,
+        counts=count_codes(coded.ravel()) / share / num_images,
+        squares=count_codes(coded.ravel(), np.square(gradients).ravel()) / share / num_images,
+        sums=np.stack(sums) / share,
         low=low,
         high=high,
     )
 
 
-def _added(one: Sensitivity, other: Sensitivity) -> Sensitivity:
+def _merged(one: Sensitivity, other: Sensitivity) -> Sensitivity:
     return Sensitivity(
         counts=one.counts + other.counts,
         squares=one.squares + other.squares,

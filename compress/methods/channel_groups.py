@@ -9,7 +9,9 @@ import keras
 import numpy as np
 from keras import layers
 
-from compress.graph.graph import Graph, Use, rebuilt
+from compress.graph.kernels import has_kernel, is_channels_last, mixes_channels
+from compress.graph.layer_graph import LayerCall, LayerGraph
+from compress.graph.replay import rebuild_model
 from distill.backbones.macs import layer_macs
 
 KEEPS_CHANNELS = {
@@ -66,38 +68,38 @@ class ChannelGroups:
         writes: the numbers that are written to memory for one image.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: LayerGraph) -> None:
         self.graph = graph
         self._tied = _tied(graph)
         fixed = {self._tied.root(tensor) for tensor in _fixed(graph)}
-        readers: dict[int, list[Use]] = {}
-        for use in graph.uses:
-            if _mixes_channels(use.layer):
+        readers: dict[int, list[LayerCall]] = {}
+        for use in graph.calls:
+            if mixes_channels(use.layer):
                 readers.setdefault(self._tied.root(_tensors(use)[0]), []).append(use)
-        made_by = {id(use.output): use.layer.name for use in graph.uses}
+        made_by = {id(use.output): use.layer.name for use in graph.calls}
         self._index: dict[int, int] = {}
         self.groups: list[Group] = []
-        for use in graph.uses:
+        for use in graph.calls:
             root = self._tied.root(use.output)
             if root in fixed or root in self._index or root not in readers:
                 continue
             read = dict.fromkeys(id(_tensors(reader)[0]) for reader in readers[root])
             self._index[root] = len(self.groups)
             self.groups.append(Group(use.output.shape[-1], [made_by[each] for each in read]))
-        self.macs = [term for use in graph.uses if (term := self._macs(use)).unit]
+        self.macs = [term for use in graph.calls if (term := self._macs(use)).unit]
         self.writes = [
             self._term(math.prod(output.shape[1:]), [output])
-            for use in graph.uses
+            for use in graph.calls
             if not isinstance(use.layer, CONVERTED_AWAY)
             for output in _outputs(use)
         ]
 
-    def readers(self) -> Iterator[tuple[Use, str, int]]:
+    def readers(self) -> Iterator[tuple[LayerCall, str, int]]:
         """Each use of a kernel that reads a group, with the name of the exit and the group."""
-        made_by = {id(use.output): use.layer.name for use in self.graph.uses}
-        for use in self.graph.uses:
+        made_by = {id(use.output): use.layer.name for use in self.graph.calls}
+        for use in self.graph.calls:
             if (
-                _mixes_channels(use.layer)
+                mixes_channels(use.layer)
                 and (index := self.of(read := _tensors(use)[0])) is not None
             ):
                 yield use, made_by[id(read)], index
@@ -106,12 +108,12 @@ class ChannelGroups:
         """The index of the group that the channels of a tensor are."""
         return self._index.get(self._tied.root(tensor))
 
-    def _macs(self, use: Use) -> Term:
+    def _macs(self, use: LayerCall) -> Term:
         read, written = (tensors[:1] for tensors in (_tensors(use), _outputs(use)))
         if not read:
             return Term(0, ())
         macs = layer_macs(use.layer, input_shape=read[0].shape, output_shape=written[0].shape)
-        return self._term(macs or 0, read + written if _mixes_channels(use.layer) else read)
+        return self._term(macs or 0, read + written if mixes_channels(use.layer) else read)
 
     def _term(self, count: int, sides: list[Any]) -> Term:
         groups = tuple(index for side in sides if (index := self.of(side)) is not None)
@@ -135,57 +137,46 @@ class _Tied:
             self._parents[root] = parent
 
 
-def _tied(graph: Graph) -> _Tied:
+def _tied(graph: LayerGraph) -> _Tied:
     tied = _Tied()
-    for use in graph.uses:
-        if not _mixes_channels(use.layer):
+    for use in graph.calls:
+        if not mixes_channels(use.layer):
             for tensor in _tensors(use):
                 for output in _outputs(use):
                     tied.tie(tensor, output)
     return tied
 
 
-def _fixed(graph: Graph) -> Iterator[Any]:
+def _fixed(graph: LayerGraph) -> Iterator[Any]:
     """Tensors that keep all of their channels."""
     yield graph.inputs
     yield graph.output
-    for use in graph.uses:
+    for use in graph.calls:
         tensors = _tensors(use)
-        known = _mixes_channels(use.layer) or _keeps_channels(use, tensors)
+        known = mixes_channels(use.layer) or _keeps_channels(use, tensors)
         activation = getattr(getattr(use.layer, "activation", None), "__name__", "")
-        if not known or graph.num_uses(use.layer) > 1:
+        if not known or graph.num_calls(use.layer) > 1:
             yield from (*tensors, *_outputs(use))
         elif activation in ACROSS_CHANNELS:
             yield use.output
 
 
-def _tensors(use: Use) -> list[Any]:
+def _tensors(use: LayerCall) -> list[Any]:
     return [each for each in use.inputs if isinstance(each, keras.KerasTensor)]
 
 
-def _outputs(use: Use) -> list[Any]:
+def _outputs(use: LayerCall) -> list[Any]:
     """One, but for operations such as a split."""
     return list(keras.tree.flatten(use.output))
 
 
-def _has_kernel(layer: Any) -> bool:
-    return isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D | layers.Dense)
-
-
-def _mixes_channels(layer: Any) -> bool:
-    """Whether every output channel is made of all input channels."""
-    if isinstance(layer, layers.Conv2D):
-        return layer.groups == 1 and layer.data_format == "channels_last"
-    return isinstance(layer, layers.Dense)
-
-
-def _keeps_channels(use: Use, tensors: list[Any]) -> bool:
+def _keeps_channels(use: LayerCall, tensors: list[Any]) -> bool:
     if len(_outputs(use)) > 1:
         return False
     layer, channels = use.layer, use.output.shape[-1]
     if any(tensor.shape[-1] != channels for tensor in tensors):
         return False
-    if getattr(layer, "data_format", "channels_last") != "channels_last":
+    if not is_channels_last(layer):
         return False
     if isinstance(layer, layers.DepthwiseConv2D):
         return layer.depth_multiplier == 1
@@ -208,7 +199,7 @@ def with_channels(
         kept: for each group the indices of the channels that stay.
     """
     smaller: dict[int, tuple[Any, list[np.ndarray]]] = {}
-    for use in groups.graph.uses:
+    for use in groups.graph.calls:
         sides = [groups.of(tensor) for tensor in (_tensors(use)[0], use.output)]
         if any(side is not None for side in sides):
             read, written = (None if side is None else kept[side] for side in sides)
@@ -226,7 +217,7 @@ def with_channels(
 
         return call
 
-    return rebuilt(model, stand_in)
+    return rebuild_model(model, stand_in)
 
 
 def _smaller(
@@ -241,12 +232,12 @@ def _smaller(
             config["units"] = len(written)
         elif isinstance(layer, layers.Reshape):
             config["target_shape"] = (*layer.target_shape[:-1], len(written))
-    if _has_kernel(layer):
+    if has_kernel(layer):
         kernel, *bias = weights
         if read is not None:
             kernel = kernel.take(read, axis=-2)
         if written is not None:
-            axis = -1 if _mixes_channels(layer) else None
+            axis = -1 if mixes_channels(layer) else None
             kernel = kernel if axis is None else kernel.take(written, axis=axis)
             bias = [each[written] for each in bias]
         weights = [kernel, *bias]

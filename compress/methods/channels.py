@@ -9,10 +9,11 @@ import keras
 import numpy as np
 from pydantic import Field
 
-from compress.graph.graph import Graph, copy_of
-from compress.graph.rewrites import add_to_bias
+from compress.graph.gradients import visit_gradients
+from compress.graph.layer_graph import LayerGraph
+from compress.graph.replay import copy_model
+from compress.int8.bias_correction import add_to_bias
 from compress.int8.calibration import Images, calibration_images
-from compress.int8.sensitivity import look_at_gradients
 from compress.methods import METHODS
 from compress.methods.channel_groups import ChannelGroups, total, with_channels
 from compress.methods.channel_sizes import (
@@ -91,8 +92,8 @@ def without_channels(
     Args:
         images: float32, (images, height, width, 3), from the training split.
     """
-    copy = copy_of(model)
-    graph = Graph.of(copy)
+    copy = copy_model(model)
+    graph = LayerGraph.of(copy)
     graph.check_names("lose channels")
     groups = ChannelGroups(graph)
     if not groups.groups:
@@ -137,7 +138,7 @@ def _importances(
         sums = [each.sum(axis=places) for each in (tensor * slopes, slopes)]
         seen[name].append(np.stack([tensor.mean(axis=places), *sums]).astype("float64"))
 
-    look_at_gradients(model, images, rng, look, wanted)
+    visit_gradients(model, images, rng, look, wanted)
     by_image = {name: np.concatenate(some, axis=1) for name, some in seen.items()}
     means = {name: some[0].mean(axis=0) for name, some in by_image.items()}
     told = {name: some[1] - some[2] * means[name] for name, some in by_image.items()}

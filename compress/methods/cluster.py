@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from pydantic import Field
 
-from compress.graph.graph import copy_of
+from compress.graph.replay import copy_model
 from compress.methods import METHODS
 from compress.methods.structure import MAX_CLUSTERS, inner_kernels
 from configs.errors import UserError
@@ -44,7 +44,7 @@ def cluster(
     Raises:
         UserError: the model has no kernel to cluster.
     """
-    copy = copy_of(model)
+    copy = copy_model(model)
     kernels = [layer.kernel for _, layer in inner_kernels(copy)]
     if not kernels:
         raise UserError(

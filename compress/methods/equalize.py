@@ -13,16 +13,12 @@ import keras
 import numpy as np
 from pydantic import Field
 
-from compress.graph.graph import Graph, batches, rebuilt
+from compress.graph.layer_graph import LayerGraph
+from compress.graph.replay import rebuild_model, small_batches
 from compress.int8.calibration import calibration_images
-from compress.int8.equalization import (
-    Rule,
-    Span,
-    divide,
-    multiply,
-    spans_of,
-)
-from compress.int8.sensitivity import NUM_GRADIENT_IMAGES, sensitivities
+from compress.int8.equalization import Span, divide_outputs, find_spans, multiply_inputs
+from compress.int8.equalization_rules import Rule
+from compress.int8.sensitivity import NUM_GRADIENT_IMAGES, measure_sensitivities
 from compress.methods import METHODS
 from configs.errors import UserError
 
@@ -78,8 +74,8 @@ def equalize(
         UserError: the model has nothing that can be rewritten.
     """
     images = calibration_images(calibration, num_images)
-    graph = Graph.of(model)
-    spans = spans_of(graph)
+    graph = LayerGraph.of(model)
+    spans = find_spans(graph)
     graph.check_names("be equalized")
     if not spans:
         raise UserError(
@@ -95,12 +91,12 @@ def equalize(
     return _rewritten(model, [(spans[i], scales[i]) for i in chosen]) if chosen else model
 
 
-def _ranges(graph: Graph, spans: list[Span], images: np.ndarray) -> list[np.ndarray]:
+def _ranges(graph: LayerGraph, spans: list[Span], images: np.ndarray) -> list[np.ndarray]:
     """The largest magnitude of every channel, (channels,), in each span."""
     seen = keras.Model(graph.inputs, [each.tensor for span in spans for each in span.rounded])
     largest = [np.zeros(span.rounded[0].tensor.shape[-1]) for span in spans]
     owners = [(i, each.zero_below) for i, span in enumerate(spans) for each in span.rounded]
-    for batch in batches(images):
+    for batch in small_batches(images):
         outputs = keras.tree.flatten(seen.predict_on_batch(batch))
         for (i, zero_below), values in zip(owners, outputs, strict=True):
             kept = np.abs(np.maximum(values, zero_below))
@@ -119,7 +115,7 @@ def _gains(
 ) -> list[float]:
     """Nats that each rewrite saves the answers."""
     old = [[each.name for each in span.rounded] for span in spans]
-    new = [[name for each in span.rounded for name in each.afterwards] for span in spans]
+    new = [[name for each in span.rounded for name in each.names_after] for span in spans]
     before = _costs(model, images, old)
     after = _costs(_rewritten(model, zip(spans, scales, strict=True)), images, new)
     return [one - other for one, other in zip(before, after, strict=True)]
@@ -128,7 +124,7 @@ def _gains(
 def _costs(model: keras.Model, images: np.ndarray, tensors: list[list[str]]) -> list[float]:
     """Nats that rounding some tensors together costs, for each list of them."""
     some = images[:NUM_GRADIENT_IMAGES]
-    known = sensitivities(model, some, only={name for names in tensors for name in names})
+    known = measure_sensitivities(model, some, only={name for names in tensors for name in names})
     return [sum(known[name].cost for name in names if name in known) for names in tensors]
 
 
@@ -176,11 +172,11 @@ def _rewritten(model: keras.Model, chosen: Iterable[tuple[Span, np.ndarray]]) ->
         rule, scale = rules[layer.name]
         return lambda x: rule.scaled(x, scale, layer.name)
 
-    found = rebuilt(model, stand_in)
+    found = rebuild_model(model, stand_in)
     for span, scale in moved:
         for source in span.sources:
             factor = source.rule.factor if source.rule else 1.0
-            divide(found.get_layer(source.layer.name), factor * scale)
+            divide_outputs(found.get_layer(source.layer.name), factor * scale)
         for kernel in span.kernels:
-            multiply(found.get_layer(kernel.name), scale)
+            multiply_inputs(found.get_layer(kernel.name), scale)
     return found

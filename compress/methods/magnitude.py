@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from pydantic import Field
 
-from compress.graph.graph import copy_of
+from compress.graph.replay import copy_model
 from compress.methods import METHODS
 from compress.methods.structure import inner_kernels
 from compress.methods.tfmot import (
@@ -85,7 +85,7 @@ def magnitude(
         callbacks=[tfmot.sparsity.keras.UpdatePruningStep()],
         progress=finetune_data.progress,
     )
-    return copy_back(tfmot.sparsity.keras.strip_pruning(pruned), into=copy_of(model))
+    return copy_back(tfmot.sparsity.keras.strip_pruning(pruned), into=copy_model(model))
 
 
 def _wrapped(tf_model: Any, schedules: dict[str, Any], m_by_n: tuple[int, int] | None) -> Any:

@@ -1,6 +1,5 @@
 """Quantization-aware training: the network learns with the rounding of an int8 file in it."""
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -9,9 +8,11 @@ import tensorflow as tf
 from keras import layers, ops
 from pydantic import Field
 
-from compress.graph.graph import Graph, rebuilt
-from compress.graph.inference import INPUT
-from compress.graph.rewrites import HAS_KERNEL, Offset, rounded_kernel
+from compress.graph.kernels import has_kernel, round_kernel
+from compress.graph.layer_graph import LayerGraph
+from compress.graph.replay import rebuild_model
+from compress.graph.simplify import Offset
+from compress.graph.tensor_names import INPUT, CallNames
 from compress.int8.calibration import CalibratedModel, Images, calibration_images
 from compress.methods import METHODS
 from compress.recipes.tflite import float_file
@@ -50,7 +51,7 @@ def qat(
     Raises:
         UserError: the model has no int8 counterpart.
     """
-    Graph.of(model).check_names("be trained for int8")
+    LayerGraph.of(model).check_names("be trained for int8")
     ready = CalibratedModel(model, calibration_images(calibration, num_images))
     simulated = rounding(ready)
     finetune(simulated, epochs=epochs, learning_rate=learning_rate)
@@ -62,14 +63,12 @@ def rounding(ready: CalibratedModel) -> keras.Model:
     _, found = float_file(ready, output="probabilities", ranges="loss")
     ranges = {twin: found.ranges[name] for name, twin in found.twins.items()}
     twins: dict[int, Any] = {}
-    num_uses: Counter[str] = Counter()
+    names = CallNames()
 
     def stand_in(layer: Any) -> Callable:
         if id(layer) not in twins:
             twins[id(layer)] = _learning(layer)
-        num_uses[layer.name] += 1
-        again = num_uses[layer.name]
-        low, high = ranges.get(layer.name if again == 1 else f"{layer.name}:{again}", (0.0, 0.0))
+        low, high = ranges.get(names.add(layer.name), (0.0, 0.0))
         if _activates(layer, keras.activations.sigmoid):
             low, high = OF_SIGMOIDS
 
@@ -81,12 +80,12 @@ def rounding(ready: CalibratedModel) -> keras.Model:
 
         return call
 
-    return rebuilt(ready.model, stand_in, ahead=_Rounded(*ranges[INPUT]))
+    return rebuild_model(ready.model, stand_in, before=_Rounded(*ranges[INPUT]))
 
 
 def _learning(layer: Any) -> Any:
     """A layer as it is trained: called the same, with the same weights."""
-    if isinstance(layer, HAS_KERNEL):
+    if has_kernel(layer):
         return _RoundedKernel(layer, name=layer.name)
     if isinstance(layer, layers.BatchNormalization):
         return _FixedStatistics(layer, name=layer.name)
@@ -115,7 +114,7 @@ def _settled(simulated: keras.Model) -> keras.Model:
     def stand_in(layer: Any) -> Callable:
         return twins.setdefault(id(layer), _learned(layer))
 
-    return rebuilt(simulated, stand_in)
+    return rebuild_model(simulated, stand_in)
 
 
 def _learned(layer: Any) -> Any:
@@ -146,11 +145,11 @@ class _RoundedKernel(layers.Wrapper):
 
     def _rounded(self) -> Any:
         kernel = ops.convert_to_tensor(self.layer.kernel)
-        return kernel + ops.stop_gradient(rounded_kernel(self.layer, kernel) - kernel)
+        return kernel + ops.stop_gradient(round_kernel(self.layer, kernel) - kernel)
 
     def settle(self) -> None:
         """Leave the kernel as it is rounded."""
-        self.layer.kernel.assign(rounded_kernel(self.layer, self.layer.kernel))
+        self.layer.kernel.assign(round_kernel(self.layer, self.layer.kernel))
 
 
 class _FixedStatistics(layers.Wrapper):

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 
-from compress.graph.graph import named_layers
+from compress.graph.kernels import has_kernel, is_depthwise
+from compress.graph.replay import named_layers
 
 Kind = Literal["zeros", "clusters"]
 
@@ -48,8 +49,12 @@ def inner_kernels(model: keras.Model) -> list[tuple[str, keras.Layer]]:
     These are the Conv2D and Dense layers between the first and the last of them. The first, the
     last and depthwise kernels hold about 1 % of the weights, and all features pass through them.
     """
-    kinds = (layers.Conv2D, layers.Dense)
-    return [(name, layer) for name, layer in named_layers(model) if isinstance(layer, kinds)][1:-1]
+    kernels = [
+        (name, layer)
+        for name, layer in named_layers(model)
+        if has_kernel(layer) and not is_depthwise(layer)
+    ]
+    return kernels[1:-1]
 
 
 def keep_structure(model: keras.Model, structure: Structure) -> None:

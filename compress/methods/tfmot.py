@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from compress.graph.graph import named_layers, replay
+from compress.graph.replay import named_layers, replay
 from configs.artifacts import whole_file
 from configs.errors import StepFailed, UserError
 

@@ -3,7 +3,7 @@
 import keras
 
 from compress.graph.inference import TracedModel, weights_sha256
-from compress.graph.rewrites import INT8_STEPS
+from compress.graph.kernels import INT8_STEPS
 from compress.int8.calibration import CalibratedModel, Images, calibration_images
 
 

@@ -1,4 +1,4 @@
-"""The bytes of a .tflite file: what is read from them, and what recipes change in them."""
+"""The bytes of a .tflite file: what recipes read from them, and what they change in them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,36 +7,38 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from compress.graph.inference import INPUT
+from compress.graph.kernels import step_size
+from compress.graph.tensor_names import INPUT
 from compress.int8.histogram import Range
 from compress.int8.precision import Operation
+from configs.schema import OutputKind
 
 SIGNATURE = "serving_default"
 BUFFER_ALIGNMENT = 16
-"""Bytes; the schema asks for it (force_align)."""
+"""Bytes; the schema demands it (force_align)."""
 DEQUANTIZE_BY_CHANNEL = 5
 """The version of DEQUANTIZE that takes a scale for each channel."""
 Op = schema.BuiltinOperator
-# The axis of a kernel that counts output channels: int8 weights have a scale for each.
 CHANNEL_AXIS = {Op.CONV_2D: 0, Op.DEPTHWISE_CONV_2D: 3, Op.FULLY_CONNECTED: 0}
+"""The axis of a kernel that counts the output channels, each of which has a scale in int8."""
 
 
-def operations(content: bytes) -> list[Operation]:
-    """The operations of a TFLite file in their order; constants are no inputs."""
-    graph = _unpacked(content).subgraphs[0]
+def operations_of(content: bytes) -> list[Operation]:
+    """The operations of a TFLite file in their order."""
+    graph = _unpack(content).subgraphs[0]
     computed = {int(i) for operator in graph.operators for i in operator.outputs}
     computed |= {int(i) for i in graph.inputs}
 
     def names(indices: Any) -> list[str]:
         return [graph.tensors[i].name.decode() for i in indices if int(i) in computed]
 
-    listed = [(names(operator.inputs), names(operator.outputs)) for operator in graph.operators]
-    return [Operation(outputs[0], inputs, outputs) for inputs, outputs in listed]
+    tensors = [(names(operator.inputs), names(operator.outputs)) for operator in graph.operators]
+    return [Operation(outputs[0], inputs, outputs) for inputs, outputs in tensors]
 
 
 def edge_types(content: bytes) -> tuple[str, str]:
-    """The types of a file's input and output ("float32", "uint8" ...)."""
-    graph = _unpacked(content).subgraphs[0]
+    """The types of the input and the output of a file ("float32", "uint8" ...)."""
+    graph = _unpack(content).subgraphs[0]
     names = {
         value: name.lower() for name, value in vars(schema.TensorType).items() if name.isupper()
     }
@@ -45,56 +47,58 @@ def edge_types(content: bytes) -> tuple[str, str]:
 
 
 def with_ranges(content: bytes, ranges: dict[str, Range]) -> bytes:
-    """A float file that says which range each tensor has, as the quantizer reads it."""
-    model = _unpacked(content)
+    """A float file that has a range for each tensor, in the form that the quantizer reads."""
+    model = _unpack(content)
     for tensor in model.subgraphs[0].tensors:
         if (name := tensor.name.decode()) in ranges:
             tensor.quantization = schema.QuantizationParametersT()
             low, high = ranges[name]
             tensor.quantization.min, tensor.quantization.max = [low], [high]
-    return packed(model)
+    return pack(model)
 
 
-def with_names(content: bytes, output: str) -> bytes:
-    """The same file with input and output named, as tensors and in its one signature."""
-    model = _unpacked(content)
+def with_names(content: bytes, output: OutputKind) -> bytes:
+    """The same file with its input and output named, as tensors and in its one signature."""
+    model = _unpack(content)
     graph = model.subgraphs[0]
     signature = schema.SignatureDefT()
     signature.signatureKey, signature.subgraphIndex = SIGNATURE, 0
-    signature.inputs = [_named(graph, graph.inputs[0], INPUT)]
-    signature.outputs = [_named(graph, graph.outputs[0], output)]
+    signature.inputs = [_name_tensor(graph, graph.inputs[0], INPUT)]
+    signature.outputs = [_name_tensor(graph, graph.outputs[0], output)]
     model.signatureDefs = [signature]
-    return packed(model)
+    return pack(model)
+
+
+def _name_tensor(graph: Any, index: int, name: str) -> Any:
+    """Rename a tensor; returns its entry for the signature."""
+    graph.tensors[index].name = name
+    entry = schema.TensorMapT()
+    entry.name, entry.tensorIndex = name, int(index)
+    return entry
 
 
 def with_int8_kernels(content: bytes) -> bytes:
-    """A float file whose kernels are kept as int8, one scale for each output channel.
+    """A float file whose kernels are stored as int8, with one scale for each output channel.
 
-    A DEQUANTIZE ahead of everything makes floats of each; runtimes do it once, as they load.
+    DEQUANTIZE operations at its start make floats of them. Runtimes execute these once, when they
+    load the file.
     """
-    model = _unpacked(content)
+    model = _unpack(content)
     graph = model.subgraphs[0]
-    dequantize = _dequantize_code(model)
+    dequantize = _add_dequantize(model)
     added: dict[int, Any] = {}
     for kind, operator in _operators(model):
         index = int(operator.inputs[1]) if kind in CHANNEL_AXIS else -1
         if index < 0 or index in added or not _is_constant(model, index):
             continue
-        kernel = graph.tensors[index]
-        steps, scales = _rounded(_values(model, kernel), CHANNEL_AXIS[kind])
-        twin = schema.TensorT()
-        twin.name, twin.shape = kernel.name + b"_int8", kernel.shape
-        twin.type, twin.quantization = schema.TensorType.INT8, schema.QuantizationParametersT()
-        twin.quantization.scale, twin.quantization.zeroPoint = scales, np.zeros(len(scales), int)
-        twin.quantization.quantizedDimension = CHANNEL_AXIS[kind]
-        twin.buffer = _new_buffer(model, steps)
-        kernel.buffer = 0  # the empty one: computed now
-        graph.tensors.append(twin)
+        graph.tensors.append(_int8_twin(model, graph.tensors[index], CHANNEL_AXIS[kind]))
+        graph.tensors[index].buffer = 0  # the empty buffer: the tensor is computed now
         added[index] = schema.OperatorT()
         added[index].opcodeIndex = dequantize
         added[index].inputs, added[index].outputs = [len(graph.tensors) - 1], [index]
     graph.operators = [*added.values(), *graph.operators]
-    return packed(_without_unused_buffers(model))
+    _empty_unused_buffers(model)
+    return pack(model)
 
 
 def _operators(model: Any) -> Iterator[tuple[int, Any]]:
@@ -103,20 +107,13 @@ def _operators(model: Any) -> Iterator[tuple[int, Any]]:
         yield max(code.builtinCode, code.deprecatedBuiltinCode), operator
 
 
-def _dequantize_code(model: Any) -> int:
-    """The index of DEQUANTIZE, which is added to the model's own operators."""
+def _add_dequantize(model: Any) -> int:
+    """The index of DEQUANTIZE, which is added to the operator codes of the model."""
     code = schema.OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = Op.DEQUANTIZE
     code.version = DEQUANTIZE_BY_CHANNEL
     model.operatorCodes.append(code)
     return len(model.operatorCodes) - 1
-
-
-def _rounded(kernel: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """int8 steps of a kernel, and the size of a step for each index along an axis."""
-    others = tuple(i for i in range(kernel.ndim) if i != axis)
-    scales = np.maximum(np.abs(kernel).max(axis=others, keepdims=True), 1e-12) / 127
-    return np.round(kernel / scales).astype("int8"), scales.ravel().astype("float32")
 
 
 def _is_constant(model: Any, index: int) -> bool:
@@ -125,50 +122,48 @@ def _is_constant(model: Any, index: int) -> bool:
     return tensor.type == schema.TensorType.FLOAT32 and data is not None and len(data) > 0
 
 
-def _values(model: Any, tensor: Any) -> np.ndarray:
-    """The values of a float32 constant, float64."""
-    data = bytes(model.buffers[tensor.buffer].data)
-    return np.frombuffer(data, "<f4").reshape(tensor.shape).astype("float64")
-
-
-def _new_buffer(model: Any, values: np.ndarray) -> int:
+def _int8_twin(model: Any, kernel: Any, axis: int) -> Any:
+    """A new tensor with the int8 steps of a float32 kernel."""
+    values = np.frombuffer(bytes(model.buffers[kernel.buffer].data), "<f4").reshape(kernel.shape)
+    values = values.astype("float64")
+    step = np.asarray(step_size(values, (axis,)))
+    steps = np.round(values / step).astype("int8")
+    twin = schema.TensorT()
+    twin.name, twin.shape = kernel.name + b"_int8", kernel.shape
+    twin.type, twin.quantization = schema.TensorType.INT8, schema.QuantizationParametersT()
+    twin.quantization.scale = step.ravel().astype("float32")
+    twin.quantization.zeroPoint = np.zeros(step.size, int)
+    twin.quantization.quantizedDimension = axis
     buffer = schema.BufferT()
-    buffer.data = np.frombuffer(values.tobytes(), "uint8")
+    buffer.data = np.frombuffer(steps.tobytes(), "uint8")
+    twin.buffer = len(model.buffers)
     model.buffers.append(buffer)
-    return len(model.buffers) - 1
+    return twin
 
 
-def _without_unused_buffers(model: Any) -> Any:
-    """Empties what no tensor and no metadata refer to; the numbers of the others stay."""
+def _empty_unused_buffers(model: Any) -> None:
+    """Empty the buffers that no tensor and no metadata refer to; the others keep their numbers."""
     used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
     used |= {entry.buffer for entry in model.metadata or []}
     for index, buffer in enumerate(model.buffers):
         if index not in used:
             buffer.data = None
-    return model
 
 
-def _unpacked(content: bytes) -> Any:
+def _unpack(content: bytes) -> Any:
     return schema.ModelT.InitFromPackedBuf(content, 0)
 
 
 class _AlignedBuilder(flatbuffers.Builder):
-    """Packs weights on the boundaries that runtimes expect; the stock builder drops them."""
+    """Puts weights on the boundaries that runtimes expect; the stock builder does not."""
 
     def CreateNumpyVector(self, x: np.ndarray) -> int:
         self.Prep(BUFFER_ALIGNMENT, x.nbytes)
         return int(super().CreateNumpyVector(x))
 
 
-def packed(model: Any) -> bytes:
-    """The bytes of a file given as the schema's ModelT."""
+def pack(model: Any) -> bytes:
+    """The bytes of a file from the ModelT of the schema."""
     builder = _AlignedBuilder(1 << 20)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
-
-
-def _named(graph: Any, index: int, name: str) -> Any:
-    graph.tensors[index].name = name
-    entry = schema.TensorMapT()
-    entry.name, entry.tensorIndex = name, int(index)
-    return entry

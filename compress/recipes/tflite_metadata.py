@@ -9,8 +9,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import Builder
 
-from compress.graph.inference import INPUT
-from compress.recipes.flatbuffer import packed
+from compress.graph.tensor_names import INPUT
+from compress.recipes.flatbuffer import pack
 from eval.metadata import FileMetadata
 
 TFLITE_ENTRY = "TFLITE_METADATA"
@@ -48,7 +48,7 @@ def with_metadata(content: bytes, metadata: FileMetadata) -> bytes:
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(tflite_metadata(metadata), "uint8")
     model.buffers.append(buffer)
-    return packed(model)
+    return pack(model)
 
 
 class _Table(NamedTuple):

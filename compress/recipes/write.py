@@ -1,35 +1,68 @@
-"""Write one file by a recipe: parity with its model, metadata."""
+"""Write one file by a recipe, compare it with its model, and add metadata."""
 
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import keras
 import numpy as np
+import tensorflow as tf
+from pydantic import Field
 
-from compress.graph.graph import image_size_of
-from compress.graph.inference import check_parity
+from compress.graph.classifier import image_size_of, output_function
 from compress.recipes import RECIPES
 from compress.recipes.conversion import Conversion
 from compress.recipes.metadata import write_metadata
 from configs.artifacts import ending, whole_file
-from configs.schema import Choice
+from configs.errors import StepFailed
+from configs.records import to_json
+from configs.schema import Choice, OutputKind
+from eval.devices.probe import open_model
 from eval.footprint import zip_bytes
 from eval.metadata import FileMetadata, SplitShares
 from eval.pixels import OWN_PIXELS, Pixels
-from eval.scoring.probabilities import OutputKind
 
 NUM_PARITY_IMAGES = 8
+MAX_PARITY_DIFF = 1e-3
+"""A float file that differs more from its model is broken. Rounding explains about 1e-5."""
+
+
+@dataclass(frozen=True)
+class FileManifest:
+    """What the manifest of a file says about it.
+
+    Attributes:
+        parent: the model that the file was made from.
+        parity: the largest difference between the answers of a float32 file and its model.
+        zip_bytes: kept here because compressing at level 9 takes a second for each file.
+    """
+
+    parent: Annotated[str, Field(alias="source")]
+    recipe: str
+    format: str
+    parity: float | None
+    zip_bytes: int
+
+    def with_details(self, details: Any) -> dict[str, Any]:
+        """The facts as JSON, with what the recipe returned beside them.
+
+        Args:
+            details: a dataclass or None; fields that are None are left out.
+        """
+        added = {} if details is None else to_json(details)
+        return to_json(self) | {key: value for key, value in added.items() if value is not None}
 
 
 def keeps_float32(recipe: str) -> bool:
-    """Whether a recipe changes nothing but the format: what `export` writes, not `quantize`."""
+    """Whether a recipe changes only the format: `export` writes its files, not `quantize`."""
     return recipe.endswith(".float32")
 
 
-def file_name(source: str, recipe: str) -> str:
+def file_name(parent: str, recipe: str) -> str:
     """student + tflite.int8 -> student-int8.tflite."""
     format_, _, short = recipe.partition(".")
-    return f"{source}-{short}.{format_}"
+    return f"{parent}-{short}.{format_}"
 
 
 def write_file(
@@ -53,13 +86,13 @@ def write_file(
         split: shares of the validation and test photos.
 
     Returns:
-        What the file's manifest says of it.
+        What the manifest of the file says about it, as JSON.
 
     Raises:
         StepFailed: a float file answers differently from its model.
     """
     with whole_file(path) as unfinished:
-        facts = RECIPES[recipe.name](conversion, unfinished, output=output, **recipe.options)
+        details = RECIPES[recipe.name](conversion, unfinished, output=output, **recipe.options)
         parity = None
         if keeps_float32(recipe.name):
             images = np.stack(list(islice(conversion.photos(), NUM_PARITY_IMAGES)))
@@ -74,12 +107,28 @@ def write_file(
             split=split,
         )
         write_metadata(unfinished, metadata)
-    return {
-        "source": parent,
-        "recipe": recipe.name,
-        "format": ending(path)[1:],
-        "parity": parity,
-        # Kept: level 9 takes a second for each file, and every report asks.
-        "zip_bytes": zip_bytes(path),
-        **(facts or {}),
-    }
+    facts = FileManifest(parent, recipe.name, ending(path)[1:], parity, zip_bytes(path))
+    return facts.with_details(details)
+
+
+def check_parity(
+    model: keras.Model, path: Path, images: np.ndarray, *, output: OutputKind = "probabilities"
+) -> float:
+    """The largest difference between the answers of a float file and those of its model.
+
+    Args:
+        images: float32, (batch, height, width, 3).
+
+    Raises:
+        StepFailed: the file does not compute what the model computes.
+    """
+    outputs = model.predict_on_batch(images)
+    expected = output_function(model, output)(tf.constant(outputs, tf.float32)).numpy()
+    difference = float(np.abs(open_model(path).predict(images) - expected).max())
+    if not difference <= MAX_PARITY_DIFF:
+        raise StepFailed(
+            f"{path} differs from its Keras model by up to {difference:.2g} in its {output} "
+            f"(at most {MAX_PARITY_DIFF:g} expected). The conversion went wrong: do not ship the "
+            "file."
+        )
+    return difference

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-from compress.graph.graph import image_size_of
+from compress.graph.classifier import image_size_of
 from compress.int8.calibration import calibration_photos
 from compress.recipes.conversion import Conversion
 from compress.recipes.write import file_name, write_file

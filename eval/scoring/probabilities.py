@@ -1,10 +1,8 @@
 """From what a model answers, probabilities or logits, to probabilities."""
 
-from typing import Literal
-
 import numpy as np
 
-OutputKind = Literal["probabilities", "logits"]
+from configs.schema import OutputKind
 
 
 def as_probabilities(outputs: np.ndarray) -> np.ndarray:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from compress.graph.graph import Graph
-from compress.int8.equalization import Span, spans_of
+from compress.graph.layer_graph import LayerGraph
+from compress.int8.equalization import Span, find_spans
 from compress.methods.equalize import _rewritten
 from small_models import logits_of, random_images
 
@@ -45,7 +45,7 @@ def depthwise(x: Any) -> Any:
 
 def scaled(model: keras.Model) -> tuple[list[Span], keras.Model]:
     """Its spans, and the model with the channels of each divided by 1/8, 1/2, 2 and 8."""
-    spans = spans_of(Graph.of(model))
+    spans = find_spans(LayerGraph.of(model))
     sizes = [span.rounded[0].tensor.shape[-1] for span in spans]
     scales = [np.geomspace(1 / 8, 8, size) for size in sizes]
     return spans, _rewritten(model, zip(spans, scales, strict=True))
@@ -198,10 +198,10 @@ def twice(layer: Any) -> Callable[[Any], Any]:
     ],
 )
 def test_where_a_scale_would_change_something_there_is_none(body) -> None:
-    assert spans_of(Graph.of(model_of(body))) == []
+    assert find_spans(LayerGraph.of(model_of(body))) == []
 
 
 def test_what_the_model_answers_is_not_scaled() -> None:
     pixels = keras.Input((SIZE, SIZE, 3), name="image")
     x = layers.GlobalAveragePooling2D()(layers.ReLU()(norm(pixels)))
-    assert spans_of(Graph.of(keras.Model(pixels, x))) == []
+    assert find_spans(LayerGraph.of(keras.Model(pixels, x))) == []

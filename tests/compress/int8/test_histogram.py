@@ -1,20 +1,13 @@
 import numpy as np
 import pytest
 
-from compress.int8.histogram import (
-    CENTERS,
-    EDGES,
-    Histogram,
-    bins,
-    codes,
-    counted,
-)
+from compress.int8.histogram import CENTERS, EDGES, Histogram, bins, codes, count_codes
 
 
 def of_values(values) -> Histogram:
     values = np.asarray(values, "float32")
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
-    return Histogram(counted(codes(values)), low, high)
+    return Histogram(count_codes(codes(values)), low, high)
 
 
 def test_every_value_is_in_the_bin_around_it():
@@ -29,11 +22,11 @@ def test_every_value_is_in_the_bin_around_it():
 
 def test_values_and_weights_are_counted_in_their_bins():
     values = np.array([[1.0, 1.05], [-3.0, 1.0]], "float32")
-    counts = counted(codes(values))
+    counts = count_codes(codes(values))
     assert counts.sum() == 4
     assert counts[bins(np.float32(1.0))] == 3
     weights = np.array([0.5, 2.0, 4.0, 8.0])
-    assert counted(codes(values), weights)[bins(np.float32(1.0))] == 10.5
+    assert count_codes(codes(values), weights)[bins(np.float32(1.0))] == 10.5
 
 
 def test_a_percentile_leaves_out_half_of_the_rest_on_either_side():

@@ -9,15 +9,16 @@ from ai_edge_litert import schema_py_generated as schema
 from compress.int8.calibration import CalibratedModel
 from compress.int8.precision import (
     Operation,
-    _layers_of,
-    float_operations,
-    report,
-    rounded,
+    choose_float_operations,
+    describe_precision,
+    layers_of_operations,
+    rounded_tensors,
 )
-from compress.int8.ranges import FileRanges, file_ranges
+from compress.int8.ranges import FileRanges, choose_ranges
 from compress.recipes import RECIPES, tflite
 from compress.recipes.conversion import Conversion
-from compress.recipes.flatbuffer import operations
+from compress.recipes.converters import run_tflite_converter, tflite_converter
+from compress.recipes.flatbuffer import operations_of
 from configs.errors import UserError
 
 Op = schema.BuiltinOperator
@@ -32,9 +33,9 @@ def ready(tiny_model, images) -> CalibratedModel:
 
 @pytest.fixture(scope="module")
 def parts_and_ranges(ready):
-    content = tflite._converted(tflite._converter(ready.traced, "logits"))
-    found = file_ranges(tflite._all_tensors(content), ready, ranges="loss")
-    return operations(content), found
+    content = run_tflite_converter(tflite_converter(ready.traced, "logits"))
+    found = choose_ranges(tflite.tensor_reader(content), ready, ranges="loss")
+    return operations_of(content), found
 
 
 def written(model: keras.Model, images: np.ndarray, path, **options) -> dict:
@@ -62,15 +63,15 @@ def test_a_tensor_is_rounded_unless_all_that_touch_it_are_in_float() -> None:
         Operation("b", ["x"], ["y"]),
         Operation("c", ["x", "y"], ["z"]),
     ]
-    assert rounded(chain, set()) == ["image", "x", "y", "z"]
-    assert rounded(chain, {"b"}) == ["image", "x", "y", "z"]
-    assert rounded(chain, {"b", "c"}) == ["image", "x"]
-    assert rounded(chain, {"a", "b", "c"}) == []
+    assert rounded_tensors(chain, set()) == ["image", "x", "y", "z"]
+    assert rounded_tensors(chain, {"b"}) == ["image", "x", "y", "z"]
+    assert rounded_tensors(chain, {"b", "c"}) == ["image", "x"]
+    assert rounded_tensors(chain, {"a", "b", "c"}) == []
 
 
 def test_operations_are_of_the_layers_that_they_compute(ready, parts_and_ranges) -> None:
     parts, found = parts_and_ranges
-    computed = _layers_of(parts, found, ready.model)
+    computed = layers_of_operations(parts, found, ready.model)
     layers = [computed[each.name] for each in parts]
     # A convolution with its padding, both halves of a swish for the one layer.
     assert layers[0] == {"input_offset"}
@@ -87,7 +88,7 @@ def test_named_layers_stay_in_float_and_nothing_is_rounded_between_them(
 ) -> None:
     path = tmp_path / "named.tflite"
     facts = written(tiny_model, images, path, keep_float=["stem", "hidden", "logits"])
-    assert NAMED & set(facts["kept_float"]) == {"stem", "hidden", "logits"}
+    assert NAMED & set(facts.kept_float) == {"stem", "hidden", "logits"}
     # The swish of `hidden` is part of the layer; the stem's is not part of `stem`.
     assert float_kinds(path) == [
         Op.CONV_2D, Op.FULLY_CONNECTED, Op.LOGISTIC, Op.MUL, Op.FULLY_CONNECTED
@@ -110,16 +111,16 @@ def test_an_onnx_file_keeps_named_layers_in_float(tiny_model, images, tmp_path) 
 def test_a_share_leaves_the_dearest_in_float(ready, parts_and_ranges, share) -> None:
     parts, found = parts_and_ranges
     costs = found.costs(ready)
-    kept = float_operations(parts, found, ready, share)
+    kept = choose_float_operations(parts, found, ready, share)
 
     def cost(kept: set) -> float:
-        by_twin = {found.twins[n]: costs[n] for n in rounded(parts, kept) if n in costs}
+        by_twin = {found.twins[n]: costs[n] for n in rounded_tensors(parts, kept) if n in costs}
         return sum(by_twin.values())
 
     assert cost(kept) <= (1 - share) * cost(set())
     assert 0 < len(kept) < len(parts)
     dearest = max(costs, key=lambda name: costs[name])
-    assert dearest not in rounded(parts, kept)
+    assert dearest not in rounded_tensors(parts, kept)
 
 
 def test_a_tensor_that_a_file_holds_twice_costs_once() -> None:
@@ -138,24 +139,24 @@ def test_a_tensor_that_a_file_holds_twice_costs_once() -> None:
         for layer, cost in nats.items()
     }
     ready = SimpleNamespace(sensitivities=known)
-    assert float_operations(chain, found, ready, keep=0.5) == {"b"}
+    assert choose_float_operations(chain, found, ready, keep=0.5) == {"b"}
 
 
 def test_the_report_names_the_dearest_layers_first(ready, parts_and_ranges) -> None:
     parts, found = parts_and_ranges
-    told = report(parts, found, ready, set())
-    nats = [each["nats"] for each in told["rounding"]]
-    assert told["kept_float"] == []
+    told = describe_precision(parts, found, ready, set())
+    nats = [cost.nats for cost in told.rounding]
+    assert told.kept_float == []
     assert nats == sorted(nats, reverse=True)
-    for each in told["rounding"]:
-        holders = [name for name, layer in found.twins.items() if layer == each["layer"]]
-        some = ready.sensitivities[each["layer"]]
+    for cost in told.rounding:
+        holders = [name for name, layer in found.twins.items() if layer == cost.layer]
+        some = ready.sensitivities[cost.layer]
         costs = {some.cost_within(*found.ranges[name]) for name in holders}
-        assert each["nats"] == pytest.approx(max(costs), rel=0.01)
-    kept = float_operations(parts, found, ready, 0.9)
-    after = report(parts, found, ready, kept)
-    assert told["rounding"][0]["layer"] not in [each["layer"] for each in after["rounding"]]
-    assert after["kept_float"]
+        assert cost.nats == pytest.approx(max(costs), rel=0.01)
+    kept = choose_float_operations(parts, found, ready, 0.9)
+    after = describe_precision(parts, found, ready, kept)
+    assert told.rounding[0].layer not in [cost.layer for cost in after.rounding]
+    assert after.kept_float
 
 
 def test_an_unknown_layer_is_refused_with_the_nearest(tiny_model, images, tmp_path) -> None:

@@ -3,16 +3,16 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from compress.graph.gradients import tensors_of
 from compress.int8.calibration import CalibratedModel
-from compress.int8.ranges import (
-    BYTES,
-    HEADROOM,
-    _twins,
-    file_ranges,
-)
-from compress.int8.sensitivity import tensors_of
+from compress.int8.ranges import BYTE_RANGE, HEADROOM, choose_ranges, find_twins
 from compress.recipes import RECIPES, onnx, tflite
 from compress.recipes.conversion import Conversion
+from compress.recipes.converters import (
+    convert_to_onnx,
+    run_tflite_converter,
+    tflite_converter,
+)
 from configs.errors import UserError
 
 
@@ -23,15 +23,15 @@ def ready(tiny_model, images) -> CalibratedModel:
 
 @pytest.fixture(scope="module")
 def tflite_tensors(ready):
-    return tflite._all_tensors(tflite._converted(tflite._converter(ready.traced, "logits")))
+    return tflite.tensor_reader(run_tflite_converter(tflite_converter(ready.traced, "logits")))
 
 
 @pytest.fixture(scope="module")
 def onnx_tensors(ready, tmp_path_factory):
     converted = tmp_path_factory.mktemp("onnx") / "converted.onnx"
-    onnx.onnx.save(onnx._converted(ready.traced, "logits"), converted)
+    onnx.onnx.save(convert_to_onnx(ready.traced, "logits"), converted)
     quant_pre_process(converted, converted.with_name("folded.onnx"))
-    return onnx._all_tensors(converted.with_name("folded.onnx"))
+    return onnx.tensor_reader(converted.with_name("folded.onnx"))
 
 
 @pytest.mark.parametrize("format_", ["tflite", "onnx"])
@@ -40,7 +40,7 @@ def test_tensors_of_a_file_are_found_in_the_model_by_their_values(
 ):
     run = tflite_tensors if format_ == "tflite" else onnx_tensors
     of_file = [run(image) for image in images[:2]]
-    twins = _twins(of_file, ready.model, images[:2])
+    twins = find_twins(of_file, ready.model, images[:2])
     assert twins["image"] == "image"
     # What an activation of the model hides from it: the gate within a swish. And ONNX moves
     # channels before it subtracts the offset, or after.
@@ -54,7 +54,7 @@ def test_tensors_of_a_file_are_found_in_the_model_by_their_values(
 
 
 def test_minmax_covers_all_values_and_zero(ready, images, tflite_tensors):
-    found = file_ranges(tflite_tensors, ready, ranges="minmax").ranges
+    found = choose_ranges(tflite_tensors, ready, ranges="minmax").ranges
     for image in images:
         for name, values in tflite_tensors(image).items():
             low, high = found[name]
@@ -63,10 +63,10 @@ def test_minmax_covers_all_values_and_zero(ready, images, tflite_tensors):
 
 
 def test_ranges_for_the_loss_are_those_of_the_twins(ready, images, tflite_tensors):
-    found = file_ranges(tflite_tensors, ready, ranges="loss")
+    found = choose_ranges(tflite_tensors, ready, ranges="loss")
     known = ready.sensitivities
     wide = HEADROOM * np.mean([each.cost for each in known.values()])
-    twins = _twins([tflite_tensors(image) for image in images[:2]], ready.model, images[:2])
+    twins = find_twins([tflite_tensors(image) for image in images[:2]], ready.model, images[:2])
     assert found.twins == twins
     assert {name: found.ranges[name] for name in twins} == {
         name: known[twin].widest(wide) for name, twin in twins.items()
@@ -79,8 +79,8 @@ def test_ranges_for_the_loss_are_those_of_the_twins(ready, images, tflite_tensor
 
 def test_other_ranges_are_those_of_all_values_of_the_file(ready, images, tflite_tensors):
     runs = [tflite_tensors(image) for image in images]
-    percentile = file_ranges(tflite_tensors, ready, ranges={"percentile": 90.0}).ranges
-    least = file_ranges(tflite_tensors, ready, ranges="mse").ranges
+    percentile = choose_ranges(tflite_tensors, ready, ranges={"percentile": 90.0}).ranges
+    least = choose_ranges(tflite_tensors, ready, ranges="mse").ranges
     assert percentile.keys() == least.keys() == runs[0].keys()
     for name in runs[0]:
         values = np.concatenate([np.ravel(run[name]) for run in runs])
@@ -98,9 +98,9 @@ def test_ranges_of_values_need_no_gradients(
     tiny_model, images, tflite_tensors, ranges, monkeypatch
 ):
     monkeypatch.setattr(
-        "compress.int8.calibration.sensitivities", lambda *args: pytest.fail("asked")
+        "compress.int8.calibration.measure_sensitivities", lambda *args: pytest.fail("asked")
     )
-    found = file_ranges(tflite_tensors, CalibratedModel(tiny_model, images), ranges=ranges)
+    found = choose_ranges(tflite_tensors, CalibratedModel(tiny_model, images), ranges=ranges)
     assert all(low <= 0 <= high for low, high in found.ranges.values())
     assert len(found.ranges) > 10
 
@@ -136,8 +136,8 @@ def test_other_ranges_are_refused_before_anything_runs(recipe, ranges, problem):
 @pytest.mark.parametrize("ranges", ["loss", "minmax", "mse", {"percentile": 99.99}])
 def test_pixels_in_whole_numbers_are_not_rounded(tiny_model, images, tflite_tensors, ranges):
     ready = CalibratedModel(tiny_model, np.round(images * 0.8))  # no photo need have a 255
-    found = file_ranges(tflite_tensors, ready, ranges=ranges)
-    assert found.ranges["image"] == BYTES
+    found = choose_ranges(tflite_tensors, ready, ranges=ranges)
+    assert found.ranges["image"] == BYTE_RANGE
     assert found.costs(ready)["image"] == 0
 
 

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from compress.graph.gradients import tensors_of
 from compress.int8.histogram import CENTERS, EDGES, bins
-from compress.int8.sensitivity import Sensitivity, sensitivities, tensors_of
+from compress.int8.sensitivity import Sensitivity, measure_sensitivities
 from configs.errors import UserError
 from small_models import random_images
 
@@ -32,7 +33,7 @@ def of_values(values, gradients, *, images: int = 1) -> Sensitivity:
 
 
 def test_nothing_of_what_was_found_outlives_its_owner(tiny_model, images):
-    found = sensitivities(tiny_model, images)
+    found = measure_sensitivities(tiny_model, images)
     kept = weakref.ref(next(iter(found.values())))
     del found
     gc.collect()
@@ -42,7 +43,7 @@ def test_nothing_of_what_was_found_outlives_its_owner(tiny_model, images):
 def test_rounding_costs_half_the_squared_gradients_times_the_variance_of_a_step():
     # Steps of 2 have a variance of 4/12; half of (3 + 5) times that.
     some = of_values([1.0, -1.0], [3**0.5, 5**0.5])
-    assert some.rounding(-255.0, 255.0) == pytest.approx(4 / 3)
+    assert some.rounding_cost(-255.0, 255.0) == pytest.approx(4 / 3)
 
 
 def test_values_that_matter_to_nothing_do_not_widen_the_range():
@@ -64,7 +65,7 @@ def test_a_value_that_matters_is_kept():
 def test_clipping_is_felt_on_the_way_even_where_the_gradient_is_0_in_the_end():
     # Behind a swish -10 matters to nothing, but -1 does: what is clipped to 0 passes -1.
     some = of_values([-10.0, -1.0, 1.0], [0.0, 2.0, 2.0])
-    (below,), (above,) = some.clipping(np.array([-0.5]), np.array([1.0]))
+    (below,), (above,) = some.clipping_costs(np.array([-0.5]), np.array([1.0]))
     # The slope rises from 0 at -10 to 2 at -1 (area 9) and is 2 up to -0.5 (area 1): 1/2 * 10^2,
     # and 1/2 * 1^2 for the value at -1. Bins are 10 % wide.
     assert below == pytest.approx(50.5, rel=0.15)
@@ -80,8 +81,8 @@ def test_what_is_clipped_adds_up_over_an_image():
     gates = dataclasses.replace(gates, sums=0 * gates.sums)
     together = dataclasses.replace(gates, sums=np.where(EDGES[1:] > 1, gates.counts, 0)[None] * 0.1)
     edges = np.zeros(1), np.array([0.5])
-    _, (alone,) = gates.clipping(*edges)
-    _, (above,) = together.clipping(*edges)
+    _, (alone,) = gates.clipping_costs(*edges)
+    _, (above,) = together.clipping_costs(*edges)
     assert above == pytest.approx(0.5 * 5**2, rel=0.2)
     assert alone < above / 50
 
@@ -110,7 +111,7 @@ def test_the_cost_is_the_divergence_that_rounding_causes():
     logits = layers.Dense(3, name="logits")(layers.Flatten()(layers.Rescaling(1 / 255)(pixels)))
     model = keras.Model(pixels, logits)
     images = random_images(400, 4)
-    some = sensitivities(model, images)["logits"]
+    some = measure_sensitivities(model, images)["logits"]
     step = (some.high - some.low) / 255 * 40  # so large that the measured one is not noise
     rng = np.random.default_rng(0)
     outputs = np.repeat(model.predict_on_batch(images), 50, axis=0)
@@ -118,7 +119,7 @@ def test_the_cost_is_the_divergence_that_rounding_causes():
     p = tf.nn.softmax(outputs).numpy().astype("float64")
     q = tf.nn.softmax(outputs + errors).numpy().astype("float64")
     measured = (p * np.log(p / q)).sum(axis=1).mean()
-    predicted = some.rounding(some.low, some.high) * 40**2
+    predicted = some.rounding_cost(some.low, some.high) * 40**2
     assert predicted == pytest.approx(measured, rel=0.15)  # 400 drawn classes
 
 
@@ -126,7 +127,7 @@ def test_positions_that_are_left_out_are_counted_by_their_neighbours():
     pixels = keras.Input((64, 64, 3), name="image")
     x = layers.Rescaling(1 / 255, name="scaled")(pixels)
     model = keras.Model(pixels, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
-    some = sensitivities(model, random_images(3, 64))["scaled"]
+    some = measure_sensitivities(model, random_images(3, 64))["scaled"]
     assert some.counts.sum() == pytest.approx(64 * 64 * 3)
 
 
@@ -135,7 +136,7 @@ def test_probabilities_and_one_score_serve_as_well_as_logits():
     x = layers.Flatten(name="flat")(layers.Rescaling(1 / 255)(pixels))
     images = random_images(16, 4)
     for last in (layers.Dense(3, activation="softmax"), layers.Dense(1, activation="sigmoid")):
-        found = sensitivities(keras.Model(pixels, last(x)), images)
+        found = measure_sensitivities(keras.Model(pixels, last(x)), images)
         assert found["flat"].cost > 0
 
 
@@ -148,7 +149,7 @@ def test_a_layer_that_is_called_twice_has_two_tensors():
 
 
 def test_gradients_are_those_of_a_tape_that_keeps_all(tiny_model, images):
-    some = sensitivities(tiny_model, images[:1], only=["depthwise", "image"])
+    some = measure_sensitivities(tiny_model, images[:1], only=["depthwise", "image"])
     assert some.keys() == {"depthwise", "image"}
     probs = tf.nn.softmax(tiny_model(images[:1])).numpy().astype("float64")[0]
     drawn = np.random.default_rng(0).choice(len(probs), p=probs / probs.sum())
@@ -167,6 +168,6 @@ def test_a_model_that_answers_nan_is_refused():
     pixels = keras.Input((4, 4, 3), name="image")
     x = layers.Rescaling(float("nan"))(pixels)
     with pytest.raises(UserError, match="no numbers"):
-        sensitivities(
+        measure_sensitivities(
             keras.Model(pixels, layers.Dense(2)(layers.Flatten()(x))), random_images(2, 4)
         )

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from compress.graph.graph import Graph, copy_of
+from compress.graph.layer_graph import LayerGraph
+from compress.graph.replay import copy_model
 from compress.methods import METHODS, channel_sizes
 from compress.methods.channel_groups import ChannelGroups, total, with_channels
 from compress.methods.channel_sizes import sizes_within
@@ -34,7 +35,7 @@ def test_channels_registers_itself():
 
 
 def test_a_group_has_all_that_makes_and_reads_its_channels(tiny_model):
-    groups = ChannelGroups(Graph.of(tiny_model))
+    groups = ChannelGroups(LayerGraph.of(tiny_model))
     stem, hidden = groups.groups  # what `project` gives meets others in a sum
     assert (stem.size, hidden.size) == (8, 16)
     assert hidden.exits == ["hidden"]
@@ -46,7 +47,7 @@ def test_a_group_has_all_that_makes_and_reads_its_channels(tiny_model):
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_lite0"])
 def test_expanded_channels_of_every_block_can_leave_and_sums_stay_whole(name):
     model = build(name, weights=None)
-    groups = ChannelGroups(Graph.of(model))
+    groups = ChannelGroups(LayerGraph.of(model))
     expanded = {144: 2, 240: 2, 480: 3, 672: 3, 1152: 4}
     assert {size: sizes_of(groups).count(size) for size in expanded} == expanded
     assert sizes_of(groups)[-1] == 1280
@@ -54,7 +55,7 @@ def test_expanded_channels_of_every_block_can_leave_and_sums_stay_whole(name):
 
 
 def test_multiply_accumulates_are_those_of_the_model(tiny_model):
-    groups = ChannelGroups(Graph.of(tiny_model))
+    groups = ChannelGroups(LayerGraph.of(tiny_model))
     assert total(groups.macs, sizes_of(groups)) == count_macs(tiny_model)
     smaller = with_channels(tiny_model, groups, [np.arange(3), np.arange(16)])
     assert total(groups.macs, [3, 16]) == count_macs(smaller)
@@ -66,7 +67,7 @@ def test_convolutions_whose_channels_stay_count_among_the_multiply_accumulates()
     x = layers.Conv2D(8, 3)(x)
     x = layers.Conv2DTranspose(4, 3, strides=2)(layers.SeparableConv2D(8, 3)(x))
     model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
-    groups = ChannelGroups(Graph.of(model))
+    groups = ChannelGroups(LayerGraph.of(model))
     assert sizes_of(groups) == [8]
     assert total(groups.macs, [8]) == count_macs(model)
     smaller = with_channels(model, groups, [np.arange(5)])
@@ -74,7 +75,7 @@ def test_convolutions_whose_channels_stay_count_among_the_multiply_accumulates()
 
 
 def test_numbers_written_are_counted_by_hand(tiny_model):
-    groups = ChannelGroups(Graph.of(tiny_model))
+    groups = ChannelGroups(LayerGraph.of(tiny_model))
     # 8 channels at 8 x 8: stem, swish, depthwise, ReLU and gated; its mean and the gate; projected
     # and added; its mean, the hidden layer and the answers.
     written = 5 * 8 * 64 + 8 + 8 + 2 * 8 * 64 + 8 + 16 + 4
@@ -82,9 +83,9 @@ def test_numbers_written_are_counted_by_hand(tiny_model):
 
 
 def test_removing_channels_is_to_not_read_them(tiny_model, images):
-    groups = ChannelGroups(Graph.of(tiny_model))
+    groups = ChannelGroups(LayerGraph.of(tiny_model))
     kept = [np.array([0, 2, 3, 7]), np.arange(5, 16)]
-    blind = copy_of(tiny_model)
+    blind = copy_model(tiny_model)
     for use, _, index in groups.readers():
         kernel = blind.get_layer(use.layer.name).kernel
         seen = np.isin(np.arange(kernel.shape[-2]), kept[index])
@@ -133,7 +134,7 @@ def test_importance_is_the_fisher_information_of_a_gate_around_the_mean(images):
     x = layers.GlobalAveragePooling2D()(layers.Rescaling(1 / 64)(pixels))
     x = layers.Dense(5, activation="relu", name="hidden")(x)
     model = keras.Model(pixels, layers.Dense(3, name="answers")(x))
-    _, (found,) = _importances(model, ChannelGroups(Graph.of(model)), images)
+    _, (found,) = _importances(model, ChannelGroups(LayerGraph.of(model)), images)
 
     hidden = np.asarray(keras.Model(pixels, x)(images), "float64")
     weights = np.asarray(model.get_layer("answers").kernel, "float64")
@@ -173,7 +174,7 @@ def test_the_smaller_model_has_the_share_asked_for_and_learns(efficientnet):
 
 
 def test_a_latency_is_met_by_no_fewer_channels_than_it_takes(tiny_model):
-    groups = ChannelGroups(Graph.of(tiny_model))
+    groups = ChannelGroups(LayerGraph.of(tiny_model))
     importances = [np.linspace(1, 2, size) for size in sizes_of(groups)]
     asked = []
 
@@ -195,7 +196,7 @@ def test_the_last_of_all_sizes_can_be_reached_by_latency():
     model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
     sizes = sizes_within(
         0.105,
-        ChannelGroups(Graph.of(model)),
+        ChannelGroups(LayerGraph.of(model)),
         [np.linspace(1, 2, 1000)],
         multiple_of=1,
         latency=lambda sizes: sizes[0] / 1000,
@@ -270,7 +271,7 @@ def test_channels_of_a_layer_that_serves_twice_stay(images):
     x = twice(layers.Conv2D(4, 1)(pixels))
     x = layers.Conv2D(6, 1, name="free")(twice(x))
     model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
-    assert sizes_of(ChannelGroups(Graph.of(model))) == [6]
+    assert sizes_of(ChannelGroups(LayerGraph.of(model))) == [6]
 
 
 def test_channels_that_a_softmax_compares_stay():
@@ -279,4 +280,4 @@ def test_channels_that_a_softmax_compares_stay():
     weights = layers.Dense(4, activation="softmax")(layers.GlobalAveragePooling2D()(x))
     x = layers.Multiply()([layers.Conv2D(4, 1)(x), layers.Reshape((1, 1, 4))(weights)])
     model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
-    assert sizes_of(ChannelGroups(Graph.of(model))) == [6]
+    assert sizes_of(ChannelGroups(LayerGraph.of(model))) == [6]

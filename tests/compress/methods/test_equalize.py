@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from compress.graph.graph import Graph
-from compress.int8.equalization import divide, spans_of
+from compress.graph.layer_graph import LayerGraph
+from compress.int8.equalization import divide_outputs, find_spans
 from compress.methods import METHODS
 from compress.methods.equalize import (
     WORTH,
@@ -25,8 +25,8 @@ def equalized(model: keras.Model, images: np.ndarray, **options) -> keras.Model:
 
 
 def all_rewritten(model: keras.Model, images: np.ndarray) -> keras.Model:
-    graph = Graph.of(model)
-    spans = spans_of(graph)
+    graph = LayerGraph.of(model)
+    spans = find_spans(graph)
     scales = [_scale(each) for each in _ranges(graph, spans, images)]
     return _rewritten(model, zip(spans, scales, strict=True))
 
@@ -34,10 +34,10 @@ def all_rewritten(model: keras.Model, images: np.ndarray) -> keras.Model:
 def spread_out(model: keras.Model) -> keras.Model:
     """Give the channels before each swish ranges that differ up to a hundredfold."""
     rng = np.random.default_rng(0)
-    for span in spans_of(Graph.of(model)):
+    for span in find_spans(LayerGraph.of(model)):
         if span.activations:
             (source,) = span.sources
-            divide(source.layer, np.exp(rng.uniform(-2.3, 2.3, source.layer.gamma.shape)))
+            divide_outputs(source.layer, np.exp(rng.uniform(-2.3, 2.3, source.layer.gamma.shape)))
     return model
 
 
@@ -82,7 +82,7 @@ def test_fewer_than_all_swishes_are_rewritten(rewritten) -> None:
 
 
 def test_all_33_swishes_of_b0_outside_its_gates_can_be_rewritten(uneven: keras.Model) -> None:
-    spans = spans_of(Graph.of(uneven))
+    spans = find_spans(LayerGraph.of(uneven))
     assert sum(bool(span.activations) for span in spans) == 33
 
 
@@ -107,7 +107,7 @@ def test_the_one_uneven_swish_is_rewritten() -> None:
         x = layers.BatchNormalization()(x)
     model = settle(keras.Model(pixels, logits(x)), images)
     factors = np.geomspace(1, 300, 8).astype("float32")
-    divide(model.get_layer("b_bn"), 1 / factors)
+    divide_outputs(model.get_layer("b_bn"), 1 / factors)
     found = equalized(settle(model, images), images, gain=0.8)
     assert [layer.name for layer in found.layers if layer.name.endswith("_scale")] == ["b_scale"]
 
@@ -119,7 +119,7 @@ def test_what_costs_no_operation_is_done_for_free(caplog) -> None:
         layers.ReLU(name="act")(x)
     ))))  # fmt: skip
     norm = next(each for each in model.layers if isinstance(each, layers.BatchNormalization))
-    divide(norm, np.geomspace(1, 30, 4))
+    divide_outputs(norm, np.geomspace(1, 30, 4))
     settle(model, images)
 
     def ranges(model: keras.Model) -> np.ndarray:
@@ -240,7 +240,7 @@ def test_nested_models_with_layers_of_one_name_have_nothing_to_equalize() -> Non
     ]
     x = layers.Activation("silu")(layers.BatchNormalization()(convs[0](pixels)))
     model = keras.Model(pixels, logits(convs[1](x)))
-    assert spans_of(Graph.of(model)) == []
+    assert find_spans(LayerGraph.of(model)) == []
     with pytest.raises(UserError, match="several of its layers are called 'conv'"):
         equalized(model, random_images(4, 8))
 

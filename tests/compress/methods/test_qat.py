@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from compress.graph.graph import copy_of
-from compress.graph.rewrites import rounded_kernel
+from compress.graph.kernels import round_kernel
+from compress.graph.replay import copy_model
 from compress.int8.calibration import CalibratedModel
 from compress.methods import METHODS
 from compress.methods.qat import rounding
@@ -33,7 +33,7 @@ def _same_dropout_in_any_order_of_tests():
 def model(tiny_model, images):
     """The tiny model with answers that differ: rounding shows in them."""
     keras.utils.set_random_seed(1)
-    trained = copy_of(tiny_model)
+    trained = copy_model(tiny_model)
     train(trained, images, epochs=7, learning_rate=1e-2)
     return settle(trained, images)
 
@@ -65,7 +65,7 @@ def test_training_sees_what_the_int8_file_answers(model, images, tmp_path):
 
 def test_it_does_where_all_that_files_do_is_to_round(tiny_model, images, tmp_path):
     # Untrained, hardly a value is out of its range. The pixels are no whole numbers.
-    model = copy_of(tiny_model)
+    model = copy_model(tiny_model)
     kernel = model.get_layer("logits").kernel
     kernel.assign(10 * kernel)
     simulated = logits_of(rounding(CalibratedModel(model, images)), images)
@@ -84,7 +84,7 @@ def test_kernels_learn_and_end_in_the_steps_of_int8(model, calibration, finetune
     assert len(kernels) == 6
     for layer in kernels:
         kernel = np.asarray(layer.kernel)
-        np.testing.assert_allclose(rounded_kernel(layer, kernel), kernel, atol=1e-6)
+        np.testing.assert_allclose(round_kernel(layer, kernel), kernel, atol=1e-6)
         assert not np.allclose(kernel, model.get_layer(layer.name).kernel)
     assert {type(layer).__module__.split(".")[0] for layer in trained.layers} == {"keras"}
 
@@ -96,7 +96,7 @@ def test_a_network_without_training_is_the_one_it_was_but_for_its_rounded_consta
     prepared = CalibratedModel(model, images).model
     for layer in prepared.layers:
         if isinstance(layer, HAS_KERNEL):
-            layer.kernel.assign(rounded_kernel(layer, layer.kernel))
+            layer.kernel.assign(round_kernel(layer, layer.kernel))
     # Ahead of them all: the means of the channels, in 255 steps from 0 to the largest.
     prepared.get_layer("input_offset").offset = [-0.6 * 170, -0.6 * 212, -0.6 * 255]
     np.testing.assert_allclose(logits_of(same, images), logits_of(prepared, images), atol=1e-4)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from compress.graph.rewrites import rounded_kernel
+from compress.graph.kernels import round_kernel
 from compress.methods.structure import Structure, inner_kernels, keep_structure
 from compress.prune import structure_of
 from configs.artifacts import write_json
@@ -111,7 +111,7 @@ def test_kernels_that_were_only_rounded_have_no_structure():
     layer = layers.Dense(8)
     model = keras.Sequential([keras.Input((600,)), layer])
     kernel = np.random.default_rng(1).normal(size=(600, 8)).astype("float32")
-    layer.kernel.assign(rounded_kernel(layer, kernel))
+    layer.kernel.assign(round_kernel(layer, kernel))
     # Many weights of a channel are equal, and some are 0.
     assert len(np.unique(layer.kernel[:, 0])) < 300
     assert (np.asarray(layer.kernel) == 0).any()

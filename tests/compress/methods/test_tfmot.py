@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from compress.graph.graph import copy_of
+from compress.graph.replay import copy_model
 from compress.methods.tfmot import (
     copy_back,
     finetune,
@@ -120,7 +120,7 @@ def test_weights_come_back_by_layer_name(tiny_model, images):
     tf_model = to_tf_keras(tiny_model)
     for variable in tf_model.trainable_variables:
         variable.assign(variable * 1.1)
-    back = copy_back(tf_model, into=copy_of(tiny_model))
+    back = copy_back(tf_model, into=copy_model(tiny_model))
     np.testing.assert_allclose(
         back.predict_on_batch(images), tf_model.predict_on_batch(images), atol=1e-5
     )
@@ -142,7 +142,7 @@ def test_progress_counts_epochs_from_0_and_steps_done(tiny_model, course):
 
 
 def test_layers_that_were_frozen_learn_again(tiny_model, images, course):
-    frozen = copy_of(tiny_model)
+    frozen = copy_model(tiny_model)
     frozen.trainable = False
     tf_model = to_tf_keras(frozen)
     np.testing.assert_allclose(tf_model(images), tiny_model(images), atol=1e-5)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from compress.graph.graph import copy_of
+from compress.graph.replay import copy_model
 from compress.methods import METHODS
 from compress.methods.structure import Structure, inner_kernels, keep_structure
 from compress.methods.tfmot import FinetuneData
@@ -17,7 +17,7 @@ KERNELS = ["stem", "depthwise", "gate", "project", "hidden", "logits"]
 
 def with_zeros(model: keras.Model, name: str, channels: slice = slice(None)) -> keras.Model:
     """A copy of the model, in which a kernel or some of its output channels are zero."""
-    copy = copy_of(model)
+    copy = copy_model(model)
     kernel = np.asarray(copy.get_layer(name).kernel).copy()
     if name == "depthwise":
         kernel[:, :, channels] = 0

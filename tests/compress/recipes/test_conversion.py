@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from compress.graph.graph import copy_of
+from compress.graph.replay import copy_model
 from compress.recipes.conversion import Conversion
 from configs.errors import UserError
 
@@ -33,7 +33,7 @@ def test_recipes_with_other_needs_have_a_calibration_of_their_own(
 
 
 def test_changed_weights_are_traced_and_calibrated_again(tiny_model, images) -> None:
-    model = copy_of(tiny_model)
+    model = copy_model(tiny_model)
     conversion = conversion_of(model, images)
     function, calibrated = conversion.traced.function("logits"), conversion.calibrated(4)
     kernel = model.get_layer("logits").kernel

@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from compress.graph.inference import check_parity
 from compress.recipes.conversion import Conversion
 from compress.recipes.onnx import RECIPES, TYPES
+from compress.recipes.write import check_parity
 from configs.errors import UserError
 from eval.devices.probe import open_model
 from small_models import logits_of, random_images, settle
@@ -83,7 +83,7 @@ def test_types_are_those_of_the_cpu(cpu, activations, largest, tiny_model, image
     facts = RECIPES["onnx.int8"](
         Conversion(tiny_model, lambda: iter(images)), path, output="probabilities", cpu=cpu
     )
-    assert (facts["cpu"], facts["activations"], facts["kernel_steps"]) == (
+    assert (facts.cpu, facts.activations, facts.kernel_steps) == (
         cpu,
         activations,
         largest,

@@ -6,9 +6,9 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
-from compress.graph.inference import check_parity
 from compress.recipes.conversion import Conversion
 from compress.recipes.tflite import RECIPES
+from compress.recipes.write import check_parity
 from configs.errors import UserError
 from eval.devices.probe import open_model
 from tflite_files import flatbuffer, float_tensors
