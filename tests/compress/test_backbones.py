@@ -14,7 +14,7 @@ from compress.methods.tfmot import to_tf_keras
 from compress.recipes import RECIPES
 from compress.recipes.conversion import Conversion
 from distill.backbones import BACKBONES
-from distill.backbones.efficientnet import num_macs
+from distill.backbones.macs import count_macs
 from eval.devices.probe import open_model
 from small_models import SIZE, build, logits_of, random_images, settle_deep
 from tflite_files import flatbuffer, float_tensors
@@ -69,4 +69,4 @@ def test_every_backbone_learns_with_rounding_and_with_zeros(backbone):
 def test_every_backbone_can_lose_channels(backbone):
     model, images = backbone
     smaller = without_channels(model, images, keep=0.5, multiple_of=8)
-    assert 0.45 < num_macs(smaller) / num_macs(model) <= 0.5
+    assert 0.45 < count_macs(smaller) / count_macs(model) <= 0.5
