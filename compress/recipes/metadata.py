@@ -1,8 +1,8 @@
-"""Writes what a file says of itself, in the forms that other tools read.
+"""Writes the metadata of a file, in the forms that other tools read.
 
-A `.tflite` file gets TFLite metadata, which MediaPipe asks for, and behind the model a ZIP of
-metadata.json and labels.txt. An `.onnx` file gets metadata_props. Beside our own, the keys of both
-are those that Ultralytics reads.
+A `.tflite` file gets TFLite metadata, which MediaPipe requires, and behind the model a ZIP with
+metadata.json and labels.txt. An `.onnx` file gets metadata_props. Both have our keys and those
+that Ultralytics reads.
 """
 
 import json
@@ -17,11 +17,11 @@ from configs.artifacts import ending
 from eval.metadata import JSON_MEMBER, OWN_KEY, FileMetadata
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The date of all ZIP members: the same model gives the same bytes."""
+"""The date of all ZIP members, so that the same model gives the same bytes."""
 
 
 def write_metadata(path: Path, metadata: FileMetadata) -> None:
-    """Add metadata to a fresh file in place; the caller keeps it under a temporary name meanwhile.
+    """Add metadata to a new file in place. The caller renames the file when it is complete.
 
     Raises:
         ValueError: the file has metadata already.
@@ -32,8 +32,8 @@ def write_metadata(path: Path, metadata: FileMetadata) -> None:
         onnx.save(model, path)
         return
     path.write_bytes(with_metadata(path.read_bytes(), metadata))
-    # First what older readers of Ultralytics' files take for metadata: the first member.
-    # Stored, not deflated: MediaPipe's readers refuse compressed members.
+    # The JSON comes first because older readers of Ultralytics' files read the first member.
+    # Members are stored because MediaPipe's readers refuse compressed ones.
     with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
         for name, text in (
             (JSON_MEMBER, json.dumps(common_keys(metadata), indent=2, ensure_ascii=False)),
@@ -43,11 +43,11 @@ def write_metadata(path: Path, metadata: FileMetadata) -> None:
 
 
 def common_keys(metadata: FileMetadata) -> dict[str, Any]:
-    """What readers of Ultralytics' files look for, and all of ours under its own key.
+    """The keys that readers of Ultralytics' files need, and all of ours under one key.
 
-    They need stride, task, batch, imgsz and names. An author and a license are the user's to give,
-    and a date would make the same model another file. Nothing is true, false or null: some read
-    this as Python.
+    Those readers need stride, task, batch, imgsz and names. Author and license are left to the
+    user, and a date would change the bytes of the same model. No value is true, false or null,
+    because some readers evaluate the text as Python.
     """
     return {
         "description": metadata.description,
@@ -63,7 +63,7 @@ def common_keys(metadata: FileMetadata) -> dict[str, Any]:
 
 
 def onnx_props(metadata: FileMetadata) -> dict[str, str]:
-    """The same as strings: ours as JSON, the others in Python's words, which readers evaluate."""
+    """The same keys as strings: ours as JSON, the others as Python, which readers evaluate."""
     keys = common_keys(metadata)
     return {**{k: str(v) for k, v in keys.items()}, OWN_KEY: json.dumps(keys[OWN_KEY])}
 

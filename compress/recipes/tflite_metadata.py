@@ -1,9 +1,9 @@
-"""TFLite metadata: a flatbuffer within the model that says what its input and output hold.
+"""TFLite metadata: a flatbuffer inside the model that describes its input and its output.
 
 MediaPipe's ImageClassifier, Android's libraries and model viewers read it.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, Union
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -15,7 +15,9 @@ from eval.metadata import FileMetadata
 
 TFLITE_ENTRY = "TFLITE_METADATA"
 LABELS_MEMBER = "labels.txt"
-"""Where the labels are, in the ZIP behind the model."""
+"""The file with the labels, in the ZIP behind the model."""
+# Tables of our own: only mediapipe and the dead tflite-support bring this schema as Python code,
+# and mediapipe needs a newer absl-py than tensorflow-model-optimization allows.
 MEMBERS = {
     "ModelMetadata": "name description version subgraph_metadata author license associated_files "
     "min_parser_version",
@@ -29,11 +31,21 @@ MEMBERS = {
     "NormalizationOptions": "mean std",
     "AssociatedFile": "name description type",
 }
-"""The tables used here and their members in order, as TFLite's metadata_schema.fbs has them."""
+"""The tables that we write and all their members in the order of TFLite's metadata_schema.fbs."""
 PARSER_VERSION = "1.0.0"
-"""Every reader of that schema knows these members."""
+"""Every reader of the schema knows these members."""
 RGB, TENSOR_AXIS_LABELS = 1, 2
 FEATURE_PROPERTIES, IMAGE_PROPERTIES, NORMALIZATION_OPTIONS = 1, 2, 1
+
+
+class _Table(NamedTuple):
+    """A table of the schema; an int is a member of one byte."""
+
+    kind: str
+    members: dict[str, "_Value"]
+
+
+_Value = Union[int, str, list[float], list[_Table], _Table]  # noqa: UP007
 
 
 def with_metadata(content: bytes, metadata: FileMetadata) -> bytes:
@@ -51,22 +63,17 @@ def with_metadata(content: bytes, metadata: FileMetadata) -> bytes:
     return pack(model)
 
 
-class _Table(NamedTuple):
-    kind: str
-    members: dict[str, Any]
-
-
 def tflite_metadata(metadata: FileMetadata) -> bytes:
-    """The TFLite metadata flatbuffer: an RGB image in, a value for every class out.
+    """The TFLite metadata as a flatbuffer: the input is an RGB image, the output has the classes.
 
-    An input that is quantized has the normalization of its float model: the tensor's own scale
-    and zero point come after it, as the schema says.
+    A quantized input has the normalization of its float model. As the schema says, readers apply
+    the scale and the zero point of the tensor after it.
     """
     graph = _Table(
         "SubGraphMetadata",
         {
-            "input_tensor_metadata": [_image(metadata)],
-            "output_tensor_metadata": [_answer(metadata)],
+            "input_tensor_metadata": [_image_table(metadata)],
+            "output_tensor_metadata": [_answer_table(metadata)],
         },
     )
     root = _Table(
@@ -79,11 +86,11 @@ def tflite_metadata(metadata: FileMetadata) -> bytes:
         },
     )
     builder = Builder()
-    builder.Finish(_offset(builder, root), file_identifier=b"M001")
+    builder.Finish(_add(builder, root), file_identifier=b"M001")
     return bytes(builder.Output())
 
 
-def _image(metadata: FileMetadata) -> _Table:
+def _image_table(metadata: FileMetadata) -> _Table:
     rgb = _Table("ImageProperties", {"color_space": RGB})
     normalization = _Table(
         "NormalizationOptions",
@@ -102,7 +109,7 @@ def _image(metadata: FileMetadata) -> _Table:
     )
 
 
-def _answer(metadata: FileMetadata) -> _Table:
+def _answer_table(metadata: FileMetadata) -> _Table:
     features = _Table("FeatureProperties", {})
     labels = _Table(
         "AssociatedFile",
@@ -124,31 +131,38 @@ def _answer(metadata: FileMetadata) -> _Table:
 
 
 def _union(kind: str, member: str, number: int, table: _Table) -> _Table:
+    """A table with a union: the number says which kind of table its member holds."""
     return _Table(kind, {f"{member}_type": number, member: table})
 
 
-def _offset(builder: Builder, value: Any) -> int:
-    """Where the builder put a table, a text or a list of floats or tables."""
+def _add(builder: Builder, value: str | list[float] | list[_Table] | _Table) -> int:
+    """Write a value with everything that it refers to; returns its offset in the buffer."""
     if isinstance(value, str):
         return int(builder.CreateString(value))
-    if isinstance(value, list) and not isinstance(value[0], _Table):
+    if isinstance(value, _Table):
+        return _add_table(builder, value)
+    tables = [item for item in value if isinstance(item, _Table)]
+    if not tables:
         return int(builder.CreateNumpyVector(np.array(value, "float32")))
-    if isinstance(value, list):
-        offsets = [_offset(builder, table) for table in value]
-        builder.StartVector(4, len(offsets), 4)
-        for offset in reversed(offsets):
-            builder.PrependUOffsetTRelative(offset)
-        return int(builder.EndVector())
-    # What a table refers to is written before it.
-    members = {
-        name: each if isinstance(each, int) else _offset(builder, each)
-        for name, each in value.members.items()
+    offsets = [_add_table(builder, table) for table in tables]
+    builder.StartVector(4, len(offsets), 4)
+    for offset in reversed(offsets):
+        builder.PrependUOffsetTRelative(offset)
+    return int(builder.EndVector())
+
+
+def _add_table(builder: Builder, table: _Table) -> int:
+    # The builder needs what a table refers to before the table itself.
+    offsets = {
+        name: _add(builder, value)
+        for name, value in table.members.items()
+        if not isinstance(value, int)
     }
-    slots = MEMBERS[value.kind].split()
+    slots = MEMBERS[table.kind].split()
     builder.StartObject(len(slots))
-    for name, number in members.items():
-        if isinstance(value.members[name], int):
-            builder.PrependUint8Slot(slots.index(name), number, 0)
+    for name, value in table.members.items():
+        if isinstance(value, int):
+            builder.PrependUint8Slot(slots.index(name), value, 0)
         else:
-            builder.PrependUOffsetTRelativeSlot(slots.index(name), number, 0)
+            builder.PrependUOffsetTRelativeSlot(slots.index(name), offsets[name], 0)
     return int(builder.EndObject())
