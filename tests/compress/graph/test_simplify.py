@@ -25,7 +25,7 @@ def classifier(*preprocessing, padding: str = "same") -> keras.Model:
 
 
 @pytest.mark.parametrize(
-    ("preprocessing", "left"),
+    ("preprocessing", "remaining"),
     [
         ((layers.Rescaling(1 / 255),), []),
         ((layers.Rescaling(1 / 127.5, offset=-1),), ["input_offset"]),
@@ -42,35 +42,37 @@ def classifier(*preprocessing, padding: str = "same") -> keras.Model:
     ],
     ids=["scaled", "centred", "as EfficientNet", "inverted"],
 )
-def test_the_scaling_of_pixels_moves_into_the_first_kernel(preprocessing, left) -> None:
+def test_the_scaling_of_pixels_moves_into_the_first_kernel(preprocessing, remaining) -> None:
     model, images = classifier(*preprocessing), random_images(4, 8)
-    found = simplify(model)
-    np.testing.assert_allclose(answers(found, images), answers(model, images), rtol=1e-4, atol=1e-5)
+    simpler = simplify(model)
+    np.testing.assert_allclose(
+        answers(simpler, images), answers(model, images), rtol=1e-4, atol=1e-5
+    )
     scaling = (layers.Rescaling, layers.Normalization)
-    assert not any(isinstance(layer, scaling) for layer in found.layers)
-    assert [layer.name for layer in found.layers if layer.name == "input_offset"] == left
+    assert not any(isinstance(layer, scaling) for layer in simpler.layers)
+    assert [layer.name for layer in simpler.layers if layer.name == "input_offset"] == remaining
 
 
-def test_pixels_that_something_else_reads_keep_their_scaling() -> None:
+def test_pixels_that_another_layer_reads_keep_their_scaling() -> None:
     pixels = keras.Input((8, 8, 3), name="image")
     x = layers.Rescaling(1 / 255)(pixels)
     x = layers.Concatenate()([layers.Conv2D(3, 1)(x), x])
     model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
     images = random_images(4, 8)
-    found = simplify(model)
-    assert "Rescaling" in names(found)
-    np.testing.assert_allclose(answers(found, images), answers(model, images), rtol=1e-5)
+    simpler = simplify(model)
+    assert "Rescaling" in names(simpler)
+    np.testing.assert_allclose(answers(simpler, images), answers(model, images), rtol=1e-5)
 
 
-def test_a_scaling_that_serves_twice_stays() -> None:
+def test_a_scaling_layer_that_is_called_twice_stays() -> None:
     keras.utils.set_random_seed(1)
     scaling = layers.Rescaling(1 / 16)
     pixels = keras.Input((8, 8, 3), name="image")
     x = scaling(layers.Conv2D(3, 1)(scaling(pixels)))
     model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
     images = random_images(4, 8)
-    found = simplify(model)
-    np.testing.assert_allclose(answers(found, images), answers(model, images), rtol=1e-5)
+    simpler = simplify(model)
+    np.testing.assert_allclose(answers(simpler, images), answers(model, images), rtol=1e-5)
 
 
 def test_nested_models_with_layers_of_one_name_are_left_as_they_are() -> None:
@@ -91,11 +93,11 @@ def test_activations_become_layers_and_a_shared_kernel_stays_one() -> None:
     x = layers.GlobalAveragePooling2D()(shared(shared(pixels)))
     model = keras.Model(pixels, layers.Dense(3, activation="softmax")(x))
     images = random_images(4, 8)
-    found = simplify(model)
-    np.testing.assert_allclose(answers(found, images), answers(model, images), rtol=1e-5)
-    assert names(found).count("Activation") == 2
-    assert names(found).count("Conv2D") == 1
-    assert [each.name for each in found.layers if each.name.startswith("shared")] == [
+    simpler = simplify(model)
+    np.testing.assert_allclose(answers(simpler, images), answers(model, images), rtol=1e-5)
+    assert names(simpler).count("Activation") == 2
+    assert names(simpler).count("Conv2D") == 1
+    assert [layer.name for layer in simpler.layers if layer.name.startswith("shared")] == [
         "shared",
         "shared.activation",
     ]
@@ -112,7 +114,7 @@ def test_activations_become_layers_and_a_shared_kernel_stays_one() -> None:
     ],
     ids=["convolution", "groups", "depthwise", "dense"],
 )
-def test_normalizations_move_into_the_kernels_ahead_of_them(kernel, bias) -> None:
+def test_normalizations_move_into_the_kernels_before_them(kernel, bias) -> None:
     keras.utils.set_random_seed(1)
     kernel = type(kernel).from_config({**kernel.get_config(), "use_bias": bias})
     pixels = keras.Input((8, 8, 3), name="image")
@@ -122,12 +124,14 @@ def test_normalizations_move_into_the_kernels_ahead_of_them(kernel, bias) -> Non
     settle(model, images)
     norm = model.get_layer("norm")
     norm.beta.assign(keras.random.normal(norm.beta.shape))
-    found = simplify(model)
-    assert "BatchNormalization" not in names(found)
-    np.testing.assert_allclose(answers(found, images), answers(model, images), rtol=1e-4, atol=1e-5)
+    simpler = simplify(model)
+    assert "BatchNormalization" not in names(simpler)
+    np.testing.assert_allclose(
+        answers(simpler, images), answers(model, images), rtol=1e-4, atol=1e-5
+    )
 
 
-def test_a_normalization_stays_whose_input_something_else_reads() -> None:
+def test_a_normalization_whose_input_has_other_readers_stays() -> None:
     keras.utils.set_random_seed(1)
     pixels = keras.Input((8, 8, 3), name="image")
     x = layers.Conv2D(3, 1)(pixels)
@@ -135,6 +139,6 @@ def test_a_normalization_stays_whose_input_something_else_reads() -> None:
     x = layers.BatchNormalization()(layers.Conv2D(3, 1, activation="relu")(x))
     model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
     images = random_images(4, 8)
-    found = simplify(model)
-    assert names(found).count("BatchNormalization") == 2
-    np.testing.assert_allclose(answers(found, images), answers(model, images), rtol=1e-4)
+    simpler = simplify(model)
+    assert names(simpler).count("BatchNormalization") == 2
+    np.testing.assert_allclose(answers(simpler, images), answers(model, images), rtol=1e-4)

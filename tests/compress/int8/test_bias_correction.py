@@ -13,8 +13,8 @@ def answers(model: keras.Model, images: np.ndarray) -> np.ndarray:
     return np.asarray(model.predict_on_batch(images))
 
 
-def rounded(layer, steps) -> None:
-    """Round a kernel as runtimes do, one scale for each output channel."""
+def round_as_runtimes_do(layer, steps) -> None:
+    """Round a kernel with one scale for each output channel."""
     kernel = np.asarray(layer.kernel)
     axes = (0, 1) if isinstance(layer, layers.DepthwiseConv2D) else tuple(range(kernel.ndim - 1))
     step = np.abs(kernel).max(axis=axes, keepdims=True) / steps
@@ -36,16 +36,16 @@ def test_rounded_kernels_shift_nothing_on_average_once_biases_make_up_for_it(nor
     settle(model, images)
 
     def mean_shift(other: keras.Model) -> float:
-        expected, found = (
-            answers(keras.Model(each.inputs, each.get_layer("end").output), images)
-            for each in (model, other)
+        before, after = (
+            answers(keras.Model(network.inputs, network.get_layer("end").output), images)
+            for network in (model, other)
         )
-        return float(np.abs((found - expected).mean(axis=(0, 1, 2))).max())
+        return float(np.abs((after - before).mean(axis=(0, 1, 2))).max())
 
     corrected, plain = copy_model(model), copy_model(model)
     correct_biases(corrected, images, steps)
-    for each in (corrected, plain):
-        rounded(each.get_layer("depthwise"), steps)
+    for network in (corrected, plain):
+        round_as_runtimes_do(network.get_layer("depthwise"), steps)
     assert mean_shift(plain) > 1e-4
     assert mean_shift(corrected) < 0.02 * mean_shift(plain)
 

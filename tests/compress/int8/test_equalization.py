@@ -1,4 +1,4 @@
-"""Which channels can be scaled, and that the answers stay what they were."""
+"""Which channels can be scaled, and that the answers do not change."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from small_models import logits_of, random_images
 
 SIZE = 8
 FAR = 1e3 * random_images(4, SIZE)
-"""What no calibration image prepares for: values up to 255,000."""
+"""Values up to 255,000, which are in no calibration image."""
 
 
 def model_of(body: Callable[[Any], Any]) -> keras.Model:
@@ -56,11 +56,11 @@ def tensor(model: keras.Model, name: str, images: np.ndarray) -> np.ndarray:
     return keras.ops.convert_to_numpy(inner(images, training=False))
 
 
-def assert_same_answers(found: keras.Model, model: keras.Model, images: np.ndarray) -> None:
+def assert_same_answers(rewritten: keras.Model, model: keras.Model, images: np.ndarray) -> None:
     expected = logits_of(model, images)
     # A few roundings of float32, whose numbers are 1e-7 apart.
     largest = max(float(np.abs(expected).max()), 1)
-    np.testing.assert_allclose(logits_of(found, images), expected, atol=1e-5 * largest)
+    np.testing.assert_allclose(logits_of(rewritten, images), expected, atol=1e-5 * largest)
 
 
 ACTIVATIONS = {
@@ -79,19 +79,19 @@ ACTIVATIONS = {
 def test_every_activation_has_a_rule_that_holds_for_any_image(kind: str) -> None:
     build, afterwards = ACTIVATIONS[kind]
     model = model_of(lambda x: depthwise(build()(norm(x))))
-    (span, *_), found = scaled(model)
+    (span, *_), rewritten = scaled(model)
     for images in (random_images(4, SIZE), FAR, -FAR):
-        assert_same_answers(found, model, images)
-        # What lies between is what was there, divided by s.
+        assert_same_answers(rewritten, model, images)
+        # The tensor in between is the original one, divided by s.
         before = tensor(model, "act", images)
-        after = tensor(found, afterwards, images) * [1 / 8, 1 / 2, 2, 8]
+        after = tensor(rewritten, afterwards, images) * [1 / 8, 1 / 2, 2, 8]
         np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5 * np.abs(before).max())
     assert [rule.name for rule in span.activations.values()] == (
         [] if afterwards == "act" else [kind.removesuffix(" by name").replace("relu", "ReLU")]
     )
 
 
-def test_the_cut_of_relu6_is_put_to_the_test() -> None:
+def test_the_images_reach_both_ends_of_relu6() -> None:
     build, _ = ACTIVATIONS["relu6"]
     values = tensor(model_of(lambda x: depthwise(build()(norm(x)))), "act", random_images(4, SIZE))
     assert ((values == 6).any(axis=(0, 1, 2)) & (values == 0).any(axis=(0, 1, 2))).all()
@@ -149,22 +149,22 @@ BODIES = {
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_a_scale_goes_through_what_networks_are_made_of(body: str) -> None:
+def test_a_scale_goes_through_the_blocks_of_known_networks(body: str) -> None:
     build, num_spans = BODIES[body]
     model = model_of(build)
-    spans, found = scaled(model)
+    spans, rewritten = scaled(model)
     assert len(spans) == num_spans
     for images in (random_images(4, SIZE), FAR):
-        assert_same_answers(found, model, images)
+        assert_same_answers(rewritten, model, images)
 
 
 def test_a_rewritten_model_survives_saving(tmp_path) -> None:
     model = model_of(lambda x: hard_swish()(norm(layers.ReLU(6.0)(norm(x)))))
-    _, found = scaled(model)
-    found.save(tmp_path / "model.keras")
+    _, rewritten = scaled(model)
+    rewritten.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     images = random_images(4, SIZE)
-    np.testing.assert_array_equal(logits_of(again, images), logits_of(found, images))
+    np.testing.assert_array_equal(logits_of(again, images), logits_of(rewritten, images))
 
 
 def twice(layer: Any) -> Callable[[Any], Any]:
@@ -174,11 +174,11 @@ def twice(layer: Any) -> Callable[[Any], Any]:
 @pytest.mark.parametrize(
     "body",
     [
-        # A layer that is used twice has one set of weights for two scales.
+        # A layer that is called twice has one set of weights for two scales.
         lambda x: twice(layers.Conv2D(3, 3, padding="same"))(x),
-        # What a swish reads is read by something else, too.
+        # A swish and another layer read the same tensor.
         lambda x: (lambda y: layers.Multiply()([y, layers.Activation("silu")(y)]))(norm(x)),
-        # Nobody divides the pixels, and in a sum all have one scale.
+        # Nothing divides the pixels, and all summands have one scale.
         lambda x: layers.Conv2D(4, 1, activation="tanh")(layers.Add()([x, layers.Conv2D(3, 1)(x)])),
         # The square of a scale.
         lambda x: (lambda y: layers.Multiply()([y, layers.Dropout(0.1)(y)]))(norm(x)),
@@ -188,7 +188,7 @@ def twice(layer: Any) -> Callable[[Any], Any]:
         ),
         # Positions and channels become one axis.
         lambda x: layers.Flatten()(layers.ReLU()(norm(x))),
-        # Groups of channels have kernels of their own.
+        # The channels of two groups share an axis of the kernel.
         lambda x: layers.Conv2D(4, 1, groups=2, activation="tanh")(norm(x)),
         # Activations without a rule.
         lambda x: layers.Activation("gelu")(norm(x)),
@@ -197,11 +197,11 @@ def twice(layer: Any) -> Callable[[Any], Any]:
         lambda x: layers.Conv2D(4, 1, activation="silu")(x),
     ],
 )
-def test_where_a_scale_would_change_something_there_is_none(body) -> None:
+def test_where_a_scale_would_change_the_answers_there_is_no_span(body) -> None:
     assert find_spans(LayerGraph.of(model_of(body))) == []
 
 
-def test_what_the_model_answers_is_not_scaled() -> None:
+def test_the_outputs_of_the_model_are_not_scaled() -> None:
     pixels = keras.Input((SIZE, SIZE, 3), name="image")
     x = layers.GlobalAveragePooling2D()(layers.ReLU()(norm(pixels)))
     assert find_spans(LayerGraph.of(keras.Model(pixels, x))) == []

@@ -29,11 +29,11 @@ def test_values_and_weights_are_counted_in_their_bins():
     assert count_codes(codes(values), weights)[bins(np.float32(1.0))] == 10.5
 
 
-def test_a_percentile_leaves_out_half_of_the_rest_on_either_side():
-    # Of 1000 values of each sign evenly up to 8, 5 % beyond 7.2 and -7.2.
+def test_a_percentile_leaves_out_the_same_share_on_either_side():
+    # 1000 values of each sign lie evenly up to 8, so 5 % are beyond 7.2 and 5 % beyond -7.2.
     both = np.linspace(0.008, 8, 1000)
     assert of_values([*-both, *both]).percentile(90) == pytest.approx((-7.2, 7.2), rel=0.01)
-    # All positive: nothing is below 0, which a range always has.
+    # All values are positive. A range always includes 0, so nothing is below it.
     assert of_values(both).percentile(90) == pytest.approx((0.0, 7.6), rel=0.01)
 
 
@@ -42,7 +42,7 @@ def test_percentiles_are_those_of_all_values(percentile):
     values = np.random.default_rng(0).standard_t(3, 200_000)
     rest = (100 - percentile) / 2
     expected = tuple(np.percentile(values, [rest, 100 - rest]))
-    # Within a bin, 6 to 12 % wide; the tails of 99.99 have ten values each.
+    # Equal within a bin, which is 6 to 12 % wide; the tails of 99.99 have ten values each.
     assert of_values(values).percentile(percentile) == pytest.approx(expected, rel=0.12)
 
 
@@ -51,7 +51,7 @@ def test_the_percentile_100_leaves_nothing_out():
 
 
 def squared_error(values, low, high):
-    """Of values that are really clipped and rounded."""
+    """The error of values that are in fact clipped and rounded."""
     step = (high - low) / 255
     zero = round(-low / step)
     rounded = np.clip(np.round(values / step) + zero, 0, 255)
@@ -69,22 +69,24 @@ def test_least_squares_come_near_the_best_of_all_ranges(kind):
         for a in shares
         for b in shares
     ]
-    # The grids differ, and of a value that is far out a bin tells only 12 %.
+    # The grids differ, and a bin knows an extreme value only to 12 %.
     assert squared_error(values, *least) < 1.2 * min(errors)
 
 
-def test_a_value_alone_is_kept_where_rounding_all_others_costs_less():
-    # 100 and 10,000 of about 1. Clipped at c the one costs (100 - c)^2, and steps of c / 255 cost
-    # the others c^2 / 255^2 / 12 each, 0.0128 c^2 together: least at c = 100 / 1.0128.
+def test_a_lone_value_is_kept_if_rounding_all_others_costs_less():
+    # One value of 100 and 10,000 values of about 1. Clipped at c the one costs (100 - c)^2. Steps
+    # of c / 255 cost the others c^2 / 255^2 / 12 each, 0.0128 c^2 together. The sum is smallest at
+    # c = 100 / 1.0128.
     low, high = of_values([100.0, *np.linspace(0.9, 1.1, 10_000)]).least_squares()
     assert low == 0
     assert high == pytest.approx(98.7, rel=0.05)  # candidates are 6 % apart
-    # A million of them cost 1.28 c^2: least at c = 100 / 2.28.
+    # A million of them cost 1.28 c^2, and the sum is smallest at c = 100 / 2.28.
     many = of_values([100.0, *np.linspace(0.9, 1.1, 10_000)])
     counts = np.where(CENTERS < 2, many.counts * 100, many.counts)
     assert Histogram(counts, 0.0, 100.0).least_squares()[1] == pytest.approx(43.8, rel=0.05)
 
 
-def test_zeros_have_nothing_to_round():
-    some = [*np.linspace(0.1, 1, 1000), 3.0]
-    assert of_values([*some, *np.zeros(100_000)]).least_squares() == of_values(some).least_squares()
+def test_zeros_have_no_rounding_error():
+    others = [*np.linspace(0.1, 1, 1000), 3.0]
+    with_zeros = of_values([*others, *np.zeros(100_000)])
+    assert with_zeros.least_squares() == of_values(others).least_squares()

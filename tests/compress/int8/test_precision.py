@@ -32,10 +32,11 @@ def ready(tiny_model, images) -> CalibratedModel:
 
 
 @pytest.fixture(scope="module")
-def parts_and_ranges(ready):
+def operations_and_ranges(ready):
     content = run_tflite_converter(tflite_converter(ready.traced, "logits"))
-    found = choose_ranges(tflite.tensor_reader(content), ready, ranges="loss")
-    return operations_of(content), found
+    return operations_of(content), choose_ranges(
+        tflite.tensor_reader(content), ready, ranges="loss"
+    )
 
 
 def written(model: keras.Model, images: np.ndarray, path, **options) -> dict:
@@ -51,13 +52,13 @@ def float_kinds(path) -> list[int]:
     graph = model.subgraphs[0]
     floats = {i for i, t in enumerate(graph.tensors) if t.type == schema.TensorType.FLOAT32}
     return [
-        model.operatorCodes[each.opcodeIndex].builtinCode
-        for each in graph.operators
-        if int(each.inputs[0]) in floats and int(each.outputs[0]) in floats
+        model.operatorCodes[operator.opcodeIndex].builtinCode
+        for operator in graph.operators
+        if int(operator.inputs[0]) in floats and int(operator.outputs[0]) in floats
     ]
 
 
-def test_a_tensor_is_rounded_unless_all_that_touch_it_are_in_float() -> None:
+def test_a_tensor_is_rounded_unless_all_its_operations_are_in_float() -> None:
     chain = [
         Operation("a", ["image"], ["x"]),
         Operation("b", ["x"], ["y"]),
@@ -69,11 +70,11 @@ def test_a_tensor_is_rounded_unless_all_that_touch_it_are_in_float() -> None:
     assert rounded_tensors(chain, {"a", "b", "c"}) == []
 
 
-def test_operations_are_of_the_layers_that_they_compute(ready, parts_and_ranges) -> None:
-    parts, found = parts_and_ranges
-    computed = layers_of_operations(parts, found, ready.model)
-    layers = [computed[each.name] for each in parts]
-    # A convolution with its padding, both halves of a swish for the one layer.
+def test_operations_are_of_the_layers_that_they_compute(ready, operations_and_ranges) -> None:
+    operations, ranges = operations_and_ranges
+    computed = layers_of_operations(operations, ranges, ready.model)
+    layers = [computed[operation.name] for operation in operations]
+    # A convolution is computed with its padding, and a swish by two operations.
     assert layers[0] == {"input_offset"}
     assert layers[1] & NAMED == {"stem"}
     assert len(layers[1]) == 2
@@ -94,8 +95,8 @@ def test_named_layers_stay_in_float_and_nothing_is_rounded_between_them(
         Op.CONV_2D, Op.FULLY_CONNECTED, Op.LOGISTIC, Op.MUL, Op.FULLY_CONNECTED
     ]  # fmt: skip
     expected = keras.ops.softmax(tiny_model.predict_on_batch(images))
-    found = tflite.Interpreter(str(path)).get_signature_runner()(image=images[:1])
-    np.testing.assert_allclose(found["probabilities"], expected[:1], atol=0.1)
+    answer = tflite.Interpreter(str(path)).get_signature_runner()(image=images[:1])
+    np.testing.assert_allclose(answer["probabilities"], expected[:1], atol=0.1)
 
 
 def test_an_onnx_file_keeps_named_layers_in_float(tiny_model, images, tmp_path) -> None:
@@ -108,54 +109,56 @@ def test_an_onnx_file_keeps_named_layers_in_float(tiny_model, images, tmp_path) 
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9])
-def test_a_share_leaves_the_dearest_in_float(ready, parts_and_ranges, share) -> None:
-    parts, found = parts_and_ranges
-    costs = found.costs(ready)
-    kept = choose_float_operations(parts, found, ready, share)
+def test_a_share_leaves_the_most_expensive_in_float(ready, operations_and_ranges, share) -> None:
+    operations, ranges = operations_and_ranges
+    costs = ranges.costs(ready)
+    in_float = choose_float_operations(operations, ranges, ready, share)
 
-    def cost(kept: set) -> float:
-        by_twin = {found.twins[n]: costs[n] for n in rounded_tensors(parts, kept) if n in costs}
+    def cost(in_float: set) -> float:
+        by_twin = {
+            ranges.twins[n]: costs[n] for n in rounded_tensors(operations, in_float) if n in costs
+        }
         return sum(by_twin.values())
 
-    assert cost(kept) <= (1 - share) * cost(set())
-    assert 0 < len(kept) < len(parts)
-    dearest = max(costs, key=lambda name: costs[name])
-    assert dearest not in rounded_tensors(parts, kept)
+    assert cost(in_float) <= (1 - share) * cost(set())
+    assert 0 < len(in_float) < len(operations)
+    most_expensive = max(costs, key=lambda name: costs[name])
+    assert most_expensive not in rounded_tensors(operations, in_float)
 
 
-def test_a_tensor_that_a_file_holds_twice_costs_once() -> None:
+def test_a_tensor_that_a_file_has_twice_costs_once() -> None:
     chain = [
         Operation("a", ["image"], ["x"]),
         Operation("reshape", ["x"], ["copy"]),
         Operation("b", ["copy"], ["y"]),
     ]
-    found = FileRanges(
+    ranges = FileRanges(
         dict.fromkeys(["x", "copy", "y"], (0.0, 1.0)), {"x": "first", "copy": "first", "y": "last"}
     )
     # 5 nats in all: half of them are saved as soon as `b` is in float.
     nats = {"first": 2.0, "last": 3.0}
-    known = {
+    sensitivities = {
         layer: SimpleNamespace(cost_within=lambda low, high, cost=cost: cost)
         for layer, cost in nats.items()
     }
-    ready = SimpleNamespace(sensitivities=known)
-    assert choose_float_operations(chain, found, ready, keep=0.5) == {"b"}
+    ready = SimpleNamespace(sensitivities=sensitivities)
+    assert choose_float_operations(chain, ranges, ready, keep=0.5) == {"b"}
 
 
-def test_the_report_names_the_dearest_layers_first(ready, parts_and_ranges) -> None:
-    parts, found = parts_and_ranges
-    told = describe_precision(parts, found, ready, set())
-    nats = [cost.nats for cost in told.rounding]
-    assert told.kept_float == []
+def test_the_most_expensive_layers_come_first(ready, operations_and_ranges) -> None:
+    operations, ranges = operations_and_ranges
+    precision = describe_precision(operations, ranges, ready, set())
+    nats = [cost.nats for cost in precision.rounding]
+    assert precision.kept_float == []
     assert nats == sorted(nats, reverse=True)
-    for cost in told.rounding:
-        holders = [name for name, layer in found.twins.items() if layer == cost.layer]
-        some = ready.sensitivities[cost.layer]
-        costs = {some.cost_within(*found.ranges[name]) for name in holders}
+    for cost in precision.rounding:
+        holders = [name for name, layer in ranges.twins.items() if layer == cost.layer]
+        tensor = ready.sensitivities[cost.layer]
+        costs = {tensor.cost_within(*ranges.ranges[name]) for name in holders}
         assert cost.nats == pytest.approx(max(costs), rel=0.01)
-    kept = choose_float_operations(parts, found, ready, 0.9)
-    after = describe_precision(parts, found, ready, kept)
-    assert told.rounding[0].layer not in [cost.layer for cost in after.rounding]
+    in_float = choose_float_operations(operations, ranges, ready, 0.9)
+    after = describe_precision(operations, ranges, ready, in_float)
+    assert precision.rounding[0].layer not in [cost.layer for cost in after.rounding]
     assert after.kept_float
 
 

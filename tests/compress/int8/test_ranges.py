@@ -42,10 +42,10 @@ def test_tensors_of_a_file_are_found_in_the_model_by_their_values(
     of_file = [run(image) for image in images[:2]]
     twins = find_twins(of_file, ready.model, images[:2])
     assert twins["image"] == "image"
-    # What an activation of the model hides from it: the gate within a swish. And ONNX moves
-    # channels before it subtracts the offset, or after.
-    lost = [name for name in of_file[0] if name not in twins]
-    assert all("igmoid" in name or "input_offset" in name for name in lost), lost
+    # The model does not have the gate within a swish. And ONNX may move the channels before it
+    # subtracts the offset.
+    others = [name for name in of_file[0] if name not in twins]
+    assert all("igmoid" in name or "input_offset" in name for name in others), others
     tensors = tensors_of(ready.model, images[:2])
     for name, twin in twins.items():
         np.testing.assert_allclose(
@@ -54,27 +54,27 @@ def test_tensors_of_a_file_are_found_in_the_model_by_their_values(
 
 
 def test_minmax_covers_all_values_and_zero(ready, images, tflite_tensors):
-    found = choose_ranges(tflite_tensors, ready, ranges="minmax").ranges
+    chosen = choose_ranges(tflite_tensors, ready, ranges="minmax").ranges
     for image in images:
         for name, values in tflite_tensors(image).items():
-            low, high = found[name]
+            low, high = chosen[name]
             assert low <= min(0, values.min())
             assert high >= max(0, values.max())
 
 
 def test_ranges_for_the_loss_are_those_of_the_twins(ready, images, tflite_tensors):
-    found = choose_ranges(tflite_tensors, ready, ranges="loss")
-    known = ready.sensitivities
-    wide = HEADROOM * np.mean([each.cost for each in known.values()])
+    chosen = choose_ranges(tflite_tensors, ready, ranges="loss")
+    sensitivities = ready.sensitivities
+    max_cost = HEADROOM * np.mean([tensor.cost for tensor in sensitivities.values()])
     twins = find_twins([tflite_tensors(image) for image in images[:2]], ready.model, images[:2])
-    assert found.twins == twins
-    assert {name: found.ranges[name] for name in twins} == {
-        name: known[twin].widest(wide) for name, twin in twins.items()
+    assert chosen.twins == twins
+    assert {name: chosen.ranges[name] for name in twins} == {
+        name: sensitivities[twin].widest(max_cost) for name, twin in twins.items()
     }
-    for name, nats in found.costs(ready).items():
-        some = known[twins[name]]
-        assert nats == pytest.approx(some.cost_within(*found.ranges[name]))
-        assert some.cost * 0.999 <= nats <= max(some.cost, wide) * 1.001
+    for name, nats in chosen.costs(ready).items():
+        tensor = sensitivities[twins[name]]
+        assert nats == pytest.approx(tensor.cost_within(*chosen.ranges[name]))
+        assert tensor.cost * 0.999 <= nats <= max(tensor.cost, max_cost) * 1.001
 
 
 def test_other_ranges_are_those_of_all_values_of_the_file(ready, images, tflite_tensors):
@@ -86,7 +86,7 @@ def test_other_ranges_are_those_of_all_values_of_the_file(ready, images, tflite_
         values = np.concatenate([np.ravel(run[name]) for run in runs])
         low, high = np.percentile(values, [5, 95])
         if len(values) > 1000:
-            # Within a bin of 6 to 12 %, or near 0.
+            # Equal within a bin, which is 6 to 12 % wide, or near 0.
             near = {"rel": 0.12, "abs": 0.02 * float(np.abs(values).max())}
             assert percentile[name] == pytest.approx((min(low, 0), max(high, 0)), **near)
         assert min(values.min(), 0) <= least[name][0] <= 0
@@ -98,24 +98,23 @@ def test_ranges_of_values_need_no_gradients(
     tiny_model, images, tflite_tensors, ranges, monkeypatch
 ):
     monkeypatch.setattr(
-        "compress.int8.calibration.measure_sensitivities", lambda *args: pytest.fail("asked")
+        "compress.int8.calibration.measure_sensitivities",
+        lambda *args: pytest.fail("computed gradients"),
     )
-    found = choose_ranges(tflite_tensors, CalibratedModel(tiny_model, images), ranges=ranges)
-    assert all(low <= 0 <= high for low, high in found.ranges.values())
-    assert len(found.ranges) > 10
+    chosen = choose_ranges(tflite_tensors, CalibratedModel(tiny_model, images), ranges=ranges)
+    assert all(low <= 0 <= high for low, high in chosen.ranges.values())
+    assert len(chosen.ranges) > 10
 
 
 @pytest.mark.parametrize("format_", ["tflite", "onnx"])
-def test_a_file_gives_the_tensors_that_it_is_asked_for(
-    format_, images, tflite_tensors, onnx_tensors
-):
+def test_a_reader_returns_the_named_tensors(format_, images, tflite_tensors, onnx_tensors):
     run = tflite_tensors if format_ == "tflite" else onnx_tensors
     everything = run(images[0])
-    for wanted in ([], ["image"], list(everything)[1:3]):
-        found = run(images[0], wanted)
-        assert list(found) == wanted
-        for name in wanted:
-            np.testing.assert_array_equal(found[name], everything[name])
+    for names in ([], ["image"], list(everything)[1:3]):
+        tensors = run(images[0], names)
+        assert list(tensors) == names
+        for name in names:
+            np.testing.assert_array_equal(tensors[name], everything[name])
 
 
 @pytest.mark.parametrize("recipe", ["tflite.int8", "onnx.int8"])
@@ -128,17 +127,17 @@ def test_a_file_gives_the_tensors_that_it_is_asked_for(
         ({}, "'loss', 'minmax' or 'mse'"),
     ],
 )
-def test_other_ranges_are_refused_before_anything_runs(recipe, ranges, problem):
+def test_unknown_ranges_are_refused_before_anything_runs(recipe, ranges, problem):
     with pytest.raises(UserError, match=problem):
         RECIPES.check(recipe, {"ranges": ranges})
 
 
 @pytest.mark.parametrize("ranges", ["loss", "minmax", "mse", {"percentile": 99.99}])
-def test_pixels_in_whole_numbers_are_not_rounded(tiny_model, images, tflite_tensors, ranges):
-    ready = CalibratedModel(tiny_model, np.round(images * 0.8))  # no photo need have a 255
-    found = choose_ranges(tflite_tensors, ready, ranges=ranges)
-    assert found.ranges["image"] == BYTE_RANGE
-    assert found.costs(ready)["image"] == 0
+def test_whole_pixels_are_not_rounded(tiny_model, images, tflite_tensors, ranges):
+    ready = CalibratedModel(tiny_model, np.round(images * 0.8))  # photos need not contain a 255
+    chosen = choose_ranges(tflite_tensors, ready, ranges=ranges)
+    assert chosen.ranges["image"] == BYTE_RANGE
+    assert chosen.costs(ready)["image"] == 0
 
 
 def test_an_int8_file_has_the_steps_of_its_ranges(tiny_model, images, tmp_path):

@@ -42,9 +42,9 @@ def test_changed_weights_are_traced_and_calibrated_again(tiny_model, images) -> 
     renewed = conversion.calibrated(4)
     assert renewed is not calibrated
     expected = keras.ops.convert_to_numpy(model(images))
-    found = keras.ops.convert_to_numpy(renewed.model(images))
+    outputs = keras.ops.convert_to_numpy(renewed.model(images))
     # The biases of the calibrated model are corrected for rounded kernels.
-    np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max())
+    np.testing.assert_allclose(outputs, expected, atol=0.05 * np.abs(expected).max())
 
 
 def test_two_conversions_of_one_model_share_nothing(tiny_model, images) -> None:

@@ -1,4 +1,4 @@
-"""What is written into files, read back with other code: raw flatbuffers, zipfile, onnx."""
+"""The metadata of files, read back with other code: raw flatbuffers, zipfile, onnx."""
 
 import ast
 import json
@@ -29,7 +29,7 @@ METADATA = FileMetadata(
 )
 NAMES = dict(enumerate(METADATA.classes))
 IMAGES = np.random.default_rng(1).uniform(0, 1, (8, 1, 4, 4, 3)).astype("float32")
-IMAGES[0], IMAGES[1] = 0, 1  # so that the range of a quantized input is all of 0..1
+IMAGES[0], IMAGES[1] = 0, 1  # the range of a quantized input is then 0..1
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +116,8 @@ def answers(path: Path) -> np.ndarray:
     interpreter.allocate_tensors()
     (image,), (answer,) = interpreter.get_input_details(), interpreter.get_output_details()
     pixels = (255 * IMAGES[2]).round()
-    given = pixels / 255 if image["dtype"] == np.float32 else pixels
-    interpreter.set_tensor(image["index"], given.astype(image["dtype"]))
+    values = pixels / 255 if image["dtype"] == np.float32 else pixels
+    interpreter.set_tensor(image["index"], values.astype(image["dtype"]))
     interpreter.invoke()
     return np.array(interpreter.get_tensor(answer["index"]))
 
@@ -170,7 +170,7 @@ def test_the_zip_is_what_mediapipe_and_ultralytics_read(tflite_file: Path) -> No
         assert archive.read("labels.txt").decode() == "rose\nit's\nlöwenzahn 😀\n"
         text = archive.read(members[0]).decode()  # older readers take the first member
     metadata = json.loads(text)
-    assert ast.literal_eval(text) == metadata  # and some of them as Python
+    assert ast.literal_eval(text) == metadata  # and some readers evaluate it as Python
     assert {int(number): name for number, name in metadata["names"].items()} == NAMES
     assert metadata["task"] == "classify"
     assert metadata["imgsz"] == [4, 4]

@@ -16,7 +16,7 @@ from small_models import logits_of, random_images, settle
 
 @pytest.fixture(scope="module")
 def files(tiny_model, images, tmp_path_factory):
-    """A file of the tiny model by every recipe."""
+    """A file of the tiny model for every recipe."""
     folder = tmp_path_factory.mktemp("onnx")
     paths = {name.partition(".")[2]: folder / f"{name}.onnx" for name in RECIPES.names()}
     for name, path in paths.items():
@@ -89,7 +89,7 @@ def test_types_are_those_of_the_cpu(cpu, activations, largest, tiny_model, image
         largest,
     )
     graph = onnx.load(path).graph
-    constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
         if node.op_type == "QuantizeLinear":
@@ -136,7 +136,7 @@ def test_standard_output_stays_clean(tiny_model, images, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_softmax_is_not_put_on_a_softmax(images, tmp_path):
+def test_a_model_that_ends_in_softmax_gets_no_second_one(images, tmp_path):
     model = keras.Sequential(
         [
             keras.Input((16, 16, 3)),
@@ -173,13 +173,13 @@ def test_int8_logits_have_a_range_from_all_images(tiny_model, images, tmp_path):
     RECIPES["onnx.int8"](
         Conversion(tiny_model, lambda: iter(calibration)), path, output="logits", ranges="minmax"
     )
-    found = session(path).run(None, {"image": black})[0]
+    logits = session(path).run(None, {"image": black})[0]
     expected = tiny_model(black).numpy()
     # A dozen tensors of 8 bits.
-    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+    assert np.abs(logits - expected).max() < 0.1 * np.abs(expected).max()
 
 
-def test_a_sum_of_maps_of_one_pixel_is_no_second_bias(tmp_path):
+def test_the_sum_of_a_residual_connection_of_one_pixel_is_no_second_bias(tmp_path):
     keras.utils.set_random_seed(1)
     pixels = keras.Input((4, 4, 3))
     x = layers.Conv2D(6, 4, use_bias=False)(pixels)  # one pixel is left

@@ -16,7 +16,7 @@ from tflite_files import flatbuffer, float_tensors
 
 @pytest.fixture(scope="module")
 def files(tiny_model, images, tmp_path_factory):
-    """A file of the tiny model by every recipe; nothing may reach standard output."""
+    """A file of the tiny model for every recipe."""
     folder = tmp_path_factory.mktemp("tflite")
     paths = {name.partition(".")[2]: folder / f"{name}.tflite" for name in RECIPES.names()}
     for name, path in paths.items():
@@ -42,9 +42,9 @@ def test_there_are_six_recipes():
         ("float32", 1e-6),  # rounding
         ("float16", 2e-3),  # weights keep 11 bits, and a dozen layers add their errors
         ("dynamic", 0.05),  # weights keep 8 bits
-        ("weights", 0.02),  # so they do, and their mean errors are made up for
-        ("int16", 0.02),  # and activations 16
-        ("int8", 0.1),  # so do activations
+        ("weights", 0.02),  # the same, and biases make up for their mean errors
+        ("int16", 0.02),  # weights keep 8 bits, activations 16
+        ("int8", 0.1),  # weights and activations keep 8 bits
     ],
 )
 def test_a_file_answers_like_its_model(files, recipe, tolerance, tiny_model, images):
@@ -65,7 +65,7 @@ def test_tensors_and_signature_are_named_and_the_edges_float32_of_batch_1(files,
 
 
 @pytest.mark.parametrize("recipe", ["float32", "int8", "weights"])
-def test_weights_lie_where_runtimes_expect_them(files, recipe):
+def test_weights_are_aligned_as_runtimes_expect(files, recipe):
     content = files[recipe].read_bytes()
     model = schema.Model.GetRootAsModel(content)
     buffers = [model.Buffers(i) for i in range(model.BuffersLength())]
@@ -76,7 +76,7 @@ def test_weights_lie_where_runtimes_expect_them(files, recipe):
 
 
 @pytest.mark.parametrize("recipe", ["int8", "int16"])
-def test_no_operation_of_an_integer_file_is_float_but_at_its_edges(files, recipe):
+def test_an_integer_file_is_float_only_at_its_edges(files, recipe):
     graph = flatbuffer(files[recipe]).subgraphs[0]
     assert float_tensors(files[recipe]) == {int(graph.inputs[0]), int(graph.outputs[0])}
 
@@ -116,13 +116,13 @@ def test_an_integer_input_of_scaled_pixels_is_refused(tiny_model, images, tmp_pa
         )
 
 
-def test_a_file_of_weights_keeps_its_kernels_as_int8_by_channel_and_computes_in_float(files):
+def test_a_weights_file_stores_kernels_as_int8_by_channel_and_computes_in_float(files):
     graph = flatbuffer(files["weights"]).subgraphs[0]
     tensors = graph.tensors
-    kept = [t for t in tensors if t.type == schema.TensorType.INT8]
-    assert [len(t.quantization.scale) for t in kept] == [8, 8, 8, 8, 16, 4]
-    kernels = {int(o.outputs[0]) for o in graph.operators if tensors[o.inputs[0]] in kept}
-    assert len(kernels) == len(kept)
+    stored = [t for t in tensors if t.type == schema.TensorType.INT8]
+    assert [len(t.quantization.scale) for t in stored] == [8, 8, 8, 8, 16, 4]
+    kernels = {int(o.outputs[0]) for o in graph.operators if tensors[o.inputs[0]] in stored}
+    assert len(kernels) == len(stored)
     others = [o for o in graph.operators if int(o.outputs[0]) not in kernels]
     assert all(tensors[o.outputs[0]].type == schema.TensorType.FLOAT32 for o in others)
     codes = flatbuffer(files["weights"]).operatorCodes
@@ -138,7 +138,7 @@ def looping(images):
     return keras.Model(pixels, layers.Dense(3)(layers.GRU(5)(rows)))
 
 
-def test_weights_of_a_model_with_a_loop_are_kept_as_int8(looping, images, tmp_path):
+def test_weights_of_a_model_with_a_loop_are_stored_as_int8(looping, images, tmp_path):
     path = tmp_path / "file.tflite"
     RECIPES["tflite.weights"](
         Conversion(looping, lambda: iter(images)), path, output="probabilities"
