@@ -20,7 +20,7 @@ from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
 from eval.devices.registry import parse_device
 from eval.devices.verify import Verification
-from eval.timing.sustained import PROFILE, SINGLE_STREAM, Mode, thermal_mode
+from eval.timing.modes import PROFILE, SINGLE_STREAM, Mode, thermal_mode
 
 TABLES = {
     "thermal": thermal_table,

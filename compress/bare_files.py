@@ -23,8 +23,8 @@ from eval.pixels import Pixels
 from eval.scoring.file_rows import References, file_row
 from eval.scoring.predictions import file_probabilities, predict_file
 from eval.timing.latency import Latency
+from eval.timing.modes import Mode, sustain
 from eval.timing.results import timed
-from eval.timing.sustained import Mode, sustain
 
 log = logging.getLogger("potstill")
 

@@ -22,7 +22,7 @@ from eval.devices.registry import DEVICES, device_label
 from eval.devices.verify import Verification, spread, verify
 from eval.report.report import build_report, write_report
 from eval.timing.latency import Latency
-from eval.timing.sustained import Mode, sustain_step
+from eval.timing.modes import Mode, sustain_step
 
 Rows = list[dict[str, Any]]
 """Rows as in report.json."""

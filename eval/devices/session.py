@@ -31,6 +31,10 @@ BYTES_PER_SECOND = 50_000
 LOADED = "the message that the file is loaded"
 
 
+Message = dict[str, Any]
+"""A request or an answer, as JSON values."""
+
+
 class DeviceLost(StepFailed):
     """A device went away in the middle of something; it may come back."""
 
@@ -99,7 +103,7 @@ class ProbeSession:
             {"run": count}, expected=f"the times of {count} executions", executions=count
         )
         times_ms = [float(time_ms) for time_ms in answer["times_ms"]]
-        self._slowest_ms = max(self._slowest_ms, *times_ms)
+        self._slowest_ms = max([self._slowest_ms, *times_ms])
         return times_ms
 
     def predict(self, image: np.ndarray) -> np.ndarray:
@@ -150,7 +154,7 @@ class ProbeSession:
             if stream is not None:
                 stream.close()
 
-    def _ready(self, request: dict[str, Any]) -> Ready:
+    def _ready(self, request: Message) -> Ready:
         answer = self._ask(request, expected=LOADED, seconds=LOADING_SECONDS)
         ready = from_json(Ready, answer)
         self._slowest_ms = max(self._slowest_ms, ready.first_ms)
@@ -158,12 +162,12 @@ class ProbeSession:
 
     def _ask(
         self,
-        request: dict[str, Any],
+        request: Message,
         *,
         expected: str,
         seconds: float | None = None,
         executions: int = 0,
-    ) -> dict[str, Any]:
+    ) -> Message:
         """Send a request, unless it is empty, and return the answer.
 
         Args:
@@ -186,10 +190,10 @@ class ProbeSession:
                     return message
         except TimeoutError:
             got = "; ".join(other_lines) or "nothing"
-            raise self._silence(expected, limit, got=got) from None
+            raise self._silence(limit, expected=expected, got=got) from None
         raise self._failure("it ended early")
 
-    def _message(self, line: str) -> dict[str, Any] | None:
+    def _message(self, line: str) -> Message | None:
         """The message on a line; None for what is not from the probe, such as a login banner."""
         if not line.startswith(f"{self._marker} "):
             return None
@@ -199,8 +203,9 @@ class ProbeSession:
             return None
 
     def _failure(self, reason: str) -> StepFailed:
+        """The error for a probe that ends, or says that it cannot go on."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=5)  # it is about to end with an exit code that says why
+            self._process.wait(timeout=5)  # it is about to end, and its exit code says why
         code, errors = self._ended()
         if code == self._lost_code:
             return DeviceLost(f"the connection to {self._device} broke. {errors}")
@@ -209,7 +214,8 @@ class ProbeSession:
             "Check the file with: evaluate predict FILE PHOTO"
         )
 
-    def _silence(self, expected: str, seconds: float, *, got: str) -> StepFailed:
+    def _silence(self, seconds: float, *, expected: str, got: str) -> StepFailed:
+        """The error for a probe that did not answer in time."""
         _, errors = self._ended()
         command = "evaluate devices TARGET" if self._device else "evaluate predict FILE PHOTO"
         return StepFailed(

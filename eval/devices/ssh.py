@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from configs.artifacts import ending, file_sha256
@@ -21,7 +20,7 @@ from eval.devices.session import (
     new_marker,
     probe_arguments,
 )
-from eval.devices.wheels import RUNTIMES, Target, download, runtime_for
+from eval.devices.wheels import DESCRIBE, Facts, Target, download, runtime_for
 
 log = logging.getLogger("potstill")
 
@@ -34,58 +33,12 @@ OPTIONS = [
 LOST = 255
 """The exit code of ssh for a broken connection, as opposed to a command that failed."""
 
-# Runs in the Python of the device, so it uses nothing newer than Python 3.8.
-FACTS = f"""
-import importlib.util, json, os, platform
-from importlib import metadata
-def version(name):
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
-cpu = ""
-try:
-    for line in open("/proc/cpuinfo"):
-        if line.split(":")[0].strip() in ("model name", "Model"):
-            cpu = line.partition(":")[2].strip()
-except OSError:
-    pass
-modules = {json.dumps(["numpy", *(m for _, modules in RUNTIMES.values() for m in modules)])}
-print(json.dumps({{
-    "cpu": cpu or platform.machine(),
-    "num_cores": os.cpu_count(),
-    "os": " ".join([platform.system(), platform.release(), platform.machine()]),
-    "python": platform.python_version(),
-    "arch": platform.machine(),
-    "libc": list(platform.libc_ver()),
-    "modules": {{m: version(m.replace("_", "-")) for m in modules if importlib.util.find_spec(m)}},
-}}))
-"""
 UNPACK = (
     "import sys, zipfile\nfor path in sys.argv[2:]: zipfile.ZipFile(path).extractall(sys.argv[1])\n"
 )
 CACHE = '"${XDG_CACHE_HOME:-$HOME/.cache}/potstill"'
 COMMAND_SECONDS = 120
 """How long a command may take, besides the time to send its input."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the Python of a device says about its machine.
-
-    Attributes:
-        arch: as platform.machine() reports it.
-        libc: name and version of the C library.
-        modules: versions of numpy and of the runtimes that it can import; "" where unknown.
-    """
-
-    cpu: str
-    num_cores: int | None
-    os: str
-    python: str
-    arch: str
-    libc: tuple[str, str]
-    modules: dict[str, str]
 
 
 class Board:
@@ -191,21 +144,13 @@ class Board:
         if runtime is None or ("numpy" in modules and modules & set(runtime.modules)):
             return ""
         if kind not in self._sites:
-            target = self._target()
+            target = self.facts.target
             key = hashlib.sha256(repr((runtime.pin, target, _names(self._wheels))).encode())
             site = f"{self._cache}/site-{key.hexdigest()[:16]}"
             if "missing" in self._lines(f"test -d {shlex.quote(site)} || echo missing"):
                 self._install(runtime.pin, target, site)
             self._sites[kind] = site
         return self._sites[kind]
-
-    def _target(self) -> Target:
-        name, version = self.facts.libc
-        return Target(
-            python=".".join(self.facts.python.split(".")[:2]),
-            arch=self.facts.arch,
-            glibc=int(version.split(".")[1]) if name == "glibc" else None,
-        )
 
     def _install(self, package: str, target: Target, site: str) -> None:
         log.info("%s has no %s: installing it in %s there", self.host, package, site)
@@ -261,8 +206,9 @@ class Board:
         return lines[lines.index(marker) + 1 :] if marker in lines else []
 
     def _facts(self) -> Facts:
+        marker = new_marker()
         try:
-            lines = self._lines(f"{self._python} -", stdin=FACTS.encode())
+            lines = self._lines(f"{self._python} - {marker}", stdin=DESCRIBE.encode())
         except DeviceLost:
             raise
         except StepFailed as error:
@@ -270,14 +216,14 @@ class Board:
                 f"{error}\n{self.host} needs Python 3.9 or later; name it with "
                 f"{{name: ssh, host: {self.host}, python: /path/to/python3}}."
             ) from None
-        try:
-            return from_json(Facts, json.loads(lines[0]))
-        except (ValueError, IndexError):
-            raise StepFailed(
-                f"{self.host}: {self._python} did not describe its machine. Expected a line of "
-                f"JSON; got {lines[:1] or 'nothing'}. Check that it is a Python, with: ssh "
-                f"{self.host} {self._python} --version"
-            ) from None
+        for line in lines:
+            if line.startswith(marker):
+                return from_json(Facts, json.loads(line.removeprefix(marker)))
+        raise StepFailed(
+            f"{self._python} on {self.host} did not describe its machine. Expected a line of JSON; "
+            f"got {lines[-1:] or 'nothing'}. Check that it is a Python, with: ssh {self.host} "
+            f"{self._python} --version"
+        )
 
 
 def device_path(path: str) -> str:

@@ -1,15 +1,13 @@
 """Whether files give the same answers on a device as here."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from configs.artifacts import ending
 from eval.devices.probe import open_model
-from eval.devices.registry import DEVICES, Device, device_label
+from eval.devices.registry import DEVICES, Device, Options, device_label
 from eval.images import evaluation_image
 from eval.metadata import expected_pixels, read_metadata
 from eval.pixels import Pixels
@@ -39,7 +37,7 @@ def verify(
     photos: list[Path],
     *,
     device: str,
-    options: Mapping[str, Any],
+    options: Options,
     num_threads: int = 1,
     pixels: Pixels | None = None,
 ) -> list[Verification]:
@@ -99,6 +97,6 @@ def _compare(
 
 
 def spread(photos: list[Path], count: int) -> list[Path]:
-    """So many of the photos, spread evenly over the classes that they are sorted by."""
+    """At most `count` of the photos, spread evenly over the classes that they are sorted by."""
     places = np.linspace(0, len(photos) - 1, min(count, len(photos))).round().astype(int)
     return [photos[place] for place in places]

@@ -1,5 +1,6 @@
-"""Runtimes for a device that has none: wheels of the right kind, to be unpacked there."""
+"""Which runtimes a device has, and wheels of the right kind for a device that has none."""
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -42,6 +43,36 @@ def runtime_for(kind: str) -> Runtime | None:
     return Runtime(f"{package}=={version}" if version else package, modules)
 
 
+DESCRIBE = f"""
+import importlib.util, json, os, platform, sys
+from importlib import metadata
+def version(name):
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+cpu = ""
+try:
+    for line in open("/proc/cpuinfo"):
+        if line.split(":")[0].strip() in ("model name", "Model"):
+            cpu = line.partition(":")[2].strip()
+except OSError:
+    pass
+modules = {json.dumps(["numpy", *(m for _, modules in RUNTIMES.values() for m in modules)])}
+print(sys.argv[1], json.dumps({{
+    "cpu": cpu or platform.machine(),
+    "num_cores": os.cpu_count(),
+    "os": " ".join([platform.system(), platform.release(), platform.machine()]),
+    "python": platform.python_version(),
+    "arch": platform.machine(),
+    "libc": list(platform.libc_ver()),
+    "modules": {{m: version(m.replace("_", "-")) for m in modules if importlib.util.find_spec(m)}},
+}}))
+"""
+"""A program that prints the Facts of a machine, behind its first argument. It runs in the Python of
+a device, so it uses nothing newer than Python 3.8."""
+
+
 @dataclass(frozen=True)
 class Target:
     """The Python that wheels are for.
@@ -60,6 +91,35 @@ class Target:
         """What errors call it."""
         libc = "musl or another C library" if self.glibc is None else f"glibc 2.{self.glibc}"
         return f"Python {self.python} on {self.arch} with {libc}"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the Python of a device says about its machine.
+
+    Attributes:
+        arch: as platform.machine() reports it.
+        libc: name and version of the C library.
+        modules: versions of numpy and of the runtimes that it can import; "" where unknown.
+    """
+
+    cpu: str
+    num_cores: int | None
+    os: str
+    python: str
+    arch: str
+    libc: tuple[str, str]
+    modules: dict[str, str]
+
+    @property
+    def target(self) -> Target:
+        """The kind of wheels that its Python takes."""
+        name, version = self.libc
+        return Target(
+            python=".".join(self.python.split(".")[:2]),
+            arch=self.arch,
+            glibc=int(version.split(".")[1]) if name == "glibc" else None,
+        )
 
 
 def download(package: str, target: Target, folder: Path, source: Path | None) -> list[Path]:

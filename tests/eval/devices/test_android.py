@@ -16,7 +16,7 @@ from eval.timing.measure import measure
 android = DEVICES["android"]
 ADB = shutil.which("adb")
 
-# What Google's program prints, for a model that takes 2.5 ms after its first inference.
+# Prints what Google's program prints, for a model that takes 2.5 ms after its first execution.
 BENCHMARK_MODEL = """#!/bin/sh
 case "$*" in
   *--graph=*.tflite*--num_threads=*--num_runs=*) ;;
@@ -77,7 +77,7 @@ def test_a_file_is_timed_on_a_phone_and_nothing_is_left(
     assert (row.device, row.runtime) == ("android:emulator-5554", "benchmark_model")
     assert (row.p50_ms, row.mean_ms) == (2.5, 2.5)
     assert (row.load_ms, row.peak_rss_mib) == (1.39, 12.5)
-    # The tool tells no times of single executions.
+    # The tool reports means, not the time of each execution.
     assert row.p90_ms is None
     assert not list((tmp_path / "storage").iterdir())
 
@@ -88,7 +88,7 @@ def test_a_phone_is_described(phone: AdbServer, tool: str) -> None:
     assert (machine.cpu, machine.os) == ("Phone 9 SM8550", "Android 15 arm64-v8a")
 
 
-def test_what_the_program_says_of_a_bad_file_reaches_the_caller(
+def test_the_error_of_a_bad_file_reaches_the_caller(
     phone: AdbServer, tool: str, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.tflite").write_text("text")
@@ -113,7 +113,7 @@ def test_a_phone_that_is_unplugged_is_lost_and_comes_back(
         assert session.run(10) == [2.5]
 
 
-def test_answers_are_not_to_be_had(
+def test_a_phone_gives_no_answers(
     phone: AdbServer, tool: str, tflite_files: dict[str, Path], colours: np.ndarray
 ) -> None:
     with android(benchmark_model=tool) as opened:
@@ -122,9 +122,18 @@ def test_answers_are_not_to_be_had(
             session.predict(colours[0])
 
 
-def test_without_the_program_it_is_said_what_to_give() -> None:
+def test_an_error_says_which_program_a_phone_needs() -> None:
     with (
         pytest.raises(UserError, match="needs the program benchmark_model"),
         android(benchmark_model="nowhere"),
     ):
         pass
+
+
+def test_a_tilde_in_a_program_is_the_home_directory_here(
+    phone: AdbServer, tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "adb").symlink_to(str(ADB))
+    with android(benchmark_model="~/benchmark_model", adb="~/adb") as opened:
+        assert opened.machine().cpu == "Phone 9 SM8550"

@@ -1,3 +1,6 @@
+"""The probe: its models in this process, and the program that answers requests."""
+
+import ast
 import json
 import os
 import subprocess
@@ -13,8 +16,9 @@ from onnx import TensorProto, helper
 
 import eval.devices.probe as probe
 from configs.errors import StepFailed
-from eval.devices.probe import ModelFileError, open_model
+from eval.devices.probe import Delegate, ModelFileError, open_model
 from eval.devices.registry import DEVICES
+from eval.devices.wheels import DESCRIBE
 
 MakeOnnx = Callable[..., Path]
 
@@ -47,7 +51,7 @@ def test_tflite_edges_are_quantized_and_back(
     np.testing.assert_allclose(probs, expected_probs, atol=atol)
 
 
-def test_a_dynamic_batch_is_run_one_by_one(
+def test_a_dynamic_batch_is_executed_one_by_one(
     tflite_files: dict[str, Path],
     make_onnx: MakeOnnx,
     colours: np.ndarray,
@@ -68,7 +72,7 @@ def test_a_static_batch_that_does_not_divide_is_filled_up(
     np.testing.assert_allclose(model.predict(colours.astype("float32")), expected_probs, rtol=1e-5)
 
 
-def test_no_images_have_no_answers(onnx_file: Path) -> None:
+def test_no_images_get_no_answers(onnx_file: Path) -> None:
     assert open_model(onnx_file).predict(np.zeros((0, 8, 8, 3), "float32")).shape == (0, 4)
 
 
@@ -78,7 +82,7 @@ def test_images_of_another_size_are_refused(onnx_file: Path) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, "batch"])
-def test_an_onnx_file_with_channels_first_is_given_them_so(
+def test_an_onnx_file_with_channels_first_gets_its_images_so(
     make_onnx: MakeOnnx, colours: np.ndarray, expected_probs: np.ndarray, batch: int | str
 ) -> None:
     model = open_model(make_onnx([batch, 3, 8, 8], axes=(2, 3)))
@@ -86,7 +90,7 @@ def test_an_onnx_file_with_channels_first_is_given_them_so(
     np.testing.assert_allclose(model.predict(colours.astype("float32")), expected_probs, rtol=1e-5)
 
 
-def test_a_file_for_images_of_any_size_is_told_which(
+def test_a_file_for_images_of_any_size_takes_the_size_of_the_caller(
     make_onnx: MakeOnnx, colours: np.ndarray, expected_probs: np.ndarray
 ) -> None:
     file = make_onnx([1, "height", "width", 3])
@@ -150,10 +154,10 @@ def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
         open_model(tmp_path / "model.keras")
 
 
-def served(path: Path, requests: list[dict[str, Any]]) -> tuple[int, list[dict[str, Any]]]:
-    """The probe as a device runs it: alone in a folder, with nothing of this project."""
+def serve(path: Path, requests: list[dict[str, Any]], *options: str) -> tuple[int, list[str]]:
+    """The exit code and the lines of a probe that runs alone, with nothing of this project."""
     result = subprocess.run(
-        [sys.executable, "-P", probe.__file__, str(path), "--num-threads", "1"],
+        [sys.executable, "-P", probe.__file__, str(path), "--num-threads", "1", *options],
         input="".join(json.dumps(request) + "\n" for request in requests),
         capture_output=True,
         text=True,
@@ -161,16 +165,16 @@ def served(path: Path, requests: list[dict[str, Any]]) -> tuple[int, list[dict[s
         check=False,
         cwd=path.parent,
     )
-    return result.returncode, [json.loads(line) for line in result.stdout.splitlines()]
+    return result.returncode, result.stdout.splitlines()
 
 
 def test_as_a_program_it_times_runs_and_reports_its_memory(
     onnx_file: Path, tflite_files: dict[str, Path]
 ) -> None:
     for path in (onnx_file, tflite_files["float32"]):
-        code, answers = served(path, [{"run": 5}, {"run": 2}, {"quit": True}])
+        code, lines = serve(path, [{"run": 5}, {"run": 2}, {"quit": True}])
         assert code == 0
-        ready, five, two, last = answers
+        ready, five, two, last = map(json.loads, lines)
         assert ready["ready"] is True
         assert ready["batch"] == 1
         assert {"load_ms", "first_ms", "runtime", "runtime_version"} <= set(ready)
@@ -181,17 +185,30 @@ def test_as_a_program_it_times_runs_and_reports_its_memory(
 
 
 def test_as_a_program_it_ends_with_its_caller(onnx_file: Path) -> None:
-    assert served(onnx_file, [])[0] == 0
+    assert serve(onnx_file, [])[0] == 0
 
 
 def test_as_a_program_it_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.tflite").write_text("no model at all")
-    code, answers = served(tmp_path / "a.tflite", [])
+    code, lines = serve(tmp_path / "a.tflite", [])
     assert code == 1
-    assert "no TFLite model" in answers[0]["error"]
-    code, answers = served(tmp_path / "missing.onnx", [])
+    assert "no TFLite model" in json.loads(lines[0])["error"]
+    code, lines = serve(tmp_path / "missing.onnx", [])
     assert code == 1
-    assert "missing.onnx" in answers[0]["error"]
+    assert "missing.onnx" in json.loads(lines[0])["error"]
+
+
+def test_an_answer_begins_with_the_marker_on_a_line_of_its_own(onnx_file: Path) -> None:
+    _, lines = serve(onnx_file, [{"run": 1}, {"quit": True}], "--marker", "MARK")
+    assert lines[::2] == [""] * 3  # other output may lack the end of its last line
+    ready, times, _ = (json.loads(line.removeprefix("MARK ")) for line in lines[1::2])
+    assert ready["runtime"] == "onnxruntime"
+    assert len(times["times_ms"]) == 1
+
+
+@pytest.mark.parametrize("source", [Path(probe.__file__).read_text(), DESCRIBE])
+def test_what_runs_on_a_device_is_written_in_the_python_of_older_boards(source: str) -> None:
+    ast.parse(source, feature_version=(3, 8))
 
 
 def test_reopened_it_is_a_new_process_that_serves_the_same_pipes(
@@ -209,36 +226,33 @@ def test_reopened_it_is_a_new_process_that_serves_the_same_pipes(
         assert 10 < session.close().peak_rss_mib < 300
 
 
-def test_what_xnnpack_took_of_a_file_is_told(
+def test_the_operators_that_xnnpack_executes_are_counted(
     onnx_file: Path, tflite_files: dict[str, Path]
 ) -> None:
     assert open_model(onnx_file).delegate is None
     delegate = open_model(tflite_files["float32"]).delegate
-    # A mean, a fully connected layer and a softmax: XNNPACK has them all.
-    assert delegate == probe.Delegate(
-        name="XNNPACK", num_partitions=1, num_ops=3, num_delegated_ops=3
-    )
+    # A mean, a fully connected layer and a softmax: XNNPACK executes them all.
+    assert delegate == Delegate("XNNPACK", num_partitions=1, num_ops=3, num_delegated_ops=3)
 
 
 class Nodes:
-    """An interpreter of four operators in a row, whose second and third a delegate took."""
+    """An interpreter of four operators in a row; a delegate replaces the second and third."""
 
     def _get_ops_details(self) -> list[dict[str, Any]]:
-        made = [("CONV", [0], [1]), ("RELU", [1], [2]), ("ADD", [2, 1], [3]), ("ODD", [3], [4])]
-        made.append(("DELEGATE", [1], [3]))
+        nodes = [("CONV", [0], [1]), ("RELU", [1], [2]), ("ADD", [2, 1], [3]), ("ODD", [3], [4])]
+        nodes.append(("DELEGATE", [1], [3]))
         return [
             {"index": index, "op_name": name, "inputs": inputs, "outputs": outputs}
-            for index, (name, inputs, outputs) in enumerate(made)
+            for index, (name, inputs, outputs) in enumerate(nodes)
         ]
 
     def get_output_details(self) -> list[dict[str, Any]]:
         return [{"index": 4}]
 
 
-def test_what_no_delegate_took_is_counted_as_left() -> None:
+def test_operators_that_no_delegate_replaces_are_not_counted() -> None:
     delegate = probe._delegate(Nodes())
-    assert delegate is not None
-    assert (delegate.num_ops, delegate.num_delegated_ops, delegate.num_partitions) == (4, 2, 1)
+    assert delegate == Delegate("XNNPACK", num_partitions=1, num_ops=4, num_delegated_ops=2)
 
 
 def test_the_state_of_a_board_is_read_where_linux_keeps_it(tmp_path: Path) -> None:
@@ -262,7 +276,7 @@ def test_the_state_of_a_board_is_read_where_linux_keeps_it(tmp_path: Path) -> No
     assert (state.temperature_c, state.load) == (51.0, 0.25)
 
 
-def test_what_a_machine_does_not_tell_is_left_out(tmp_path: Path) -> None:
+def test_what_a_machine_does_not_say_is_unknown(tmp_path: Path) -> None:
     state = probe.machine_state(tmp_path)
     assert (state.isa, state.governor, state.mhz) == (None, None, None)
     assert (state.temperature_c, state.load) == (None, None)
@@ -284,7 +298,7 @@ def test_a_process_is_pinned_to_the_cores_it_is_given(onnx_file: Path) -> None:
         here.open(onnx_file, num_threads=1)
 
 
-def test_openvino_answers_as_the_usual_runtimes_do(
+def test_openvino_gives_the_answers_of_the_usual_runtimes(
     onnx_file: Path,
     make_onnx: MakeOnnx,
     tflite_files: dict[str, Path],
@@ -296,14 +310,14 @@ def test_openvino_answers_as_the_usual_runtimes_do(
     for path in (onnx_file, first, tflite_files["float32"]):
         model = open_model(path, openvino=True)
         assert (model.runtime, model.batch, model.num_classes) == ("openvino", 1, 4)
-        found = model.predict(colours.astype("float32"))
-        np.testing.assert_allclose(found, expected_probs, rtol=1e-5)
+        probs = model.predict(colours.astype("float32"))
+        np.testing.assert_allclose(probs, expected_probs, rtol=1e-5)
     (first.parent / "a.onnx").write_text("text")
     with pytest.raises(ModelFileError, match="OpenVINO cannot read it"):
         open_model(first.parent / "a.onnx", openvino=True)
 
 
-def test_a_device_may_run_openvino(onnx_file: Path) -> None:
+def test_a_device_can_use_openvino(onnx_file: Path) -> None:
     pytest.importorskip("openvino")
     with DEVICES["local"](openvino=True) as here:
         session = here.open(onnx_file, num_threads=1)

@@ -1,12 +1,15 @@
+"""Devices by name, and the session with a probe on this machine."""
+
 import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from configs.errors import StepFailed
+from configs.errors import StepFailed, UserError
 from eval.devices import session as session_module
-from eval.devices.registry import DEVICES, device_label
+from eval.devices.registry import DEVICES, device_label, path_here
 from eval.devices.session import ProbeSession
 
 local = DEVICES["local"]
@@ -20,12 +23,23 @@ LOADED = "m " + json.dumps(
 """The first message of a probe whose marker is "m"."""
 
 
+def start(code: str, tmp_path: Path) -> ProbeSession:
+    """A session with a probe that is this Python code; its marker is "m"."""
+    command = [sys.executable, "-c", f"import os, sys, time\n{code}"]
+    return ProbeSession(command, tmp_path / "a.tflite", marker="m")
+
+
+def say(*lines: str) -> str:
+    """Python code that prints the lines."""
+    return f"print({chr(10).join(lines)!r}, flush=True)"
+
+
 def test_a_session_runs_and_ends_with_its_peak_memory(onnx_file: Path) -> None:
     with local() as here:
         session = here.open(onnx_file, num_threads=1)
     assert session.ready.runtime == "onnxruntime"
     assert len(session.run(3)) == 3
-    assert session.close().peak_rss_mib > 10
+    assert (session.close().peak_rss_mib or 0) > 10
     session.kill()  # harmless afterwards
 
 
@@ -35,52 +49,73 @@ def test_what_is_wrong_with_a_file_reaches_the_caller(tmp_path: Path) -> None:
         here.open(tmp_path / "bad.tflite", num_threads=1)
 
 
-def test_a_crash_while_loading_shows_the_last_words(tmp_path: Path) -> None:
-    dying = "import os, sys; sys.stderr.write('out of luck'); sys.stderr.flush(); os.abort()"
+def test_a_crash_while_loading_shows_the_error_output(tmp_path: Path) -> None:
     with pytest.raises(StepFailed, match=r"ended early \(exit code -6\)\. out of luck"):
-        ProbeSession([sys.executable, "-c", dying], tmp_path / "a.tflite", marker="m")
+        start("sys.stderr.write('out of luck'); sys.stderr.flush(); os.abort()", tmp_path)
 
 
-def test_a_crash_between_runs_shows_the_last_words(tmp_path: Path) -> None:
-    dying = f"import sys; print({LOADED!r}, flush=True); sys.stdin.close(); sys.exit('no more')"
-    session = ProbeSession([sys.executable, "-c", dying], tmp_path / "a.tflite", marker="m")
+def test_a_crash_between_executions_shows_the_error_output(tmp_path: Path) -> None:
+    session = start(f"{say(LOADED)}; sys.stdin.close(); sys.exit('no more')", tmp_path)
     session._process.wait(timeout=60)
     with pytest.raises(StepFailed, match="no more"):
         session.run(1)
     session.kill()
 
 
-def test_a_banner_that_looks_like_an_answer_is_skipped(tmp_path: Path) -> None:
-    banner = '{"motd": "welcome", "ready": true}'
-    talking = f"import sys; print({banner!r}); print({LOADED!r}, flush=True); sys.stdin.read()"
-    session = ProbeSession([sys.executable, "-c", talking], tmp_path / "a.tflite", marker="m")
+def test_lines_that_look_like_answers_are_skipped(tmp_path: Path) -> None:
+    noise = say('{"motd": "welcome", "ready": true}', "{ unbalanced", "m is no JSON", "x m {}")
+    noise += "; sys.stdout.buffer.write(b'\\xff\\xfe { no UTF-8\\n'); sys.stdout.flush()"
+    answer = f"sys.stdin.readline(); {noise}; {say('m ' + json.dumps({'times_ms': [2.5]}))}"
+    session = start(f"{noise}; {say(LOADED)}; {answer}; sys.stdin.read()", tmp_path)
     assert session.ready.runtime == "litert"
+    assert session.run(1) == [2.5]
     session.kill()
 
 
-def test_a_probe_that_says_nothing_is_given_up(
+def test_a_probe_that_hangs_while_loading_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_module, "LOADING_SECONDS", 0.5)
-    silent = "import sys; print('Last login: today', flush=True); sys.stdin.read()"
-    with pytest.raises(StepFailed, match=r"did not answer within 0 s.*got 'Last login: today'"):
-        ProbeSession([sys.executable, "-c", silent], tmp_path / "a.tflite", marker="m")
+    expected = (
+        r"did not answer within 0 s\. Expected the message that the file is loaded; got "
+        r"'Last login: today'\.[\s\S]*Check with: evaluate predict FILE PHOTO"
+    )
+    with pytest.raises(StepFailed, match=expected):
+        start(f"{say('Last login: today')}; time.sleep(60)", tmp_path)
 
 
-def test_a_measurement_that_takes_long_is_not_given_up(
+def test_a_probe_that_hangs_between_executions_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One execution took a second to begin with, so 20 may take longer than an answer may."""
+    session = start(f"{say(LOADED)}; time.sleep(60)", tmp_path)
+    monkeypatch.setattr(session_module, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(session_module, "BYTES_PER_SECOND", 1e9)
+    image = np.zeros((200, 200, 3), "float32")  # more than the pipe holds
+    with pytest.raises(StepFailed, match="Expected the answer to an image; got nothing"):
+        session.predict(image)
+    assert session._process.poll() is not None
+
+
+def test_a_measurement_that_takes_long_is_not_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first execution took a second, so another may take longer than other answers."""
     monkeypatch.setattr(session_module, "ANSWER_SECONDS", 0.2)
     slow = LOADED.replace('"first_ms": 1.0', '"first_ms": 1000.0')
-    answer = 'm {"times_ms": [50.0]}'
-    working = (
-        f"import sys, time; print({slow!r}, flush=True); sys.stdin.readline(); "
-        f"time.sleep(1); print({answer!r}, flush=True); sys.stdin.read()"
-    )
-    session = ProbeSession([sys.executable, "-c", working], tmp_path / "a.tflite", marker="m")
+    answer = f"sys.stdin.readline(); time.sleep(1); {say('m ' + json.dumps({'times_ms': [50.0]}))}"
+    session = start(f"{say(slow)}; {answer}; sys.stdin.read()", tmp_path)
     assert session.run(1) == [50.0]
     session.kill()
+
+
+def test_a_tilde_in_a_path_here_is_the_home_directory_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert path_here("~/wheels") == tmp_path / "wheels"
+    assert path_here("adb") == Path("adb")
+    with pytest.raises(UserError, match="there is no such user here"):
+        path_here("~nobody-of-this-name/wheels")
 
 
 def test_the_label_of_a_device_says_what_sets_it_apart() -> None:

@@ -12,12 +12,8 @@ import pytest
 from configs.resume import Step, take_step
 from configs.run_dir import RunDir
 from eval.devices.probe import MachineState
-from eval.timing.sustained import (
-    NUM_INTERVALS,
-    single_stream,
-    sustain_step,
-    thermal_curve,
-)
+from eval.timing.modes import sustain_step
+from eval.timing.sustained import NUM_INTERVALS, single_stream, thermal_curve
 
 
 class Session:
