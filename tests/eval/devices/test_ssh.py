@@ -63,7 +63,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     chatty_key = key(folder / "chatty")
     # It prints the command, JSON lines and half a line before the command, and a line after it.
     banner = (
-        r"""command="echo \"$SSH_ORIGINAL_COMMAND\"; printf '{\"motd\": 1}\n{\n{\"ready\": true}'; """
+        r"""command="echo \"$SSH_ORIGINAL_COMMAND\"; """
+        r"""printf '{\"motd\": 1}\n{\n{\"ready\": true}'; """
         r"""sh -c \"$SSH_ORIGINAL_COMMAND\"; code=$?; echo Bye; exit $code" """
     )
     (folder / "authorized_keys").write_text(
@@ -330,9 +331,7 @@ def test_a_runtime_is_downloaded_once_for_a_board_that_has_none(
         ),
     ],
 )
-def test_a_device_has_a_name_on_the_command_line(
-    text: str, expected: tuple[str, dict[str, str]]
-) -> None:
+def test_a_device_is_read_from_a_text(text: str, expected: tuple[str, dict[str, str]]) -> None:
     name, options = parse_device(text)
     assert (name, {k: options[k] for k in expected[1]}) == expected
 
