@@ -40,7 +40,7 @@ from distill.student import seed_name, student_step
 from eval.footprint import zip_bytes
 from eval.scoring.intervals import paired_bootstrap
 from eval.scoring.predictions import Photos, file_probabilities
-from eval.timing.results import timed
+from eval.timing.results import time_together
 
 CONFIG = Path(__file__).parents[1] / "configs" / "photos_lite.yaml"
 FLOAT, INT8 = "tflite.float32", "tflite.int8"
@@ -186,7 +186,7 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
         model = narrowed(run, experiment, store, options)
         for recipe, path in written(run, experiment, model).items():
             files[f"narrow {recipe[7:]}"] = [path]
-    latency = timed(
+    latency = time_together(
         [each[0] for each in files.values()], num_threads=1, num_warmup=20, num_runs=NUM_RUNS
     )
     student = np.stack([right(file, photos) for file in files["student float32"]])

@@ -30,7 +30,7 @@ from eval.pixels import OWN_PIXELS
 from eval.scoring.intervals import wilson_interval
 from eval.scoring.predictions import Photos, file_probabilities
 from eval.timing.latency import Latency
-from eval.timing.results import timed
+from eval.timing.results import time_together
 
 Calibration = Callable[[], Iterator[np.ndarray]]
 FLOAT = "float32"
@@ -218,7 +218,9 @@ def compared(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 
 def _timed(paths: list[Path], options: argparse.Namespace, **device: Any) -> dict[Path, Latency]:
-    return timed(paths, options=device, num_threads=1, num_warmup=10, num_runs=options.num_runs)
+    return time_together(
+        paths, options=device, num_threads=1, num_warmup=10, num_runs=options.num_runs
+    )
 
 
 def _is_here(package: str) -> bool:

@@ -24,7 +24,7 @@ from eval.scoring.file_rows import References, file_row
 from eval.scoring.predictions import file_probabilities, predict_file
 from eval.timing.latency import Latency
 from eval.timing.modes import Mode, sustain
-from eval.timing.results import timed
+from eval.timing.results import time_together
 
 log = logging.getLogger("potstill")
 
@@ -73,7 +73,7 @@ def time_files(
 ) -> list[dict[str, Any]]:
     """Rows as in report.json with the latency alone, of the files that the device runs."""
     described = {file: describe(file) for file in files}
-    latencies = timed(
+    latencies = time_together(
         files,
         device=device.name,
         options=device.options,

@@ -28,7 +28,7 @@ from eval.footprint import file_bytes
 from eval.pixels import Pixels
 from eval.scoring.predictions import Photos, file_probabilities
 from eval.timing.latency import Latency
-from eval.timing.results import timed
+from eval.timing.results import time_together
 
 log = logging.getLogger("potstill")
 
@@ -190,7 +190,9 @@ def _fastest(
     holding = {result.file: result for result in results if result.file and not result.turned_down}
     latency: dict[Path, Latency] = {}
     if holding:
-        latency = timed(list(holding), num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
+        latency = time_together(
+            list(holding), num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS
+        )
     files = [
         MeasuredFile(file.name, file_bytes(file), result.validation.drop, latency[file])
         for file, result in holding.items()

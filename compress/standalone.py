@@ -38,7 +38,7 @@ from eval.pixels import OWN_PIXELS, Pixels
 from eval.scoring.file_rows import FileRow, References, file_row
 from eval.scoring.predictions import Photos, file_probabilities
 from eval.timing.latency import Latency
-from eval.timing.results import timed
+from eval.timing.results import time_together
 
 log = logging.getLogger("potstill")
 
@@ -217,7 +217,7 @@ def _choice(name: str) -> Choice:
 def _measured(
     work: _Work, facts: dict[Path, dict[str, Any]], budget: BudgetConfig | None
 ) -> Quantized:
-    latency = timed(list(facts), num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
+    latency = time_together(list(facts), num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
     rows = [work.row(file, file_facts, latency[file]) for file, file_facts in facts.items()]
     if budget is None:
         return Quantized(to_json(rows))

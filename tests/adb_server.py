@@ -1,6 +1,6 @@
-"""A server that the real `adb` client talks to, whose one phone is a folder of this machine.
+"""A server for the real `adb` client. Its one phone is a folder of this machine.
 
-Speaks as much of adb's protocol as shell commands and pushes need: smart sockets, the shell
+It implements what shell commands and pushes need of adb's protocol: smart sockets, the shell
 protocol (version 2) and the sync protocol (version 1).
 """
 
@@ -13,13 +13,18 @@ import threading
 from pathlib import Path
 from typing import Self
 
-VERSION = 41  # of adb 1.0.41; another one makes the client kill the server
+VERSION = 41  # of adb 1.0.41; with another version the client kills the server
 WRITABLE = "/data/local/tmp"
 STDOUT, STDERR, EXIT = 1, 2, 3
 
 
 class AdbServer:
-    """Attributes: port; `gone`: answer as if the phone had been unplugged."""
+    """A running server.
+
+    Attributes:
+        gone: answer as if the phone was unplugged.
+        port: where it listens.
+    """
 
     def __init__(self, storage: Path, programs: Path, serial: str = "emulator-5554") -> None:
         self._storage, self._programs, self._serial = storage, programs, serial
@@ -43,29 +48,29 @@ class AdbServer:
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(ConnectionError):
             while True:
-                request = received(connection, int(received(connection, 4), 16)).decode()
+                request = receive(connection, int(receive(connection, 4), 16)).decode()
                 if self._answer(connection, request):
                     return
 
     def _answer(self, connection: socket.socket, request: str) -> bool:
-        """Answer one request; True if the connection is over with it."""
+        """Answer one request; returns whether the connection ends with it."""
         kind, _, rest = request.partition(":")
         if request == "host:version":
-            send(connection, b"OKAY" + counted(f"{VERSION:04x}"))
+            send(connection, b"OKAY" + with_length(f"{VERSION:04x}"))
             return True
         if self.gone:
-            send(connection, b"FAIL" + counted(f"device '{self._serial}' not found"))
+            send(connection, b"FAIL" + with_length(f"device '{self._serial}' not found"))
             return True
         if request.endswith("features"):
-            send(connection, b"OKAY" + counted("shell_v2,cmd"))
+            send(connection, b"OKAY" + with_length("shell_v2,cmd"))
             return True
         if request.endswith("get-state"):
-            send(connection, b"OKAY" + counted("device"))
+            send(connection, b"OKAY" + with_length("device"))
             return True
         if "transport" in request or "tport" in request:
             number = struct.pack("<Q", 1) if "tport" in request else b""
             send(connection, b"OKAY" + number)
-            return False  # what follows is for the phone
+            return False  # the next request is for the phone
         send(connection, b"OKAY")
         if kind.startswith("shell"):
             self._shell(connection, rest)
@@ -80,37 +85,37 @@ class AdbServer:
             capture_output=True,
             env={**os.environ, "PATH": path},
         )
-        ended = bytes([result.returncode & 255])
-        for number, data in ((STDOUT, result.stdout), (STDERR, result.stderr), (EXIT, ended)):
+        exit_code = bytes([result.returncode & 255])
+        for number, data in ((STDOUT, result.stdout), (STDERR, result.stderr), (EXIT, exit_code)):
             send(connection, struct.pack("<BI", number, len(data)) + data)
-        # Closing over something unread would take back what was sent.
+        # Read what is left before closing: otherwise the client may lose what was sent.
         connection.shutdown(socket.SHUT_WR)
         while connection.recv(4096):
             pass
 
     def _sync(self, connection: socket.socket) -> None:
         while True:
-            name, size = struct.unpack("<4sI", received(connection, 8))
+            name, size = struct.unpack("<4sI", receive(connection, 8))
             if name == b"QUIT":
                 return
-            path = received(connection, size).decode()
+            path = receive(connection, size).decode()
             local = Path(path.partition(",")[0].replace(WRITABLE, str(self._storage)))
             if name == b"STAT":
                 send(connection, b"STAT" + struct.pack("<III", 0, 0, 0))
             elif name == b"SEND":
-                local.write_bytes(self._data(connection))
+                local.write_bytes(self._receive_file(connection))
                 send(connection, b"OKAY" + struct.pack("<I", 0))
 
-    def _data(self, connection: socket.socket) -> bytes:
+    def _receive_file(self, connection: socket.socket) -> bytes:
         content = b""
         while True:
-            name, size = struct.unpack("<4sI", received(connection, 8))
+            name, size = struct.unpack("<4sI", receive(connection, 8))
             if name == b"DONE":
                 return content
-            content += received(connection, size)
+            content += receive(connection, size)
 
 
-def received(connection: socket.socket, count: int) -> bytes:
+def receive(connection: socket.socket, count: int) -> bytes:
     data = b""
     while len(data) < count:
         part = connection.recv(count - len(data))
@@ -124,5 +129,5 @@ def send(connection: socket.socket, data: bytes) -> None:
     connection.sendall(data)
 
 
-def counted(text: str) -> bytes:
+def with_length(text: str) -> bytes:
     return f"{len(text):04x}{text}".encode()

@@ -248,11 +248,11 @@ def test_channels_that_were_measured_before_a_kill_are_those_that_learn_after_it
         learning.append(count_macs(words[-1]))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(channel_sizes, "timed", timed_by_size)
+    monkeypatch.setattr(channel_sizes, "time_together", timed_by_size)
     monkeypatch.setattr(apply, "finetune", killed)
     with pytest.raises(KeyboardInterrupt):
         take_step(step)
-    monkeypatch.setattr(channel_sizes, "timed", None)
+    monkeypatch.setattr(channel_sizes, "time_together", None)
     monkeypatch.setattr(
         apply, "finetune", lambda *words, **_: learning.append(count_macs(words[-1]))
     )

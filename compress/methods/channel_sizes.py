@@ -22,7 +22,7 @@ from configs.records import to_json
 from configs.registry import nearest
 from eval.devices.machine import this_machine
 from eval.timing.differences import difference
-from eval.timing.results import timed
+from eval.timing.results import time_together
 
 log = logging.getLogger("potstill")
 
@@ -156,7 +156,7 @@ def file_latency(
 
         def measured(smaller: keras.Model) -> dict[str, Any]:
             write(smaller, files[1])
-            rows = timed(files, num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
+            rows = time_together(files, num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
             of_whole, of_smaller = (rows[file] for file in files)
             told = difference(of_smaller, of_whole)
             assert told, "there are rounds enough"

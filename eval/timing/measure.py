@@ -41,10 +41,10 @@ def measure(
         progress: called with the number of finished timed executions, of (files + 1) * num_runs.
 
     Returns:
-        The latency of each file that the device runs.
+        The latency of each file that the device executes.
 
     Raises:
-        StepFailed: a file cannot be run there, or the device went away for good.
+        StepFailed: a file cannot be executed there, or the device went away for good.
         UserError: none of the files is for this kind of device.
     """
     files = list(dict.fromkeys(files))
@@ -55,7 +55,10 @@ def measure(
         able = [file for file in files if ending(file) in machine.formats]
         if not able:
             names = ", ".join(file.name for file in files)
-            raise UserError(f"{label} runs {' and '.join(machine.formats)} files; got {names}.")
+            raise UserError(
+                f"{label} executes {' and '.join(machine.formats)} files; got {names}. Name a file "
+                "of these, or another device."
+            )
         rounds, last = take_rounds(
             machine,
             [*able, able[0]],
@@ -65,24 +68,28 @@ def measure(
             journal=journal,
             progress=progress,
         )
+    rows = _latencies(rounds, last, device=label, num_threads=num_threads, num_runs=num_runs)
+    return dict(zip(able, rows, strict=True))
+
+
+def _latencies(
+    rounds: list[list[Turn]],
+    last: list[Finished],
+    *,
+    device: str,
+    num_threads: int,
+    num_runs: int,
+) -> list[Latency]:
+    """The latency of every file but the last, which is the first file again."""
     turns = [list(of_file) for of_file in zip(*rounds, strict=True)]
-    floor = noise_floor(_min_ms(turns[0]), _min_ms(turns[-1]))
     rows = [
-        _latency(
-            turns_of_file,
-            finished,
-            device=label,
-            num_threads=num_threads,
-            num_runs=num_runs,
-            floor=floor,
-        )
+        _latency(turns_of_file, finished, device=device, num_threads=num_threads, num_runs=num_runs)
         for turns_of_file, finished in zip(turns[:-1], last[:-1], strict=True)
     ]
+    floor = noise_floor(_min_ms(turns[0]), _min_ms(turns[-1]))
+    rows = [replace(row, noise_floor=floor) for row in rows]
     fastest = min(rows, key=lambda row: row.p50_ms)
-    return {
-        file: replace(row, against_fastest=difference(row, fastest))
-        for file, row in zip(able, rows, strict=True)
-    }
+    return [replace(row, against_fastest=difference(row, fastest)) for row in rows]
 
 
 def _latency(
@@ -92,9 +99,8 @@ def _latency(
     device: str,
     num_threads: int,
     num_runs: int,
-    floor: float | None,
 ) -> Latency:
-    """The latency of one file, from its turns and the last message of its probe."""
+    """The latency of one file, from its turns and the last message of its session."""
     ready = turns[0].ready
     times_ms = [time for turn in turns for time in turn.times_ms]
     p50, p90, p99 = (float(p) for p in np.percentile(times_ms, [50, 90, 99]))
@@ -108,7 +114,6 @@ def _latency(
         runtime=ready.runtime_name,
         delegate=ready.delegate,
         batch=ready.batch,
-        noise_floor=floor,
         p50_ms=p50,
         p90_ms=None if reports_means else p90,
         p99_ms=None if reports_means else p99,

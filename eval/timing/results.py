@@ -36,7 +36,7 @@ def latency_step(
     }
 
     def build(workspace: Workspace) -> Built:
-        rows = timed(
+        rows = time_together(
             files,
             device=device,
             options=options,
@@ -70,7 +70,7 @@ def device_inputs(device: str, options: Options) -> dict[str, object]:
     }
 
 
-def timed(
+def time_together(
     files: list[Path],
     *,
     device: str = "local",
@@ -80,7 +80,7 @@ def timed(
     num_runs: int,
     journal: Journal | None = None,
 ) -> dict[Path, Latency]:
-    """The latency of each file that the device runs, with progress shown on the way."""
+    """The latency of each file that the device executes; shows progress (see `measure`)."""
     with track(
         f"latency on {device_label(device, options or {})}", (len(set(files)) + 1) * num_runs
     ) as advance:
@@ -126,8 +126,8 @@ def load_latency(run: RunDir, devices: list[str], files: list[str]) -> dict[str,
 def load_machine(run: RunDir, device: str) -> Machine:
     """The machine that files were timed on, by the label of the device.
 
-    It is made from what the machine said of itself. Files of older versions filled in the machine
-    of the command where a board was silent.
+    It is made from what the machine said about itself. In results of older versions, `machine` also
+    has facts of the machine that ran the command.
     """
     stored = read_json(latency_path(run, device))
     state = from_json(MachineState, next(iter(stored["latency"].values()))["state"])

@@ -216,11 +216,11 @@ def wide():
 def test_latency_is_that_of_the_file_of_a_recipe(wide, images, recipe, tmp_path, monkeypatch):
     asked = []
 
-    def timed(files, **options):
+    def time_together(files, **options):
         asked.extend(file.suffix for file in files)
         return timed_by_size(files, **options)
 
-    monkeypatch.setattr(channel_sizes, "timed", timed)
+    monkeypatch.setattr(channel_sizes, "time_together", time_together)
     remember = partial(Workspace(tmp_path).once, "found")
     smaller = without_channels(wide, images, keep=0.5, of=recipe, multiple_of=8, remember=remember)
     found = json.loads((tmp_path / "found.json").read_text())

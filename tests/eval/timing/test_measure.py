@@ -170,7 +170,7 @@ def test_finished_rounds_are_stored_if_the_device_does_not_come_back(
 
 def test_files_that_a_device_does_not_execute_are_left_out(recorder: Recorder) -> None:
     assert list(measure([Path("a.tflite"), FILES[0]], device="stub", num_runs=5)) == [FILES[0]]
-    with pytest.raises(UserError, match=r"stub runs \.onnx files; got a\.tflite"):
+    with pytest.raises(UserError, match=r"stub executes \.onnx files; got a\.tflite"):
         measure([Path("a.tflite")], device="stub", num_runs=5)
 
 

@@ -55,7 +55,7 @@ def test_what_a_board_does_not_say_is_not_filled_in_from_this_machine(
     file.parent.mkdir()
     file.write_text("a")
     board = latency_of(1.0, device="ssh:board", state=MachineState(cpu="Raspberry Pi 4"))
-    monkeypatch.setattr(results, "timed", lambda *args, **options: {file: board})
+    monkeypatch.setattr(results, "time_together", lambda *args, **options: {file: board})
     manifest = take_step(
         latency_step(
             run,
