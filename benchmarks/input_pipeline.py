@@ -1,10 +1,10 @@
-"""Photos per second that the input pipeline makes, against what decoding them alone costs.
+"""Photos per second of the input pipeline, compared with decoding alone.
 
     python benchmarks/input_pipeline.py --data ../shared/data/cats_and_dogs --image-size 224 --json
 
-Every round decodes all training photos once with nothing else (as many threads as cores), then
-takes two epochs of views without training on them: the first decodes, the second finds the photos
-in memory. The three take turns; medians of rounds.
+Every round decodes all training photos once, with as many threads as cores. Then it reads two
+epochs of views without training on them. The first epoch decodes the photos, the second finds them
+in memory. The results are medians over the rounds.
 """
 
 import argparse
@@ -31,7 +31,8 @@ VIEWS = {
 }  # fmt: skip
 
 
-def decoding(examples: Examples, image_size: int) -> float:
+def decoding_rate(examples: Examples, image_size: int) -> float:
+    """Photos per second of decoding alone."""
     start = time.perf_counter()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(lambda path: decode_photo(path, 2 * image_size).shape, examples.paths):
@@ -39,7 +40,7 @@ def decoding(examples: Examples, image_size: int) -> float:
     return len(examples) / (time.perf_counter() - start)
 
 
-def epochs(examples: Examples, image_size: int, views: ViewsConfig) -> tuple[float, float]:
+def epoch_rates(examples: Examples, image_size: int, views: ViewsConfig) -> tuple[float, float]:
     """Photos per second of a first and a second epoch."""
     source = ViewSource(examples, PhotoStore(image_size), views, 2, seed=1)
     batches = training_batches(
@@ -65,14 +66,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     examples = scan_folder(options.data)["train"]
-    found: dict[str, list[float]] = {"decoding": [], "first_epoch": [], "later_epochs": []}
+    rates: dict[str, list[float]] = {"decoding": [], "first_epoch": [], "later_epochs": []}
     for _ in range(options.rounds):
-        found["decoding"].append(decoding(examples, options.image_size))
-        first, later = epochs(examples, options.image_size, VIEWS[options.views])
-        found["first_epoch"].append(first)
-        found["later_epochs"].append(later)
+        rates["decoding"].append(decoding_rate(examples, options.image_size))
+        first, later = epoch_rates(examples, options.image_size, VIEWS[options.views])
+        rates["first_epoch"].append(first)
+        rates["later_epochs"].append(later)
     result = {
-        "photos_per_second": {k: round(statistics.median(v)) for k, v in found.items()},
+        "photos_per_second": {k: round(statistics.median(v)) for k, v in rates.items()},
         "num_photos": len(examples),
         "image_size": options.image_size,
         "views": options.views,

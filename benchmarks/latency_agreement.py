@@ -1,10 +1,10 @@
-"""Our p50 of a .tflite file against that of `litert-benchmark` from the ai-edge-litert package.
+"""Our p50 of a .tflite file compared with `litert-benchmark` from the ai-edge-litert package.
 
     python benchmarks/latency_agreement.py runs/photos/files/student-int8.tflite --json
 
-They take turns on the same file with the same numbers of threads and runs. Both use XNNPACK; we
-through LiteRT's interpreter, `litert-benchmark` through its compiled model, on random pixels and
-in one process.
+The two take turns on the same file with the same numbers of threads and runs. Both use XNNPACK. We
+use LiteRT's interpreter. `litert-benchmark` uses its compiled model, on random pixels and in one
+process.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from eval.timing.measure import measure
 
 
 def litert_benchmark_ms(file: Path, *, num_threads: int, num_runs: int) -> float:
-    """The median of its runs, which it gives to a hundredth of a millisecond."""
+    """The median of its runs, which it rounds to a hundredth of a millisecond."""
     with tempfile.TemporaryDirectory() as temporary:
         result = Path(temporary) / "result.json"
         program = [sys.executable, "-m", "ai_edge_litert.tools.benchmark_litert_model"]

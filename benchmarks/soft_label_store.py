@@ -1,8 +1,8 @@
-"""Soft labels of many examples and classes: size on disk, memory to write, rate of random reads.
+"""Soft labels of many examples and classes: file size, memory for writing, rate of random reads.
 
     python benchmarks/soft_label_store.py --examples 100000 --views 10 --classes 1000 --top-k 10
 
-The logits are synthetic; what writes and reads them is what a run uses.
+The logits are synthetic. The code that writes and reads them is that of a run.
 """
 
 import argparse

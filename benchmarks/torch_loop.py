@@ -1,4 +1,4 @@
-"""The loop one would write in PyTorch: a DataLoader, and the teacher before every step."""
+"""The training loop that one would write in PyTorch: a DataLoader, the teacher in every update."""
 
 import itertools
 import os
@@ -16,7 +16,10 @@ TEMPERATURE, SOFT_WEIGHT = 4.0, 0.9
 
 
 class TorchLoop:
-    """Both ways return the times at which the steps of one round ended, in seconds."""
+    """Trains students with and without a teacher.
+
+    Both methods return the times at which the updates of one round ended, in seconds.
+    """
 
     def __init__(
         self,
@@ -46,7 +49,7 @@ class TorchLoop:
         return model.to(memory_format=torch.channels_last)  # twice as fast on a CPU
 
     def _loader(self, folder: Path, size: int, crop: tuple[float, float]) -> Any:
-        seen = v2.Compose(
+        view = v2.Compose(
             [
                 v2.RandomResizedCrop(size, scale=crop),
                 v2.RandomHorizontalFlip(),
@@ -55,7 +58,7 @@ class TorchLoop:
             ]
         )
         return DataLoader(
-            torchvision.datasets.ImageFolder(folder, seen),
+            torchvision.datasets.ImageFolder(folder, view),
             batch_size=self.batch_size,
             shuffle=True,
             drop_last=True,
@@ -64,11 +67,11 @@ class TorchLoop:
         )
 
     def plain(self, steps: int) -> list[float]:
-        """Labels alone."""
+        """One round with labels alone."""
         return self._round("plain", steps, self.sizes[1])
 
     def live(self, steps: int) -> list[float]:
-        """The teacher sees every batch before the student learns from both."""
+        """One round in which the teacher labels every batch before the student learns from it."""
         return self._round("live", steps, max(self.sizes))
 
     def _round(self, name: str, steps: int, size: int) -> list[float]:
@@ -79,10 +82,10 @@ class TorchLoop:
             loss = functional.cross_entropy(logits, labels)
             if name == "live":
                 with torch.no_grad():
-                    seen = self.teacher(self._resized(images, self.sizes[0]))
+                    teacher_logits = self.teacher(self._resized(images, self.sizes[0]))
                 soft = functional.kl_div(
                     functional.log_softmax(logits / TEMPERATURE, 1),
-                    functional.softmax(seen / TEMPERATURE, 1),
+                    functional.softmax(teacher_logits / TEMPERATURE, 1),
                     reduction="batchmean",
                 )
                 loss = SOFT_WEIGHT * TEMPERATURE**2 * soft + (1 - SOFT_WEIGHT) * loss

@@ -19,16 +19,16 @@ Visit = Callable[[str, np.ndarray, np.ndarray], None]
 
 def tensors_of(
     model: keras.Model,
-    images: Any,
-    tap: Callable[[str, Any], Any] = lambda name, tensor: tensor,
-) -> dict[str, Any]:
+    images: np.ndarray | tf.Tensor,
+    tap: Callable[[str, tf.Tensor], tf.Tensor] = lambda name, tensor: tensor,
+) -> dict[str, tf.Tensor]:
     """The images and what every layer returns, in order, by name (`tensor_names.py`).
 
     Args:
         images: (batch, height, width, 3).
         tap: gets every tensor with its name and returns the tensor that the next layers read.
     """
-    tensors: dict[str, Any] = {INPUT: tap(INPUT, tf.convert_to_tensor(images))}
+    tensors: dict[str, tf.Tensor] = {INPUT: tap(INPUT, tf.convert_to_tensor(images))}
     names = CallNames()
 
     def recorded(layer: Any) -> Callable:
@@ -73,10 +73,10 @@ def visit_gradients(
 
     # Traced: eager tensors of a model would all live until its last layer is done.
     @tf.function(autograph=False)
-    def step(batch: Any) -> Any:
-        watched: dict[str, Any] = {}
+    def step(batch: tf.Tensor) -> tf.Tensor:
+        watched: dict[str, tf.Tensor] = {}
 
-        def tap(name: str, tensor: Any) -> Any:
+        def tap(name: str, tensor: tf.Tensor) -> tf.Tensor:
             if only is None or name in only:
                 tensor = watched[name] = tf.identity(tensor)
             return tensor

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import keras
 import numpy as np
 from keras import layers, ops
 
@@ -84,7 +83,7 @@ def convolve(layer: Any, kernel: Any, x: Any) -> Any:
     """What a layer would return with another kernel, without its bias and activation."""
     if isinstance(layer, layers.Dense):
         return ops.matmul(x, kernel)
-    convolution = keras.ops.depthwise_conv if is_depthwise(layer) else keras.ops.conv
+    convolution = ops.depthwise_conv if is_depthwise(layer) else ops.conv
     return convolution(
         x,
         kernel,

@@ -103,7 +103,7 @@ def _cheapest_ranges(ready: CalibratedModel, twins: dict[str, str]) -> dict[str,
 
 def _ranges_of_values(runs: Iterable[Tensors], ranges: Ranges) -> dict[str, Range]:
     """Ranges of the tensors of some runs from their values; with `loss` the extremes."""
-    counts: dict[str, Any] = {}
+    counts: dict[str, np.ndarray] = {}
     extremes: dict[str, Range] = {}
     needs_counts = ranges not in ("loss", "minmax")
     for tensors in runs:
@@ -111,7 +111,7 @@ def _ranges_of_values(runs: Iterable[Tensors], ranges: Ranges) -> dict[str, Rang
             low, high = extremes.get(name, (0.0, 0.0))
             extremes[name] = min(low, float(values.min())), max(high, float(values.max()))
             if needs_counts:
-                counts[name] = counts.get(name, 0) + count_codes(codes(values))
+                counts[name] = count_codes(codes(values)) + counts.get(name, 0)
     if not needs_counts:
         return extremes
     histograms = {name: Histogram(counts[name], *extremes[name]) for name in extremes}

@@ -8,5 +8,7 @@ import importlib
 from configs.registry import Registry
 
 BACKBONES = Registry("backbone")
+HEAD = "logits"
+"""The name of the last layer of every backbone."""
 
 importlib.import_module(f"{__name__}.efficientnet")

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 
 from configs.errors import UserError
 from configs.registry import nearest
-from distill.backbones import BACKBONES
+from distill.backbones import BACKBONES, HEAD
 from distill.backbones.efficientnet_lite import WIDTH_AND_DEPTH, lite_features
 from distill.backbones.imagenet_weights import LITE_VARIANTS, keras_file, load_lite_weights
 from distill.backbones.weights_file import SUFFIXES, load_weights_file
@@ -107,7 +107,7 @@ def _efficientnet_lite(variant: int) -> Callable[..., keras.Model]:
 
 def _with_head(features: keras.Model, num_classes: int, dropout: float, name: str) -> keras.Model:
     x = layers.Dropout(dropout, name="dropout")(features.output)
-    logits = layers.Dense(num_classes, dtype="float32", name="logits")(x)
+    logits = layers.Dense(num_classes, dtype="float32", name=HEAD)(x)
     # Keras Applications give a list of one input.
     return keras.Model(features.inputs[0], logits, name=name)
 

@@ -13,6 +13,7 @@ from keras.src.applications import efficientnet as keras_efficientnet
 from keras.src.backend import config as keras_config
 
 from configs.errors import UserError
+from distill.backbones import HEAD
 from distill.backbones.efficientnet_lite import blocks_of
 from distill.backbones.torch_weights import read_legacy_weights
 
@@ -92,7 +93,7 @@ def load_lite_weights(model: keras.Model, variant: int) -> None:
     for name, prefix in _published_names(variant).items():
         _set_weights(model.get_layer(name), _take_layer(arrays, prefix))
     kernel, bias = arrays.pop("_fc.weight").T, arrays.pop("_fc.bias")
-    logits = next((layer for layer in model.layers if layer.name == "logits"), None)
+    logits = next((layer for layer in model.layers if layer.name == HEAD), None)
     if logits is not None and logits.kernel.shape == kernel.shape:
         _set_weights(logits, [kernel, bias])
     unused = [name for name in arrays if not name.endswith(".num_batches_tracked")]

@@ -13,6 +13,7 @@ from keras.src.applications import efficientnet as keras_efficientnet
 
 from configs.artifacts import ending
 from configs.errors import UserError
+from distill.backbones import HEAD
 
 SUFFIXES = (".keras", ".weights.h5", ".h5")
 
@@ -81,7 +82,7 @@ def _load_model(model: keras.Model, path: Path) -> bool:
         expected = [tuple(weight.shape) for weight in layer.weights]
         if shapes == expected:
             set_weights(layer, arrays)
-        elif name != "logits":
+        elif name != HEAD:
             raise ValueError(f"its layer {name} has arrays {shapes}, not {expected}")
     return sum(isinstance(layer, keras.layers.Rescaling) for layer in stored.layers) > 1
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from configs.progress import track
 from configs.registry import Registry
+from distill.backbones import HEAD
 
 log = logging.getLogger("potstill")
 
 STRATEGIES = Registry("strategy")
 
-HEAD = "logits"
 HEAD_EPOCHS = 50
 
 
