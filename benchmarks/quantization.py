@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.records import from_json, to_json
+from configs.records import to_json
 from distill.data.scan import scan_folder
 from eval.pixels import OWN_PIXELS
 from eval.scoring.intervals import wilson_interval
@@ -41,14 +41,6 @@ FLOAT = "float32"
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What it cost to write a file."""
-
-    seconds: float
-    peak_rss_mib: int
-
-
-@dataclass(frozen=True)
 class Row:
     """The file of one tool.
 
@@ -56,6 +48,7 @@ class Row:
         agreement: share of the photos with the same answer as float, over all photos.
         agreement_on_data: the same over the photos of --data alone.
         changed: photos with another answer than float.
+        seconds: for writing the file.
     """
 
     tool: str
@@ -68,7 +61,7 @@ class Row:
     p50_ms: float
     file_bytes: int
     seconds: float
-    peak_rss_mib: int
+    peak_rss_mib: float
 
 
 def keras_converter(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
@@ -79,12 +72,12 @@ def keras_converter(model: Any, path: Path, calibration: Calibration, num_images
     write_int8(converter, path, calibration, num_images)
 
 
-def tflite_converter(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
+def static_converter(model: Any, path: Path, calibration: Calibration, num_images: int) -> None:
     """TensorFlow's converter on a function with a batch of 1, as our recipes use it."""
     from compress.graph.inference import TracedModel
-    from compress.recipes.converters import tflite_converter as converter_of
+    from compress.recipes.converters import tflite_converter
 
-    converter = converter_of(TracedModel(model), "probabilities")
+    converter = tflite_converter(TracedModel(model), "probabilities")
     write_int8(converter, path, calibration, num_images)
 
 
@@ -108,10 +101,9 @@ def litert_quantizer(model: Any, path: Path, calibration: Calibration, num_image
     from compress.graph.inference import TracedModel
     from compress.graph.tensor_names import INPUT
     from compress.recipes import flatbuffer
-    from compress.recipes.converters import run_tflite_converter
-    from compress.recipes.converters import tflite_converter as converter_of
+    from compress.recipes.converters import run_tflite_converter, tflite_converter
 
-    content = run_tflite_converter(converter_of(TracedModel(model), "probabilities"))
+    content = run_tflite_converter(tflite_converter(TracedModel(model), "probabilities"))
     content = flatbuffer.with_names(content, "probabilities")
     tool = quantizer.Quantizer(content, recipe.static_wi8_ai8())
     images = [{INPUT: image[None]} for image in islice(calibration(), num_images)]
@@ -176,7 +168,7 @@ def ours(recipe: str, *, equalized: bool) -> Tool:
 TOOLS: dict[str, tuple[str, Tool]] = {
     FLOAT: ("tflite", ours("tflite.float32", equalized=False)),
     "TFLiteConverter.from_keras_model": ("tflite", keras_converter),
-    "TFLiteConverter": ("tflite", tflite_converter),
+    "TFLiteConverter": ("tflite", static_converter),
     "litert-quantizer": ("tflite", litert_quantizer),
     "tflite.int8": ("tflite", ours("tflite.int8", equalized=False)),
     "equalize, tflite.int8": ("tflite", ours("tflite.int8", equalized=True)),
@@ -203,16 +195,17 @@ def write_one(options: argparse.Namespace) -> None:
     TOOLS[options.tool][1](model, options.out, calibration, options.num_images)
     seconds = time.perf_counter() - start
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps(to_json(Cost(round(seconds, 1), round(peak_kib / 1024)))))
+    print(json.dumps({"seconds": round(seconds, 1), "peak_rss_mib": round(peak_kib / 1024)}))
 
 
-def write_in_a_process(options: argparse.Namespace, tool: str, path: Path) -> Cost:
+def write_in_a_process(options: argparse.Namespace, tool: str, path: Path) -> dict[str, float]:
+    """Seconds and peak memory that it took one tool to write its file."""
     command = [
         sys.executable, __file__, str(options.model), "--data", str(options.data),
         "--num-images", str(options.num_images), "--tool", tool, "--out", str(path),
     ]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return from_json(Cost, json.loads(done.stdout.splitlines()[-1]))
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def compare_tools(options: argparse.Namespace, folder: Path) -> list[Row]:
@@ -233,9 +226,9 @@ def compare_tools(options: argparse.Namespace, folder: Path) -> list[Row]:
         for tool, path in paths.items()
     }
     same = {tool: classes == answers[FLOAT] for tool, classes in answers.items()}
-    in_openvino = {"NNCF"} & paths.keys()
-    latency = _timed([path for t, path in paths.items() if t not in in_openvino], options)
-    latency |= _timed([paths[t] for t in in_openvino], options, openvino=True)
+    latency = _measure([path for tool, path in paths.items() if tool != "NNCF"], options)
+    if "NNCF" in paths:
+        latency |= _measure([paths["NNCF"]], options, openvino=True)
     return [
         Row(
             tool=tool,
@@ -247,14 +240,13 @@ def compare_tools(options: argparse.Namespace, folder: Path) -> list[Row]:
             num_photos=len(unseen),
             p50_ms=latency[path].p50_ms,
             file_bytes=path.stat().st_size,
-            seconds=costs[tool].seconds,
-            peak_rss_mib=costs[tool].peak_rss_mib,
+            **costs[tool],
         )
         for tool, path in paths.items()
     ]
 
 
-def _timed(paths: list[Path], options: argparse.Namespace, **device: Any) -> dict[Path, Latency]:
+def _measure(paths: list[Path], options: argparse.Namespace, **device: Any) -> dict[Path, Latency]:
     return time_together(
         paths, options=device, num_threads=1, num_warmup=10, num_runs=options.num_runs
     )
@@ -295,7 +287,7 @@ def main() -> None:
             f"| {row.tool} | {row.top1:.1%} | {row.agreement:.1%} "
             f"({low:.1%} to {high:.1%}) | {row.agreement_on_data:.1%} | "
             f"{row.p50_ms:.2f} ms | {row.file_bytes / 1e6:.1f} MB | {row.seconds:.0f} s | "
-            f"{row.peak_rss_mib} MiB |"
+            f"{row.peak_rss_mib:.0f} MiB |"
         )
     if options.json:
         print(json.dumps({"tools": to_json(rows)}))

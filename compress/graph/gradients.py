@@ -64,16 +64,36 @@ def visit_gradients(
     Raises:
         UserError: the model answers with nan or inf.
     """
-    to_probabilities = output_function(model, "probabilities")
     # TensorFlow never frees functions that are called from a graph, so they must not hold `visit`.
     visitors = [visit]
+    gradients_of = _gradient_function(model, rng, visitors, only)
+    try:
+        for batch in small_batches(images):
+            if not np.isfinite(gradients_of(tf.convert_to_tensor(batch))).all():
+                raise UserError(
+                    f"model {model.name!r} answers calibration photos with values that are no "
+                    "numbers (nan or inf), so its int8 ranges cannot be chosen. Check its "
+                    "training, or --pixels."
+                )
+    finally:
+        visitors.clear()
+
+
+def _gradient_function(
+    model: keras.Model,
+    rng: np.random.Generator,
+    visitors: list[Visit],
+    only: Collection[str] | None,
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function that shows the visitor the gradients of a batch; it returns the probabilities."""
+    to_probabilities = output_function(model, "probabilities")
 
     def show(name: str, values: np.ndarray, gradient: np.ndarray) -> None:
         visitors[0](name, values, gradient)
 
     # Traced: eager tensors of a model would all live until its last layer is done.
     @tf.function(autograph=False)
-    def step(batch: tf.Tensor) -> tf.Tensor:
+    def gradients_of(batch: tf.Tensor) -> tf.Tensor:
         watched: dict[str, tf.Tensor] = {}
 
         def tap(name: str, tensor: tf.Tensor) -> tf.Tensor:
@@ -95,16 +115,7 @@ def visit_gradients(
                 tf.numpy_function(partial(show, name), [watched[name], gradients[name]], [])
         return probs
 
-    try:
-        for batch in small_batches(images):
-            if not np.isfinite(step(tf.convert_to_tensor(batch))).all():
-                raise UserError(
-                    f"model {model.name!r} answers calibration photos with values that are no "
-                    "numbers (nan or inf), so its int8 ranges cannot be chosen. Check its "
-                    "training, or --pixels."
-                )
-    finally:
-        visitors.clear()
+    return gradients_of
 
 
 def _draw_classes(rng: np.random.Generator, probs: np.ndarray) -> np.ndarray:

@@ -64,7 +64,7 @@ class Precision:
 def choose_float_operations(
     operations: Sequence[Operation],
     file_ranges: FileRanges,
-    ready: CalibratedModel,
+    calibrated: CalibratedModel,
     keep: KeepFloat,
 ) -> set[str]:
     """Names of the operations that stay in float.
@@ -79,10 +79,10 @@ def choose_float_operations(
         UserError: no operation computes a layer of that name.
     """
     if isinstance(keep, list):
-        return _operations_of_layers(operations, file_ranges, ready.model, keep)
+        return _operations_of_layers(operations, file_ranges, calibrated.model, keep)
     if not keep:
         return set()
-    costs = file_ranges.costs(ready)
+    costs = file_ranges.costs(calibrated)
     max_cost = (1 - keep) * sum(_cost_by_layer(costs, file_ranges, costs).values())
     in_float: set[str] = set()
     for tensor in sorted(costs, key=lambda name: -costs[name]):
@@ -107,15 +107,15 @@ def rounded_tensors(operations: Sequence[Operation], in_float: Collection[str]) 
 def describe_precision(
     operations: Sequence[Operation],
     file_ranges: FileRanges,
-    ready: CalibratedModel,
+    calibrated: CalibratedModel,
     in_float: set[str],
 ) -> Precision:
     """Which layers stay in float, and the layers whose rounding costs most."""
-    costs = file_ranges.costs(ready)
+    costs = file_ranges.costs(calibrated)
     rounded = rounded_tensors(operations, in_float)
     by_layer = _cost_by_layer(rounded, file_ranges, costs)
     most_expensive = sorted(by_layer, key=lambda layer: -by_layer[layer])[:NUM_REPORTED]
-    computed = layers_of_operations(operations, file_ranges, ready.model) if in_float else {}
+    computed = layers_of_operations(operations, file_ranges, calibrated.model) if in_float else {}
     return Precision(
         kept_float=sorted({layer for name in in_float for layer in computed[name]}),
         rounding=[RoundingCost(layer, float(f"{by_layer[layer]:.3g}")) for layer in most_expensive],

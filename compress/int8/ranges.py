@@ -41,12 +41,12 @@ class FileRanges:
     ranges: dict[str, Range]
     twins: dict[str, str]
 
-    def costs(self, ready: CalibratedModel) -> dict[str, float]:
+    def costs(self, calibrated: CalibratedModel) -> dict[str, float]:
         """Nats that it costs to round each tensor of the file within its range.
 
         Only tensors that the model has too are in it. Pixels in steps of 1 cost nothing.
         """
-        sensitivities = ready.sensitivities
+        sensitivities = calibrated.sensitivities
         costs = {
             name: sensitivities[twin].cost_within(*self.ranges[name])
             for name, twin in self.twins.items()
@@ -62,7 +62,7 @@ class TensorReader(Protocol):
     def __call__(self, image: np.ndarray, names: Collection[str] | None = None) -> Tensors: ...
 
 
-def choose_ranges(read: TensorReader, ready: CalibratedModel, *, ranges: Ranges) -> FileRanges:
+def choose_ranges(read: TensorReader, calibrated: CalibratedModel, *, ranges: Ranges) -> FileRanges:
     """(low, high) of every tensor that a file computes.
 
     `loss` takes the range in which rounding costs the answers least. It leaves out values that
@@ -76,22 +76,22 @@ def choose_ranges(read: TensorReader, ready: CalibratedModel, *, ranges: Ranges)
 
     Args:
         read: runs the float file on an image, (height, width, 3).
-        ready: the model that the file was written from.
+        calibrated: the model that the file was written from.
     """
-    first = [read(image) for image in ready.images[:NUM_MATCH_IMAGES]]
-    twins = find_twins(first, ready.model, ready.images[: len(first)])
-    chosen = _cheapest_ranges(ready, twins) if ranges == "loss" else {}
+    first = [read(image) for image in calibrated.images[:NUM_MATCH_IMAGES]]
+    twins = find_twins(first, calibrated.model, calibrated.images[: len(first)])
+    chosen = _cheapest_ranges(calibrated, twins) if ranges == "loss" else {}
     others = first[0].keys() - chosen.keys()
     del first  # it holds all tensors of the file, twice
-    images = ready.images if others else ()
+    images = calibrated.images if others else ()
     chosen |= _ranges_of_values((read(image, others) for image in images), ranges)
-    if ready.of_bytes:
+    if calibrated.of_bytes:
         chosen |= {name: BYTE_RANGE for name, twin in twins.items() if twin == INPUT}
     return FileRanges(chosen, twins)
 
 
-def _cheapest_ranges(ready: CalibratedModel, twins: dict[str, str]) -> dict[str, Range]:
-    sensitivities = ready.sensitivities
+def _cheapest_ranges(calibrated: CalibratedModel, twins: dict[str, str]) -> dict[str, Range]:
+    sensitivities = calibrated.sensitivities
     costs = [sensitivity.cost for sensitivity in sensitivities.values()]
     max_cost = HEADROOM * float(np.mean(costs)) if costs else 0.0
     return {

@@ -105,18 +105,18 @@ def int8(
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     types = TYPES[cpu]
-    ready = conversion.calibrated(num_images, types.kernel_steps)
+    calibrated = conversion.calibrated(num_images, types.kernel_steps)
     with quiet_converters(), tempfile.TemporaryDirectory() as folder:
         converted, prepared = Path(folder) / "converted.onnx", Path(folder) / "prepared.onnx"
-        onnx.save(convert_to_onnx(ready.traced, output), converted)
+        onnx.save(convert_to_onnx(calibrated.traced, output), converted)
         quant_pre_process(converted, prepared)
-        file_ranges = choose_ranges(tensor_reader(prepared), ready, ranges=ranges)
+        file_ranges = choose_ranges(tensor_reader(prepared), calibrated, ranges=ranges)
         operations = operations_of(prepared)
-        in_float = choose_float_operations(operations, file_ranges, ready, keep_float)
+        in_float = choose_float_operations(operations, file_ranges, calibrated, keep_float)
         quantize_static(
             prepared,
             path,
-            CalibrationReader(iter(ready.images[:1])),  # it needs one; the ranges are given
+            CalibrationReader(iter(calibrated.images[:1])),  # it needs one; the ranges are given
             quant_format=QuantFormat.QDQ,
             activation_type={"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}[types.activations],
             weight_type=QuantType.QInt8,
@@ -127,7 +127,7 @@ def int8(
         )
     if ranges != "loss" and not in_float:
         return OnnxInt8(cpu, *types)
-    precision = describe_precision(operations, file_ranges, ready, in_float)
+    precision = describe_precision(operations, file_ranges, calibrated, in_float)
     return OnnxInt8(cpu, *types, precision.kept_float, precision.rounding)
 
 

@@ -81,8 +81,8 @@ def weights(
     Args:
         num_images: how many images the biases are corrected on.
     """
-    ready = conversion.calibrated(num_images)
-    content = run_tflite_converter(tflite_converter(ready.traced, output))
+    calibrated = conversion.calibrated(num_images)
+    content = run_tflite_converter(tflite_converter(calibrated.traced, output))
     path.write_bytes(with_names(with_int8_kernels(content), output))
 
 
@@ -102,10 +102,10 @@ def int16(
     Args:
         num_images: how many images the ranges are taken from.
     """
-    ready = conversion.calibrated(num_images)
-    converter = tflite_integer_converter(ready.traced, output)
+    calibrated = conversion.calibrated(num_images)
+    converter = tflite_integer_converter(calibrated.traced, output)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: ([image[None]] for image in ready.images)
+    converter.representative_dataset = lambda: ([image[None]] for image in calibrated.images)
     converter.target_spec.supported_ops = [
         tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
     ]
@@ -136,33 +136,33 @@ def int8(
             minus 128.
         output_type: of the answers in the file. The file says by which scale they are read.
     """
-    ready = conversion.calibrated(num_images)
-    if input_type != "float32" and not ready.of_bytes:
+    calibrated = conversion.calibrated(num_images)
+    if input_type != "float32" and not calibrated.of_bytes:
         raise UserError(
             f"input_type {input_type} is for models that take pixels from 0 to 255 as they are. "
             "Put the scaling of the pixels into the model, or leave input_type at float32."
         )
-    content, file_ranges = float_file(ready, output=output, ranges=ranges)
+    content, file_ranges = float_file(calibrated, output=output, ranges=ranges)
     operations = operations_of(content)
-    in_float = choose_float_operations(operations, file_ranges, ready, keep_float)
+    in_float = choose_float_operations(operations, file_ranges, calibrated, keep_float)
     quantized = _quantize(with_ranges(content, file_ranges.ranges), in_float)
     typed = _with_edge_types(quantized, input_type, output_type)
     path.write_bytes(with_names(typed, output))
     if ranges != "loss" and not in_float:
         return None  # the cost of rounding was not measured
-    return describe_precision(operations, file_ranges, ready, in_float)
+    return describe_precision(operations, file_ranges, calibrated, in_float)
 
 
 def float_file(
-    ready: CalibratedModel, *, output: OutputKind, ranges: Ranges
+    calibrated: CalibratedModel, *, output: OutputKind, ranges: Ranges
 ) -> tuple[bytes, FileRanges]:
     """The float file that becomes the int8 one, and the ranges of its tensors.
 
     Raises:
         UserError: the model has no int8 counterpart.
     """
-    content = run_tflite_converter(tflite_integer_converter(ready.traced, output))
-    return content, choose_ranges(tensor_reader(content), ready, ranges=ranges)
+    content = run_tflite_converter(tflite_integer_converter(calibrated.traced, output))
+    return content, choose_ranges(tensor_reader(content), calibrated, ranges=ranges)
 
 
 def tensor_reader(content: bytes) -> TensorReader:

@@ -27,15 +27,15 @@ NAMED = {"input_offset", "stem", "depthwise", "gate", "project", "hidden", "logi
 
 
 @pytest.fixture(scope="module")
-def ready(tiny_model, images) -> CalibratedModel:
+def calibrated(tiny_model, images) -> CalibratedModel:
     return CalibratedModel(tiny_model, images)
 
 
 @pytest.fixture(scope="module")
-def operations_and_ranges(ready):
-    content = run_tflite_converter(tflite_converter(ready.traced, "logits"))
+def operations_and_ranges(calibrated):
+    content = run_tflite_converter(tflite_converter(calibrated.traced, "logits"))
     return operations_of(content), choose_ranges(
-        tflite.tensor_reader(content), ready, ranges="loss"
+        tflite.tensor_reader(content), calibrated, ranges="loss"
     )
 
 
@@ -70,9 +70,9 @@ def test_a_tensor_is_rounded_unless_all_its_operations_are_in_float() -> None:
     assert rounded_tensors(chain, {"a", "b", "c"}) == []
 
 
-def test_operations_are_of_the_layers_that_they_compute(ready, operations_and_ranges) -> None:
+def test_operations_are_of_the_layers_that_they_compute(calibrated, operations_and_ranges) -> None:
     operations, ranges = operations_and_ranges
-    computed = layers_of_operations(operations, ranges, ready.model)
+    computed = layers_of_operations(operations, ranges, calibrated.model)
     layers = [computed[operation.name] for operation in operations]
     # A convolution is computed with its padding, and a swish by two operations.
     assert layers[0] == {"input_offset"}
@@ -109,10 +109,12 @@ def test_an_onnx_file_keeps_named_layers_in_float(tiny_model, images, tmp_path) 
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9])
-def test_a_share_leaves_the_most_expensive_in_float(ready, operations_and_ranges, share) -> None:
+def test_a_share_leaves_the_most_expensive_in_float(
+    calibrated, operations_and_ranges, share
+) -> None:
     operations, ranges = operations_and_ranges
-    costs = ranges.costs(ready)
-    in_float = choose_float_operations(operations, ranges, ready, share)
+    costs = ranges.costs(calibrated)
+    in_float = choose_float_operations(operations, ranges, calibrated, share)
 
     def cost(in_float: set) -> float:
         by_twin = {
@@ -141,23 +143,23 @@ def test_a_tensor_that_a_file_has_twice_costs_once() -> None:
         layer: SimpleNamespace(cost_within=lambda low, high, cost=cost: cost)
         for layer, cost in nats.items()
     }
-    ready = SimpleNamespace(sensitivities=sensitivities)
-    assert choose_float_operations(chain, ranges, ready, keep=0.5) == {"b"}
+    calibrated = SimpleNamespace(sensitivities=sensitivities)
+    assert choose_float_operations(chain, ranges, calibrated, keep=0.5) == {"b"}
 
 
-def test_the_most_expensive_layers_come_first(ready, operations_and_ranges) -> None:
+def test_the_most_expensive_layers_come_first(calibrated, operations_and_ranges) -> None:
     operations, ranges = operations_and_ranges
-    precision = describe_precision(operations, ranges, ready, set())
+    precision = describe_precision(operations, ranges, calibrated, set())
     nats = [cost.nats for cost in precision.rounding]
     assert precision.kept_float == []
     assert nats == sorted(nats, reverse=True)
     for cost in precision.rounding:
         holders = [name for name, layer in ranges.twins.items() if layer == cost.layer]
-        tensor = ready.sensitivities[cost.layer]
+        tensor = calibrated.sensitivities[cost.layer]
         costs = {tensor.cost_within(*ranges.ranges[name]) for name in holders}
         assert cost.nats == pytest.approx(max(costs), rel=0.01)
-    in_float = choose_float_operations(operations, ranges, ready, 0.9)
-    after = describe_precision(operations, ranges, ready, in_float)
+    in_float = choose_float_operations(operations, ranges, calibrated, 0.9)
+    after = describe_precision(operations, ranges, calibrated, in_float)
     assert precision.rounding[0].layer not in [cost.layer for cost in after.rounding]
     assert after.kept_float
 

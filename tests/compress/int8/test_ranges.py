@@ -17,44 +17,44 @@ from configs.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def ready(tiny_model, images) -> CalibratedModel:
+def calibrated(tiny_model, images) -> CalibratedModel:
     return CalibratedModel(tiny_model, images)
 
 
 @pytest.fixture(scope="module")
-def tflite_tensors(ready):
-    return tflite.tensor_reader(run_tflite_converter(tflite_converter(ready.traced, "logits")))
+def tflite_tensors(calibrated):
+    return tflite.tensor_reader(run_tflite_converter(tflite_converter(calibrated.traced, "logits")))
 
 
 @pytest.fixture(scope="module")
-def onnx_tensors(ready, tmp_path_factory):
+def onnx_tensors(calibrated, tmp_path_factory):
     converted = tmp_path_factory.mktemp("onnx") / "converted.onnx"
-    onnx.onnx.save(convert_to_onnx(ready.traced, "logits"), converted)
+    onnx.onnx.save(convert_to_onnx(calibrated.traced, "logits"), converted)
     quant_pre_process(converted, converted.with_name("folded.onnx"))
     return onnx.tensor_reader(converted.with_name("folded.onnx"))
 
 
 @pytest.mark.parametrize("format_", ["tflite", "onnx"])
 def test_tensors_of_a_file_are_found_in_the_model_by_their_values(
-    format_, ready, images, tflite_tensors, onnx_tensors
+    format_, calibrated, images, tflite_tensors, onnx_tensors
 ):
     run = tflite_tensors if format_ == "tflite" else onnx_tensors
     of_file = [run(image) for image in images[:2]]
-    twins = find_twins(of_file, ready.model, images[:2])
+    twins = find_twins(of_file, calibrated.model, images[:2])
     assert twins["image"] == "image"
     # The model does not have the gate within a swish. And ONNX may move the channels before it
     # subtracts the offset.
     others = [name for name in of_file[0] if name not in twins]
     assert all("igmoid" in name or "input_offset" in name for name in others), others
-    tensors = tensors_of(ready.model, images[:2])
+    tensors = tensors_of(calibrated.model, images[:2])
     for name, twin in twins.items():
         np.testing.assert_allclose(
             np.sort(np.ravel(of_file[0][name])), np.sort(np.ravel(tensors[twin][0])), atol=1e-3
         )
 
 
-def test_minmax_covers_all_values_and_zero(ready, images, tflite_tensors):
-    chosen = choose_ranges(tflite_tensors, ready, ranges="minmax").ranges
+def test_minmax_covers_all_values_and_zero(calibrated, images, tflite_tensors):
+    chosen = choose_ranges(tflite_tensors, calibrated, ranges="minmax").ranges
     for image in images:
         for name, values in tflite_tensors(image).items():
             low, high = chosen[name]
@@ -62,25 +62,27 @@ def test_minmax_covers_all_values_and_zero(ready, images, tflite_tensors):
             assert high >= max(0, values.max())
 
 
-def test_ranges_for_the_loss_are_those_of_the_twins(ready, images, tflite_tensors):
-    chosen = choose_ranges(tflite_tensors, ready, ranges="loss")
-    sensitivities = ready.sensitivities
+def test_ranges_for_the_loss_are_those_of_the_twins(calibrated, images, tflite_tensors):
+    chosen = choose_ranges(tflite_tensors, calibrated, ranges="loss")
+    sensitivities = calibrated.sensitivities
     max_cost = HEADROOM * np.mean([tensor.cost for tensor in sensitivities.values()])
-    twins = find_twins([tflite_tensors(image) for image in images[:2]], ready.model, images[:2])
+    twins = find_twins(
+        [tflite_tensors(image) for image in images[:2]], calibrated.model, images[:2]
+    )
     assert chosen.twins == twins
     assert {name: chosen.ranges[name] for name in twins} == {
         name: sensitivities[twin].widest(max_cost) for name, twin in twins.items()
     }
-    for name, nats in chosen.costs(ready).items():
+    for name, nats in chosen.costs(calibrated).items():
         tensor = sensitivities[twins[name]]
         assert nats == pytest.approx(tensor.cost_within(*chosen.ranges[name]))
         assert tensor.cost * 0.999 <= nats <= max(tensor.cost, max_cost) * 1.001
 
 
-def test_other_ranges_are_those_of_all_values_of_the_file(ready, images, tflite_tensors):
+def test_other_ranges_are_those_of_all_values_of_the_file(calibrated, images, tflite_tensors):
     runs = [tflite_tensors(image) for image in images]
-    percentile = choose_ranges(tflite_tensors, ready, ranges={"percentile": 90.0}).ranges
-    least = choose_ranges(tflite_tensors, ready, ranges="mse").ranges
+    percentile = choose_ranges(tflite_tensors, calibrated, ranges={"percentile": 90.0}).ranges
+    least = choose_ranges(tflite_tensors, calibrated, ranges="mse").ranges
     assert percentile.keys() == least.keys() == runs[0].keys()
     for name in runs[0]:
         values = np.concatenate([np.ravel(run[name]) for run in runs])
@@ -134,10 +136,12 @@ def test_unknown_ranges_are_refused_before_anything_runs(recipe, ranges, problem
 
 @pytest.mark.parametrize("ranges", ["loss", "minmax", "mse", {"percentile": 99.99}])
 def test_whole_pixels_are_not_rounded(tiny_model, images, tflite_tensors, ranges):
-    ready = CalibratedModel(tiny_model, np.round(images * 0.8))  # photos need not contain a 255
-    chosen = choose_ranges(tflite_tensors, ready, ranges=ranges)
+    calibrated = CalibratedModel(
+        tiny_model, np.round(images * 0.8)
+    )  # photos need not contain a 255
+    chosen = choose_ranges(tflite_tensors, calibrated, ranges=ranges)
     assert chosen.ranges["image"] == BYTE_RANGE
-    assert chosen.costs(ready)["image"] == 0
+    assert chosen.costs(calibrated)["image"] == 0
 
 
 def test_an_int8_file_has_the_steps_of_its_ranges(tiny_model, images, tmp_path):
