@@ -1,6 +1,6 @@
-"""mixup and CutMix as part of a view: the partner and its weight belong to (example, view, seed).
+"""mixup and CutMix as part of a view: (example, view number, seed) decide the partner and weight.
 
-So a mixed view has one set of soft labels, which can be computed once like every other's.
+So the soft labels of a mixed view can be computed once, like those of any other view.
 """
 
 from typing import NamedTuple
@@ -8,23 +8,18 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from configs.schema import ViewsConfig
-from distill.data.views import (
-    MIXING,
-    inside_box,
-    uniform,
-    view_seed,
-)
+from distill.data.views import MIXING, inside_box, uniform, view_seed
 
 
 class Mix(NamedTuple):
-    """What of a view comes from another example.
+    """How another example, the partner, is mixed into a view.
 
     Attributes:
         partner: int64, index of the other training example.
-        own_weight: float32, share of the view that is the example's own, of its label too.
-        box: float32, (4,): top, left, height, width of the partner's part, as shares; the whole
-            of it for mixup.
-        is_cut: bool, CutMix and not mixup.
+        own_weight: float32, the example's own share of the image and of the label.
+        box: float32, (4,): top, left, height and width of the partner's part, as shares of the
+            side. Only CutMix uses it.
+        is_cut: bool, True for CutMix and False for mixup.
     """
 
     partner: tf.Tensor
@@ -36,12 +31,12 @@ class Mix(NamedTuple):
 def draw_mix(
     *, example_id: tf.Tensor, view: tf.Tensor, seed: int, num_examples: int, views: ViewsConfig
 ) -> Mix:
-    """Who is mixed into a view, and how much.
+    """The partner of a view, drawn from all training examples, and its weight.
 
-    The weight is drawn from Beta(views.mixup, views.mixup) (Zhang et al. 2017,
-    arXiv:1710.09412, section 2), for CutMix from Beta(views.cutmix, views.cutmix) as the share of
-    the area that stays (Yun et al. 2019, arXiv:1905.04899, section 3.1). With both, each has half
-    of the views.
+    mixup draws the weight from Beta(views.mixup, views.mixup) (Zhang et al. 2017,
+    arXiv:1710.09412, section 2). CutMix draws the share of the area that stays from
+    Beta(views.cutmix, views.cutmix) (Yun et al. 2019, arXiv:1905.04899, section 3.1). If both are
+    on, half of the views are mixed by mixup and half by CutMix.
     """
     key = _fold(view_seed(example_id, view, seed), MIXING)
     draw = uniform(key, 3, 1)
@@ -57,13 +52,13 @@ def draw_mix(
         1.0,
     )
     box = tf.concat([edges[:2], edges[2:] - edges[:2]], axis=0)
-    # A box that leaves the image is cut off there: what is left is its weight.
+    # The part of the box outside the image is cut off, so the weight follows from what is left.
     weight = tf.where(is_cut, 1.0 - box[2] * box[3], weight)
     return Mix(partner, weight, box, is_cut)
 
 
 def mix_images(own: tf.Tensor, other: tf.Tensor, mix: Mix) -> tf.Tensor:
-    """float32 (size, size, 3): the two views, mixed or one cut into the other."""
+    """The two views mixed, or the other cut into the own: float32, (size, size, 3)."""
     top, left, height, width = tf.unstack(mix.box)
     inside = inside_box(own.shape[0], top=top, left=left, height=height, width=width)
     blended = mix.own_weight * own + (1.0 - mix.own_weight) * other
@@ -80,8 +75,8 @@ def _share_of_cuts(views: ViewsConfig) -> float:
 
 
 def _beta(key: tf.Tensor, concentration: float) -> tf.Tensor:
-    """A number from Beta(concentration, concentration): the share of one of two gamma variables."""
+    """A number from Beta(concentration, concentration): the first share of two gamma variables."""
     parts = tf.random.stateless_gamma([2], _fold(key, 3), concentration)
     total = parts[0] + parts[1]
-    # Small concentrations can draw 0 twice.
+    # With a small concentration both can be 0.
     return tf.where(total > 0, parts[0] / tf.maximum(total, 1e-30), 1.0)

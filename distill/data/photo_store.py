@@ -1,4 +1,4 @@
-"""Decoded photos, kept in memory and then on disk as far as they fit."""
+"""Decoded photos, stored in memory and then on disk as far as they fit."""
 
 import math
 import os
@@ -85,7 +85,7 @@ class _DiskStore:
         self._is_emptied = False
 
     def put(self, name: str, photo: np.ndarray) -> None:
-        """Keep an array, unless the space is used up."""
+        """Store an array, unless the space is used up."""
         with self._lock:
             if self._is_emptied:
                 return
@@ -120,9 +120,9 @@ class _DiskStore:
         return np.frombuffer(content, "uint8").reshape(shape)
 
     def empty(self) -> None:
-        """Free the space on the disk; nothing is kept from now on.
+        """Free the space on the disk, and store nothing more.
 
-        The file stays open: a thread of a pipeline that was abandoned may still use its number.
+        The file stays open, because a thread of an abandoned pipeline may still write to it.
         """
         with self._lock:
             self._is_emptied = True

@@ -8,7 +8,7 @@ from distill.data.sources import Listing
 
 @dataclass(frozen=True)
 class SplitRule:
-    """Which share of the photos goes to each split; the rest is for training.
+    """Which shares of the photos are for validation and test; the rest is for training.
 
     Attributes:
         validation, test: shares, 0..1.

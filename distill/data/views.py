@@ -1,7 +1,7 @@
-"""What a model sees of an example: a pure function of (example, view number, seed).
+"""Views: what a model sees of a photo in training. A view is one augmented crop of it.
 
-Teacher and student see the same view, each at its own size: everything random is drawn before
-the size is known, and lengths are shares of it.
+A view is a pure function of (example, view number, seed). Teacher and student see the same view at
+different sizes, so random numbers never depend on the size, and lengths are shares of the side.
 """
 
 import math
@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from configs.schema import ViewsConfig
 
-# Every augmentation draws from a stream of its own: switching one on leaves the others as they
-# were. The numbers are part of what a view is; never reuse one.
+# Every augmentation draws from its own stream, so switching one on does not change the others.
+# The numbers decide what a view looks like: never reuse one.
 GEOMETRY, COLOUR, ERASING, MIXING, NOISE = 1, 2, 3, 4, 5
 
 
@@ -19,8 +19,8 @@ def view_seed(example_id: tf.Tensor, view: tf.Tensor, seed: int) -> tf.Tensor:
     """The stateless seed of one view of one example, (2,) int32.
 
     Args:
-        example_id: int64, the first bytes of the photo's digest: not its place in a list, so
-            that added photos leave the views of the others as they are.
+        example_id: int64, the first bytes of the photo's digest. Unlike its place in a list, it
+            stays the same when photos are added.
     """
     fold = tf.random.experimental.stateless_fold_in
     key = fold(tf.constant([seed, 0], tf.int32), tf.cast(example_id & 0x7FFFFFFF, tf.int32))
@@ -29,10 +29,10 @@ def view_seed(example_id: tf.Tensor, view: tf.Tensor, seed: int) -> tf.Tensor:
 
 
 def uniform(key: tf.Tensor, count: int, stream: int | None = None) -> tf.Tensor:
-    """`count` numbers in [0, 1) that belong to a view."""
+    """`count` random numbers in [0, 1) from the seed of a view, or from one of its streams."""
     if stream is not None:
         key = tf.random.experimental.stateless_fold_in(key, stream)
-    # Named, not "auto": the same numbers on every device.
+    # The algorithm "auto" would draw other numbers on other devices.
     return tf.random.stateless_uniform([count], key, alg="philox")
 
 
@@ -49,7 +49,8 @@ def training_view(
 
     Args:
         photo: uint8, (height, width, 3).
-        view: int64, which of the example's views.
+        view: int64, the number of the view.
+        image_size: height and width of the view, in pixels.
 
     Returns:
         float32, (image_size, image_size, 3), 0..255.
@@ -85,9 +86,9 @@ def _crop(photo: tf.Tensor, draw: tf.Tensor, share: tuple[float, float]) -> tf.T
 
 
 def _grain(crop: tf.Tensor, key: tf.Tensor, most: float) -> tf.Tensor:
-    """Gaussian noise of a strength uniform in 0..most, on the photo's own pixels.
+    """Gaussian noise with a strength uniform in 0..most, added before the crop is resized.
 
-    There and not on the view's, so that models of other sizes see the same grain.
+    So models with different input sizes see the same grain.
     """
     key = tf.random.experimental.stateless_fold_in(key, NOISE)
     strength = uniform(key, 1)[0] * most * 255.0
@@ -98,7 +99,10 @@ def _grain(crop: tf.Tensor, key: tf.Tensor, most: float) -> tf.Tensor:
 
 
 def _move(image: tf.Tensor, draw: tf.Tensor, views: ViewsConfig) -> tf.Tensor:
-    """Vertical flip, and rotation, shift, shear and zoom as one resampling; edges mirrored."""
+    """Vertical flip, then rotation, shift, shear and zoom in one resampling.
+
+    Pixels beyond an edge mirror those inside.
+    """
     if views.vertical_flip:
         image = tf.where(draw[0] < 0.5, image[::-1], image)
     if not (views.rotation or views.shift or views.shear or views.zoom):
@@ -107,11 +111,11 @@ def _move(image: tf.Tensor, draw: tf.Tensor, views: ViewsConfig) -> tf.Tensor:
     either_way = 2.0 * draw - 1.0
     angle = either_way[1] * math.radians(views.rotation)
     shear = tf.tan(either_way[2] * math.radians(views.shear))
-    # Uniform in the logarithm: as often twice as large as half as large.
+    # Uniform in the logarithm, so that twice and half the size are equally likely.
     scale_y = tf.exp(either_way[3] * math.log1p(views.zoom))
     scale_x = tf.exp(either_way[4] * math.log1p(views.zoom))
     shift_x, shift_y = either_way[5] * views.shift * size, either_way[6] * views.shift * size
-    # From a pixel of the view to its place in the image, about the centre.
+    # These map a pixel of the view to its place in the image, relative to the centre.
     a, b = tf.cos(angle) / scale_x, (tf.cos(angle) * shear - tf.sin(angle)) / scale_y
     c, d = tf.sin(angle) / scale_x, (tf.sin(angle) * shear + tf.cos(angle)) / scale_y
     centre = (size - 1) / 2
@@ -129,7 +133,7 @@ def _move(image: tf.Tensor, draw: tf.Tensor, views: ViewsConfig) -> tf.Tensor:
 
 
 def _recolour(image: tf.Tensor, draw: tf.Tensor, views: ViewsConfig) -> tf.Tensor:
-    """Brightness, contrast, saturation and hue, in this order; back to 0..255 at the end."""
+    """Brightness, contrast, saturation and hue, in this order; clipped to 0..255 at the end."""
     either_way = 2.0 * draw - 1.0
     if views.brightness:
         image = image + either_way[0] * views.brightness * 255.0
@@ -139,16 +143,16 @@ def _recolour(image: tf.Tensor, draw: tf.Tensor, views: ViewsConfig) -> tf.Tenso
         grey = tf.image.rgb_to_grayscale(image)
         image = grey + (image - grey) * (1.0 + either_way[2] * views.saturation)
     if views.hue:
-        # The operator turns colours that have a hue; those outside 0..255 have none.
+        # Colours outside 0..255 have no hue that the operator could turn.
         image = tf.image.adjust_hue(tf.clip_by_value(image, 0.0, 255.0), either_way[3] * views.hue)
     return tf.clip_by_value(image, 0.0, 255.0)
 
 
 def _erase(image: tf.Tensor, draw: tf.Tensor, probability: float) -> tf.Tensor:
-    """A rectangle of one random colour over 2 to 33 % of the image, in that share of the views.
+    """Random erasing (Zhong et al. 2017, arXiv:1708.04896, section 3.2).
 
-    Random erasing (Zhong et al. 2017, arXiv:1708.04896, section 3.2); one colour for the
-    rectangle instead of one for each pixel, so that it looks the same at every size.
+    Covers 2 to 33 % of the image with a rectangle, with this probability. The rectangle has one
+    random colour (the paper draws one per pixel), so that it looks the same at every size.
     """
     area = 0.02 + draw[1] * 0.31
     aspect = tf.exp((2.0 * draw[2] - 1.0) * math.log(1 / 0.3))
@@ -163,7 +167,7 @@ def _erase(image: tf.Tensor, draw: tf.Tensor, probability: float) -> tf.Tensor:
 def inside_box(
     size: int, *, top: tf.Tensor, left: tf.Tensor, height: tf.Tensor, width: tf.Tensor
 ) -> tf.Tensor:
-    """Which pixels of a square image have their centre in a box given in shares of its side.
+    """Marks the pixels of a square image whose centre lies in a box, in shares of its side.
 
     Returns:
         bool, (size, size, 1).

@@ -31,7 +31,7 @@ def test_a_mix_belongs_to_its_view() -> None:
 def test_mixup_weights_follow_their_beta_distribution() -> None:
     stats = pytest.importorskip("scipy.stats")
     weights = [float(mix_of(view, mixup=0.4).own_weight) for view in range(400)]
-    # A right sample fails this once in a thousand; the sample is always the same one.
+    # A correct sample fails this once in 1,000 times. The seed is fixed, so it always passes.
     assert stats.kstest(weights, stats.beta(0.4, 0.4).cdf).pvalue > 1e-3
 
 
@@ -58,7 +58,7 @@ def test_mixup_blends_by_the_weight_of_the_label() -> None:
     assert np.allclose(mixed, weight * 10 + (1 - weight) * 20)
 
 
-def test_both_share_the_views_evenly() -> None:
+def test_mixup_and_cutmix_share_the_views_evenly() -> None:
     cuts = sum(bool(mix_of(view, mixup=0.4, cutmix=1).is_cut) for view in range(200))
     assert 70 <= cuts <= 130  # 100 expected, four standard deviations are 28
 
@@ -68,14 +68,14 @@ def test_labels_are_mixed_as_the_images_are(photo_folder: Path) -> None:
     views = ViewsConfig(mixup=1.0)
     source = ViewSource(examples, PhotoStore(16), views, 2, seed=1)
     pairs = tf.data.Dataset.range(len(examples)).map(lambda i: (i, tf.constant(0, tf.int64)))
-    seen = list(source.images(pairs, 16).as_numpy_iterator())
+    views_in_order = list(source.images(pairs, 16).as_numpy_iterator())
     batches = training_batches(
         source, image_size=16, batch_size=len(examples), seed=1, initial_epoch=0, epochs=1
     )
     images, targets = next(iter(batches))
     one_hot = np.eye(len(examples.classes))[examples.labels]
     for image, target in zip(images.numpy(), targets.numpy(), strict=True):
-        view = next(v for v in seen if np.array_equal(v.image, image))
+        view = next(v for v in views_in_order if np.array_equal(v.image, image))
         expected = view.own_weight * one_hot[view.index]
         expected = expected + (1 - view.own_weight) * one_hot[view.partner]
         assert np.allclose(target, expected, atol=1e-6)

@@ -54,7 +54,7 @@ def test_memory_and_disk_give_back_what_was_decoded(
         first = read_all(store, examples)
         assert len(decoded) == len(examples)
         second = read_all(store, examples)
-        assert len(decoded) == len(examples)  # once each
+        assert len(decoded) == len(examples)  # every photo once
         for photo, again, path in zip(first, second, examples.paths, strict=True):
             np.testing.assert_array_equal(photo, decode_photo(path, SHORT_SIDE))
             np.testing.assert_array_equal(again, photo)
@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_decoded_again(
 ) -> None:
     store = without_memory(PhotoStore(LARGEST_IMAGE, tmp_path))
     num_bytes = decode_photo(examples.paths[0], SHORT_SIDE).nbytes
-    # The disk has room for three photos and a half, and each has a quarter of it at most.
+    # The store may use space for three and a half photos.
     usage = type("Usage", (), {"free": int(3.5 * num_bytes / photo_store.SHARE_OF_FREE_SPACE)})
     monkeypatch.setattr(photo_store.shutil, "disk_usage", lambda folder: usage)
     read_all(store, examples)

@@ -12,7 +12,7 @@ from configs.errors import UserError
 from configs.resume import take_step
 from configs.run_dir import RunDir
 from configs.schema import DataConfig
-from distill.data.manifest import Photo, load_examples
+from distill.data.manifest import Photo, load_examples, student_examples
 from distill.data.scan import (
     data_step,
     list_source,
@@ -94,7 +94,7 @@ def test_an_animation_is_used_by_its_first_frame(photo_folder: Path) -> None:
     assert (moving.width, moving.height) == (20, 16)
 
 
-def test_a_rotated_photo_has_the_size_it_is_seen_at(photo_folder: Path) -> None:
+def test_the_manifest_has_the_size_of_the_upright_photo(photo_folder: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     Image.effect_noise((30, 20), 50).save(photo_folder / "cat" / "turned.jpg", exif=exif)
@@ -102,7 +102,7 @@ def test_a_rotated_photo_has_the_size_it_is_seen_at(photo_folder: Path) -> None:
     assert (turned.width, turned.height) == (20, 30)
 
 
-def test_what_is_no_photo_is_skipped_and_listed(photo_folder: Path) -> None:
+def test_files_that_are_not_photos_are_skipped_and_listed(photo_folder: Path) -> None:
     whole = save_photo(photo_folder / "cat" / "whole.jpg", seed=5, size=(200, 200))
     (photo_folder / "cat" / "cut.jpg").write_bytes(whole.read_bytes()[:-800])
     (photo_folder / "cat" / "empty.jpg").touch()
@@ -160,7 +160,7 @@ def test_a_photo_under_two_labels_is_not_used(photo_folder: Path) -> None:
     assert len(photos) == 59
 
 
-def test_given_splits_are_kept_and_a_photo_in_both_is_only_tested(tmp_path: Path) -> None:
+def test_split_folders_decide_and_a_photo_in_train_and_test_is_only_tested(tmp_path: Path) -> None:
     for number in range(20):
         for label, first in (("cat", 0), ("dog", 1000)):
             save_photo(tmp_path / "train" / label / f"{number}.png", seed=first + number)
@@ -245,18 +245,20 @@ def test_unlabelled_photos_are_a_split_of_their_own(photo_folder: Path, tmp_path
     assert facts["num_skipped"] == 4  # the copies: what is tested is not learned
     assert facts["classes"] == ["cat", "dog"]
     assert facts["num_test"] == sum(photo.split == "test" for photo in before)
-    taught = load_examples(run, "train", "unlabelled")
-    assert taught.labels.tolist() == [*load_examples(run, "train").labels, -1, -1, -1]
-    assert all(path.exists() for path in taught.paths)
+    examples = student_examples(run)
+    assert examples.labels.tolist() == [*load_examples(run, "train").labels, -1, -1, -1]
+    assert all(path.exists() for path in examples.paths)
 
 
-def test_a_missing_folder_of_unlabelled_photos_is_told(photo_folder: Path, tmp_path: Path) -> None:
+def test_a_missing_folder_of_unlabelled_photos_is_an_error(
+    photo_folder: Path, tmp_path: Path
+) -> None:
     data = DataConfig(path=photo_folder, unlabelled=tmp_path / "none")
     with pytest.raises(UserError, match=r"data\.unlabelled is .*none\. Expected a folder"):
         data_step(RunDir(tmp_path / "run"), data)
 
 
-def test_the_given_splits_are_looked_up_once_and_not_for_every_photo(photo_folder: Path) -> None:
+def test_split_folders_are_looked_up_once_and_not_for_every_photo(photo_folder: Path) -> None:
     class Counted(list):
         num_passes = 0
 

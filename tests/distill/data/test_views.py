@@ -75,7 +75,7 @@ def test_views_stay_within_the_range_of_pixels(option: dict) -> None:
 
 
 def test_switching_one_augmentation_on_leaves_the_others_as_they_were() -> None:
-    grey = np.full((20, 20, 3), 99, np.uint8)  # geometry cannot be seen on it
+    grey = np.full((20, 20, 3), 99, np.uint8)  # geometry does not change it
     alone = view_of(grey, brightness=0.3)
     assert alone == pytest.approx(view_of(grey, brightness=0.3, rotation=40, shift=0.2), abs=1e-2)
 
@@ -100,7 +100,7 @@ def test_the_same_view_comes_out_of_another_process() -> None:
 
 
 def test_two_sizes_show_the_same_crop() -> None:
-    # A photo that is a ramp: the mean colour tells where the crop was.
+    # The photo is a ramp, so the mean colour shows where the crop was.
     ramp = np.broadcast_to(np.arange(240, dtype=np.uint8)[:, None, None], (240, 240, 3)).copy()
     for view in range(8):
         small, large = (
@@ -122,8 +122,8 @@ def test_half_of_the_views_are_mirrored() -> None:
     assert 70 <= mirrored <= 130  # 100 expected, four standard deviations are 28
 
 
-def test_a_turn_keeps_the_distance_to_the_centre_and_stays_within_its_angle() -> None:
-    # A bright dot: where it goes tells the angle. Near the centre, so that no mirrored edge
+def test_rotation_keeps_the_distance_to_the_centre_and_stays_within_its_angle() -> None:
+    # The place of a bright dot shows the angle. It is near the centre, so that no mirrored edge
     # shows it twice.
     size = 65
     photo = np.zeros((size, size, 3), np.uint8)
@@ -164,7 +164,7 @@ def test_erasing_hits_its_share_of_the_views() -> None:
     assert 25 <= hit <= 75  # 50 expected, four standard deviations are 24.5
 
 
-def test_noise_has_strengths_up_to_the_one_asked_for() -> None:
+def test_noise_has_strengths_up_to_its_maximum() -> None:
     grey = np.full((64, 64, 3), 128, np.uint8)
     keys = [tf.constant([1, view], tf.int32) for view in range(40)]
     views = [views_module._grain(tf.constant(grey), key, 0.1).numpy() for key in keys]
@@ -181,14 +181,14 @@ def test_noise_has_strengths_up_to_the_one_asked_for() -> None:
 
 @pytest.mark.parametrize("option", ALONE, ids=str)
 def test_two_sizes_show_the_same_view(option: dict) -> None:
-    # A smooth photo, so that resampling leaves little.
+    # The photo is smooth, so that resampling changes little.
     y, x = np.mgrid[0:96, 0:96] / 95
     photo = (np.stack([y, x, (y + x) / 2], -1) * 255).astype(np.uint8)
     for view in range(4):
         small = view_of(photo, view=view, image_size=24, **option)
         large = view_of(photo, view=view, image_size=48, **option)
         halved = large.reshape(24, 2, 24, 2, 3).mean((1, 3))
-        # Rims of mirrored edges and of the erased rectangle lie on other pixels.
+        # The borders of mirrored edges and of the erased rectangle lie on other pixels.
         assert np.abs(small - halved).mean() < 4
 
 
@@ -240,10 +240,10 @@ def test_soft_labels_arrive_with_the_view_they_are_of(source) -> None:
     def reader(indices: np.ndarray, views: np.ndarray) -> np.ndarray:
         return labels[indices, views].astype("float32")
 
-    seen = training_batches(
+    dataset = training_batches(
         source, image_size=16, batch_size=3, seed=1, initial_epoch=1, epochs=2, soft_labels=reader
     )
-    batches = list(seen)
+    batches = list(dataset)
     assert len(batches) == steps_per_epoch(size, 3)
     targets = np.concatenate([targets for _, targets in batches])
     rows = (targets[:, classes] / (2 * classes)).astype(int)  # which example a label is of
@@ -271,5 +271,5 @@ def test_colours_match_values_worked_by_hand() -> None:
 
 def test_contrast_scales_the_distance_to_the_mean() -> None:
     image = tf.constant([[[100.0] * 3, [140.0] * 3]])
-    found = views_module._recolour(image, tf.ones(4), ViewsConfig(contrast=0.5)).numpy()
-    assert found[0, :, 0] == pytest.approx([90, 150])  # mean 120, distances of 20 to 30
+    contrasted = views_module._recolour(image, tf.ones(4), ViewsConfig(contrast=0.5)).numpy()
+    assert contrasted[0, :, 0] == pytest.approx([90, 150])  # mean 120, distances of 20 to 30
