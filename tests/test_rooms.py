@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A layer may import those before it.
 LAYERS = ["configs", "eval", "distill", "compress", "commands", "cli"]
+DISTILL_ROOMS = ["data", "backbones", "labels", "training"]
 SOURCES = sorted(path for layer in LAYERS[:-1] for path in (ROOT / layer).rglob("*.py"))
 MODULES = {
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in SOURCES
@@ -44,6 +45,13 @@ def imported_packages(path: Path) -> set[str]:
 def test_a_file_imports_only_lower_layers(path: Path) -> None:
     layer = path.relative_to(ROOT).parts[0]
     assert not imported_packages(path) & set(LAYERS[LAYERS.index(layer) + 1 :])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "distill").glob("*/*.py")), ids=name_of)
+def test_a_room_of_distill_imports_only_rooms_before_it(path: Path) -> None:
+    room = path.parent.name
+    later = {f"distill.{name}" for name in DISTILL_ROOMS[DISTILL_ROOMS.index(room) + 1 :]}
+    assert not {".".join(name.split(".")[:2]) for name in imported_modules(path)} & later
 
 
 def test_no_imports_go_in_circles() -> None:

@@ -14,7 +14,7 @@ from compress.run.pipeline import (
     run_photos,
 )
 from configs.errors import UserError
-from configs.records import from_json
+from configs.records import from_json, to_json
 from configs.resume import take_step
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
@@ -51,7 +51,7 @@ def report_rows(run: RunDir, experiment: Experiment) -> Rows:
         models=model_names(experiment),
         files=file_names(experiment),
     )
-    return list(built.value["files"])
+    return list(to_json(built.report.files))
 
 
 def time_run(

@@ -1,10 +1,10 @@
-"""Charts as SVG text: colours come from the page's CSS, so they follow its light or dark."""
+"""Charts as SVG text. Colours come from the page's CSS, so they follow its light or dark theme."""
 
 import math
 from dataclasses import dataclass
 from html import escape
 
-# Narrow, so that on a phone the text is read without scrolling; the page's CSS sizes it.
+# Narrow, so that the text can be read on a phone without scrolling; the page scales it.
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 34, 48
 RADIUS = 10
@@ -12,7 +12,7 @@ RADIUS = 10
 
 @dataclass(frozen=True)
 class Point:
-    """One numbered mark of a scatter chart, with the interval of its y."""
+    """A numbered mark of a scatter chart, with the interval of its y."""
 
     number: int
     name: str
@@ -25,7 +25,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Axis:
-    """Maps values to pixels; `ticks` are round numbers."""
+    """Maps values between `low` and `high` to pixels between `start` and `end`."""
 
     low: float
     high: float
@@ -40,7 +40,13 @@ class Axis:
 def axis(
     values: list[float], *, start: float, end: float, zero: bool = False, whole: bool = False
 ) -> Axis:
-    """An axis over `values` with about five round ticks; `whole`: of whole numbers."""
+    """An axis over `values` with about five ticks at round numbers.
+
+    Args:
+        start, end: of the axis, in pixels.
+        zero: begin at 0.
+        whole: put ticks at whole numbers only.
+    """
     low, high = (0.0 if zero else min(values)), max(values)
     if high - low < 1e-9:
         low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
@@ -54,7 +60,7 @@ def axis(
 
 
 def pareto_front(points: list[Point]) -> list[Point]:
-    """The points that no other one beats in both: less x and more y; by rising x."""
+    """The points that no other point beats in both, less x and more y. Sorted by x."""
     front: list[Point] = []
     for point in sorted(points, key=lambda p: (p.x, -p.y)):
         if not front or point.y > front[-1].y:
@@ -115,11 +121,11 @@ def scatter(points: list[Point], *, x_title: str, y_title: str) -> str:
 
 
 def _marks(places: list[tuple[Point, float, float]]) -> list[str]:
-    """A dot where each point is, and its number there or beside it where another one is."""
+    """A dot at every point, and its number on it, or beside it if another mark is there."""
     dots, numbers = [], []
     taken: list[tuple[float, float]] = []
     for point, px, py in places:
-        # A dot at the same place cannot be kept clear of; any other one can.
+        # A mark cannot avoid a dot at the same place.
         others = [(a, b) for _, a, b in places if math.hypot(a - px, b - py) > 3]
         mx, my = _free_place(px, py, taken=taken, dots=others)
         taken.append((mx, my))
@@ -160,15 +166,17 @@ def _free_place(
 def lines(
     series: dict[str, list[tuple[float, float]]], *, x_title: str, y_title: str, percent: bool
 ) -> str:
-    """One line for each series of (x, y); each has the CSS class of its name."""
-    points = [point for some in series.values() for point in some]
-    x = axis([p[0] for p in points], start=LEFT, end=WIDTH - RIGHT, whole=True)
-    y = axis([p[1] for p in points], start=HEIGHT - BOTTOM, end=TOP)
+    """A line for every series of (x, y); its CSS class is its name."""
+    all_points = [point for points in series.values() for point in points]
+    x = axis([p[0] for p in all_points], start=LEFT, end=WIDTH - RIGHT, whole=True)
+    y = axis([p[1] for p in all_points], start=HEIGHT - BOTTOM, end=TOP)
     parts = _frame(x, y, x_title=x_title, y_title=y_title, percent=percent)
-    for name, some in series.items():
-        path = " ".join(f"{x.at(a):.1f},{y.at(b):.1f}" for a, b in some)
-        dots = "".join(f'<circle cx="{x.at(a):.1f}" cy="{y.at(b):.1f}" r="2.5"/>' for a, b in some)
+    for name, points in series.items():
+        path = " ".join(f"{x.at(a):.1f},{y.at(b):.1f}" for a, b in points)
+        dots = "".join(
+            f'<circle cx="{x.at(a):.1f}" cy="{y.at(b):.1f}" r="2.5"/>' for a, b in points
+        )
         kind = f"series {escape(name)}"
         parts.append(f'<g class="{kind}"><polyline points="{path}"/>{dots}</g>')
-    last = ", ".join(f"{name} ends at {some[-1][1]:.3g}" for name, some in series.items())
+    last = ", ".join(f"{name} ends at {points[-1][1]:.3g}" for name, points in series.items())
     return _svg(parts, f"{y_title} by {x_title}: {last}")

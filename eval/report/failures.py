@@ -11,6 +11,8 @@ from eval.scoring.file_rows import FileRow
 from eval.scoring.predictions import Photos
 
 MAX_PHOTOS = 12
+MAX_CLASSES = 25
+MAX_CONFUSIONS = 5
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,86 @@ class Gallery:
     num: int
 
 
+@dataclass(frozen=True)
+class ConfusionCell:
+    """How often photos of a class get an answer.
+
+    Attributes:
+        share: of the photos of the class.
+        is_right: whether the answer is the class.
+    """
+
+    num_photos: int
+    share: float
+    is_right: bool
+
+
+@dataclass(frozen=True)
+class ConfusionRow:
+    """The answers about the photos of a class, in the order of the shown classes."""
+
+    name: str
+    cells: list[ConfusionCell]
+    share_right: float
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A frequent mistake: photos of a class that get another answer."""
+
+    label: str
+    answer: str
+    num_photos: int
+
+
+@dataclass(frozen=True)
+class ConfusionTable:
+    """Photos by label and answer.
+
+    Attributes:
+        classes: the most frequent classes, which are shown.
+        num_classes: how many there are in all.
+        most_frequent: the most frequent mistakes among all classes.
+    """
+
+    classes: list[str]
+    rows: list[ConfusionRow]
+    num_classes: int
+    most_frequent: list[Confusion]
+
+
 def confusion_counts(answers: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Photos by (label, answer), int (classes, classes)."""
     counts = np.zeros((num_classes, num_classes), int)
     np.add.at(counts, (labels, answers), 1)
     return counts
+
+
+def confusion_table(answers: np.ndarray, labels: np.ndarray, classes: list[str]) -> ConfusionTable:
+    """The table of class indices `answers` and `labels`, (examples,)."""
+    counts = confusion_counts(answers, labels, len(classes))
+    totals = counts.sum(axis=1)
+    shares = counts / np.maximum(totals, 1)[:, None]
+    shown = sorted(np.argsort(-totals, kind="stable")[:MAX_CLASSES])
+    rows = [
+        ConfusionRow(
+            name=classes[i],
+            cells=[
+                ConfusionCell(int(counts[i, j]), float(shares[i, j]), bool(i == j)) for j in shown
+            ],
+            share_right=float(shares[i, i]),
+        )
+        for i in shown
+    ]
+    mistakes = [
+        Confusion(classes[i], classes[j], int(counts[i, j]))
+        for i, j in np.argwhere(counts)
+        if i != j
+    ]
+    mistakes.sort(key=lambda mistake: -mistake.num_photos)
+    return ConfusionTable(
+        [classes[i] for i in shown], rows, len(classes), mistakes[:MAX_CONFUSIONS]
+    )
 
 
 @dataclass(frozen=True)

@@ -12,30 +12,24 @@ from PIL import Image
 from configs.records import from_json
 from eval.images import evaluation_image
 from eval.photo_files import UnreadablePhoto
-from eval.report.charts import (
-    Point,
-    lines,
-    pareto_front,
-    scatter,
-)
-from eval.report.failures import Gallery
-from eval.report.wording import (
-    FILTERS,
-    dash,
-    is_number,
-    ratio,
-)
+from eval.report.charts import Point, lines, pareto_front, scatter
+from eval.report.failures import ConfusionTable, Gallery
+from eval.report.wording import FILTERS, dash, is_number, ratio
 from eval.timing.differences import difference
 from eval.timing.latency import Latency
 
 TEMPLATES = Path(__file__).with_name("templates")
 THUMBNAIL = (160, 160)
-MAX_CLASSES_SHOWN = 25
-MAX_CONFUSIONS = 5
 TRAINED = ("teacher", "student", "control")
 
 ReportJson = dict[str, Any]
-"""The document report.json, or a part of it; of older versions too, so anything may be missing."""
+"""The content of report.json, or a part of it. A value may be missing, as in older versions."""
+
+Times = dict[str, ReportJson | None]
+"""The latency of each file on one device, by the name of the file."""
+
+Epoch = dict[str, float]
+"""One row of a history.csv, by its columns."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +37,13 @@ class Details:
     """What the page shows beside report.json.
 
     Attributes:
-        histories: by model, a row per epoch with val_accuracy and val_loss.
-        confusion: photos by (label, answer) of the chosen file.
+        histories: the epochs of each model that was trained.
+        confusion: of the chosen file; None without one.
         galleries: photos on which it fails, or differs from its parent or the teacher.
     """
 
-    histories: dict[str, list[dict[str, Any]]]
-    confusion: list[list[int]] | None
+    histories: dict[str, list[Epoch]]
+    confusion: ConfusionTable | None
     galleries: list[Gallery]
 
 
@@ -83,6 +77,7 @@ def _environment(*, autoescape: bool) -> Environment:
         # A report of an older version may lack values, at any depth.
         undefined=ChainableUndefined,
         finalize=dash,
+        keep_trailing_newline=True,
     )
     environment.filters |= FILTERS
     return environment
@@ -117,7 +112,7 @@ def _context(report: ReportJson, details: Details) -> dict[str, Any]:
         "curves": _curves(details.histories),
         "trained": [name for name in TRAINED if details.histories.get(name)],
         "distillation": (report.get("distillation") or {}).get("sentence"),
-        "confusion": _confusion(report, details.confusion),
+        "confusion": details.confusion,
         "flips": (chosen or {}).get("flips_by_class") or [],
         "endurance": _endurance(report.get("robustness"), chosen_name),
     }
@@ -140,9 +135,7 @@ def _power_text(scores: ReportJson) -> str | None:
     )
 
 
-def _against_float(
-    chosen: ReportJson, files: list[ReportJson], times: dict[str, Any]
-) -> str | None:
+def _against_float(chosen: ReportJson, files: list[ReportJson], times: Times) -> str | None:
     """Size and speed beside the student's float32 file, of the same format if there is one."""
     floats = [
         row
@@ -175,11 +168,11 @@ def _points(
     return points
 
 
-def _charts(by_time: list[Point], by_size: list[Point], times: dict[str, Any]) -> list[str]:
-    """Accuracy against latency and against size, as far as they are known."""
+def _charts(by_time: list[Point], by_size: list[Point], times: Times) -> list[str]:
+    """Accuracy against latency and against size, for the files that have both."""
     charts = []
     if by_time:
-        time = times[by_time[0].name]
+        time = times[by_time[0].name] or {}
         threads = f"{time['num_threads']} thread" + ("s" if time["num_threads"] > 1 else "")
         title = f"median latency in ms ({time['device']}, {threads})"
         charts.append(scatter(by_time, x_title=title, y_title="top-1 and its 95 % interval"))
@@ -189,7 +182,7 @@ def _charts(by_time: list[Point], by_size: list[Point], times: dict[str, Any]) -
     return charts
 
 
-def _curves(histories: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str]]:
+def _curves(histories: dict[str, list[Epoch]]) -> list[tuple[str, str]]:
     """(title, SVG) of validation top-1 and loss over the epochs."""
     charts = []
     for key, title, percent in (
@@ -222,36 +215,6 @@ def _endurance(robustness: ReportJson | None, chosen: str | None) -> str:
             means = [sum(shares) / len(shares) for shares in by_strength]
             series[kind] = list(enumerate([rows[name]["clean_top1"], *means]))
     return lines(series, x_title="strength of the corruption", y_title="top-1", percent=True)
-
-
-def _confusion(report: ReportJson, counts: list[list[int]] | None) -> dict[str, Any] | None:
-    if counts is None:
-        return None
-    classes = report["data"]["classes"]
-    shown = sorted(range(len(classes)), key=lambda i: -sum(counts[i]))[:MAX_CLASSES_SHOWN]
-    shown.sort()
-    rows = []
-    for i in shown:
-        total = sum(counts[i]) or 1
-        cells = [(counts[i][j], round(counts[i][j] / total, 3), i == j) for j in shown]
-        rows.append((classes[i], cells, counts[i][i] / total))
-    return {
-        "classes": [classes[i] for i in shown],
-        "rows": rows,
-        "num_classes": len(classes),
-        "most": _most_confused(classes, counts),
-    }
-
-
-def _most_confused(classes: list[str], counts: list[list[int]]) -> list[tuple[str, str, int]]:
-    """(label, answer, photos) of the commonest mistakes, of all classes."""
-    pairs = [
-        (classes[i], classes[j], count)
-        for i, row in enumerate(counts)
-        for j, count in enumerate(row)
-        if i != j and count
-    ]
-    return sorted(pairs, key=lambda pair: -pair[2])[:MAX_CONFUSIONS]
 
 
 def _thumbnail(photo: Path) -> str | None:

@@ -19,12 +19,13 @@ def dash(value: Any) -> Any:
     return "–" if value is None or isinstance(value, Undefined) else value
 
 
-PUNCTUATION = re.compile(r"([\\`*_\[\]<>|~#$&])")
+MARKUP = re.compile(r"[\\`*_\[\]<>|~#$&@]|:(?=//)|(?<=www)\.", re.IGNORECASE)
+"""The characters that Markdown reads as markup; the last three make links of plain addresses."""
 
 
 def plain(text: object) -> str:
     """Text that Markdown shows as it is, on one line: nothing in it is markup or HTML."""
-    return PUNCTUATION.sub(r"\\\1", " ".join(str(dash(text)).split()))
+    return MARKUP.sub(r"\\\g<0>", " ".join(str(dash(text)).split()))
 
 
 def percent(share: Any, digits: int = 1) -> str:

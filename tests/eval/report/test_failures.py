@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eval.report.costs import step_costs
-from eval.report.failures import ClassFlips, confusion_counts, flips_by_class, galleries
+from eval.report.failures import ClassFlips, Confusion, confusion_table, flips_by_class, galleries
 from eval.scoring.accuracy import accuracy, compare
 from eval.scoring.file_rows import FileRow
 from eval.scoring.predictions import Photos
@@ -16,7 +16,7 @@ CLASSES = ["a", "b", "c"]
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 
 
-def sure(answers: list[int], confidences: list[float]) -> np.ndarray:
+def probabilities(answers: list[int], confidences: list[float]) -> np.ndarray:
     probs = np.full((len(answers), 3), 0.0)
     for row, answer, confidence in zip(probs, answers, confidences, strict=True):
         row[:] = (1 - confidence) / 2
@@ -24,9 +24,13 @@ def sure(answers: list[int], confidences: list[float]) -> np.ndarray:
     return probs
 
 
-def test_confusion_counts_labels_by_answers() -> None:
-    counts = confusion_counts(np.array([0, 1, 1, 1, 0, 2]), LABELS, 3)
-    assert counts.tolist() == [[1, 2, 0], [1, 1, 0], [0, 0, 1]]
+def test_a_confusion_table_counts_photos_by_label_and_answer() -> None:
+    table = confusion_table(np.array([0, 1, 1, 1, 0, 2]), LABELS, CLASSES)
+    counts = [[cell.num_photos for cell in row.cells] for row in table.rows]
+    assert counts == [[1, 2, 0], [1, 1, 0], [0, 0, 1]]
+    assert [row.share_right for row in table.rows] == [1 / 3, 1 / 2, 1]
+    assert table.rows[0].cells[1].share == 2 / 3
+    assert table.most_frequent == [Confusion("a", "b", 2), Confusion("b", "a", 1)]
 
 
 def test_flips_are_counted_by_class_and_direction() -> None:
@@ -42,7 +46,7 @@ def test_flips_are_counted_by_class_and_direction() -> None:
 @pytest.fixture
 def photos(tmp_path: Path) -> Photos:
     paths = [tmp_path / f"{number}.png" for number in range(6)]
-    for path in paths[1:]:  # the first is gone
+    for path in paths[1:]:  # the first is missing
         path.touch()
     return Photos("test", paths, LABELS)
 
@@ -65,11 +69,11 @@ def file_row_of(
     )  # fmt: skip
 
 
-def test_galleries_show_the_surest_first_and_count_what_is_gone(photos: Photos) -> None:
+def test_galleries_show_the_most_confident_first_and_count_missing_photos(photos: Photos) -> None:
     probs = {
-        "teacher": sure([0, 0, 0, 1, 1, 2], [0.9] * 6),
-        "student": sure([1, 1, 0, 1, 1, 2], [0.9] * 6),
-        "x.tflite": sure([1, 2, 1, 1, 1, 2], [0.9, 0.6, 0.8, 0.9, 0.9, 0.9]),
+        "teacher": probabilities([0, 0, 0, 1, 1, 2], [0.9] * 6),
+        "student": probabilities([1, 1, 0, 1, 1, 2], [0.9] * 6),
+        "x.tflite": probabilities([1, 2, 1, 1, 1, 2], [0.9, 0.6, 0.8, 0.9, 0.9, 0.9]),
     }
     files = [file_row_of("x.tflite", "tflite.int8", "student", probs["x.tflite"])]
     worst, teacher, parent = galleries("x.tflite", files, photos, CLASSES, probs)
@@ -84,8 +88,11 @@ def test_galleries_show_the_surest_first_and_count_what_is_gone(photos: Photos) 
     assert galleries(None, files, photos, CLASSES, probs) == []
 
 
-def test_steps_are_held_against_what_they_started_from() -> None:
-    parent_probs, file_probs = sure([0, 0, 0, 1, 1, 2], [0.9] * 6), sure([1] * 6, [0.9] * 6)
+def test_steps_are_compared_with_what_they_started_from() -> None:
+    parent_probs, file_probs = (
+        probabilities([0, 0, 0, 1, 1, 2], [0.9] * 6),
+        probabilities([1] * 6, [0.9] * 6),
+    )
 
     def row(name: str, recipe: str, parent: str, size: int, p50_ms: float) -> FileRow:
         return file_row_of(
@@ -99,7 +106,7 @@ def test_steps_are_held_against_what_they_started_from() -> None:
     ]
     probs = {
         "student": parent_probs,
-        "pruned": sure([0, 0, 1, 1, 0, 2], [0.9] * 6),
+        "pruned": probabilities([0, 0, 1, 1, 0, 2], [0.9] * 6),
     }
     steps = step_costs(
         models=["student", "pruned"], files=files, chosen="m8.onnx", probs=probs, labels=LABELS

@@ -6,11 +6,12 @@ import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from eval.report.failures import Answer, Failure, Gallery
+from eval.report.failures import Answer, Failure, Gallery, confusion_table
 from eval.report.html import Details, render_html, render_markdown
 
 SCRIPT = "<script>alert(1)</script>"
 LONG = "x" * 200
+CLASSES = ["a", SCRIPT, LONG]
 
 
 def accuracy(top1: float) -> dict:
@@ -56,7 +57,7 @@ def report() -> dict:
         "run": "flowers", "created": "2026-01-01T00:00:00+00:00", "seed": 1,
         "machine": {"cpu": "a cpu", "num_cores": 2, "isa": ["avx2"], "os": "Linux",
                     "python": "3.11", "packages": {"keras": "3.15"}},
-        "data": {"source": "folder", "classes": ["a", SCRIPT, LONG], "num_train": 1,
+        "data": {"source": "folder", "classes": CLASSES, "num_train": 1,
                  "num_validation": 1, "num_test": 100, "num_skipped": 0},
         "models": [model("teacher", 0.95), model("student", 0.9), model("control", 0.7)],
         "files": files,
@@ -75,7 +76,7 @@ def details(tmp_path: Path) -> Details:
     row = {"epoch": 1.0, "val_accuracy": 0.5, "val_loss": 1.0}
     return Details(
         histories={"teacher": [row], "student": [row, {**row, "epoch": 2.0}]},
-        confusion=[[5, 1, 0], [0, 7, 0], [2, 0, 3]],
+        confusion=confusion_table(np.array([0, 1, 0, 2]), np.array([0, 1, 2, 2]), CLASSES),
         galleries=[Gallery(f"Mistakes of {SCRIPT}", [failure(photo)] * 12, 40)],
     )
 
@@ -96,7 +97,7 @@ def test_nothing_is_fetched_and_the_page_is_small(report: dict, details: Details
 
 
 def tables(report: dict) -> dict:
-    """The report with all it may say, and names that are up to no good wherever there are names."""
+    """A report with every section, and with hostile text for every name."""
     for number, name in enumerate((SCRIPT, LONG)):
         report["files"][number] |= {
             "name": name, "path": name, "source": SCRIPT, "recipe": SCRIPT, "sha256": "0" * 64,
@@ -144,9 +145,7 @@ def test_names_do_no_harm(report: dict, details: Details) -> None:
     assert "\\<script\\>" in markdown
 
 
-def test_a_name_of_200_characters_is_cut_where_room_is_short(
-    report: dict, details: Details
-) -> None:
+def test_a_name_of_200_characters_is_cut_in_narrow_places(report: dict, details: Details) -> None:
     page = render_html(tables(report), details)
     shown = re.sub(r'(title|data-value|aria-label)="[^"]*"|<title>.*?</title>', "", page)
     matrix = shown[shown.index('class="confusion"') : shown.index("</main>")]
@@ -157,7 +156,7 @@ def test_a_name_of_200_characters_is_cut_where_room_is_short(
     assert LONG not in photos[: photos.index("</ul>")]
 
 
-def test_what_each_step_cost_is_told(report: dict, details: Details) -> None:
+def test_the_page_shows_what_each_step_cost(report: dict, details: Details) -> None:
     page = render_html(tables(report), details)
     step = page[page.index("What each step of compression cost") :]
     for said in ("+3.1", "+1.0 to +5.0", "16.00 MB", "4.00 MB", "3.00"):
@@ -199,7 +198,7 @@ def test_every_table_has_a_caption_and_every_picture_a_text(report: dict, detail
     assert page.count("<svg") == len(re.findall(r'<svg [^>]*role="img" aria-label="[^"]+', page))
 
 
-def test_what_is_sorted_by_a_column_has_plain_numbers(report: dict, details: Details) -> None:
+def test_sorted_columns_have_plain_numbers(report: dict, details: Details) -> None:
     page = render_html(report, details)
     table = page[page.index('<table class="sortable">') : page.index("</table>")]
     assert 'data-value="0.8"' in table
@@ -220,7 +219,7 @@ def test_a_report_with_little_in_it_is_shown(report: dict) -> None:
         assert "None" not in text
 
 
-def test_what_distillation_was_worth_is_told(report: dict, details: Details) -> None:
+def test_both_reports_show_what_distillation_was_worth(report: dict, details: Details) -> None:
     report["distillation"] = {"sentence": "Distillation helped: a <b> more."}
     assert "Distillation helped: a &lt;b&gt; more." in render_html(report, details)
     assert "Distillation helped" in render_markdown(report, details)
@@ -237,8 +236,8 @@ def test_a_tag_in_a_name_is_no_tag_in_markdown(report: dict, details: Details) -
     assert "# \\<script\\>" in render_markdown(report, details)
 
 
-def test_a_run_of_another_day_still_has_a_page(report: dict) -> None:
-    # What an older or a partial run lacks: no models but one, no scores, no times, no verdict.
+def test_a_report_of_an_older_version_still_has_a_page(report: dict) -> None:
+    # One model, and no scores, times or verdict.
     report["models"] = [{"name": "student", "backbone": "efficientnet_b0"}]
     report["files"] = [{"name": "only.tflite", "path": "only.tflite"}]
     report["machine"], report["verdict"] = {}, None
@@ -262,7 +261,7 @@ def test_a_chosen_file_without_a_teacher_or_times_is_shown(report: dict, details
     assert "Accuracy against latency" not in page
 
 
-def test_the_chosen_file_is_held_against_the_float_file(report: dict, details: Details) -> None:
+def test_the_chosen_file_is_compared_with_the_float_file(report: dict, details: Details) -> None:
     # 16 MB / 4 MB = 4.0; 7.5 ms / 1.25 ms = 6.0
     report["files"][1] |= {"recipe": "tflite.float32", "file_bytes": 16_000_000}
     said = "4.0 × smaller and 6.0 × faster than big.tflite"
@@ -279,25 +278,27 @@ def test_times_of_two_devices_are_never_compared(report: dict, details: Details)
     assert page.count("99.00") == 1
 
 
-def test_a_photo_that_is_gone_is_said_so(report: dict, details: Details, tmp_path: Path) -> None:
+def test_a_missing_photo_is_shown_as_missing(
+    report: dict, details: Details, tmp_path: Path
+) -> None:
     (tmp_path / "empty.png").touch()
     gone = [failure(tmp_path / "gone.png"), failure(tmp_path / "empty.png")]
     page = render_html(report, Details({}, None, [Gallery("Mistakes", gone, 2)]))
     assert page.count("photo not found") == 2
 
 
-def test_the_commonest_mistakes_are_named_over_all_classes(report: dict) -> None:
-    # 30 classes, 25 of them shown: the last one is mistaken most.
-    report["data"]["classes"] = [f"class {i}" for i in range(30)]
-    counts = [[9 if i == j else 0 for j in range(30)] for i in range(30)]
-    counts[29][0], counts[29][29] = 5, 0
-    page = render_html(report, Details({}, counts, []))
+def test_the_most_frequent_mistakes_come_from_all_classes(report: dict) -> None:
+    classes = [f"class {i}" for i in range(30)]
+    # 25 classes are shown. The last class has fewest photos, and all of its answers are wrong.
+    labels = np.repeat(np.arange(30), [9] * 29 + [5])
+    answers = np.where(labels == 29, 0, labels)
+    page = render_html(report, Details({}, confusion_table(answers, labels, classes), []))
     assert "class 29 taken for class 0 (5)" in page
     assert "The 25 most frequent of 30 classes." in page
 
 
 def test_epochs_without_a_number_are_left_out(report: dict) -> None:
-    rows = [{"epoch": 1.0, "val_loss": None}, {"epoch": 2.0, "val_loss": float("nan")}, {}]
+    rows = [{"epoch": 1.0}, {"epoch": 2.0, "val_loss": float("nan")}, {}]
     page = render_html(report, Details({"student": rows, "control": []}, None, []))
     assert "<h2>Training</h2>" not in page
 
@@ -305,9 +306,9 @@ def test_epochs_without_a_number_are_left_out(report: dict) -> None:
 def test_the_page_says_what_the_test_photos_could_have_shown(
     report: dict, details: Details
 ) -> None:
-    said = "With 100 test photos, a loss of 0.5 points would be detected 7 % of the time."
+    sentence = "With 100 test photos, a loss of 0.5 points would be detected 7 % of the time."
     for page in (render_html(report, details), render_markdown(report, details)):
-        assert said in " ".join(page.split())
+        assert sentence in " ".join(page.split())
 
 
 @pytest.mark.parametrize("name", ["a\\<b>", "`x` *y* [z](http://a)", "a | b", "# heading", "a\nb"])
@@ -315,8 +316,7 @@ def test_a_name_is_only_text_in_markdown(report: dict, details: Details, name: s
     """Rendered by an independent parser, the heading is the name and nothing else."""
     markdown = render_markdown({**report, "run": name}, details)
     tokens = MarkdownIt().parse(markdown)
-    (heading,) = [tokens[i + 1] for i, token in enumerate(tokens) if token.type == "heading_open"][
-        :1
-    ]
-    assert [child.type for child in heading.children or []] in (["text"], ["text", "text"])
-    assert "".join(child.content for child in heading.children or []) == " ".join(name.split())
+    first = next(i for i, token in enumerate(tokens) if token.type == "heading_open")
+    children = tokens[first + 1].children or []
+    assert {child.type for child in children} == {"text"}
+    assert "".join(child.content for child in children) == " ".join(name.split())
