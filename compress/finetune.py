@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from compress.methods.structure import Structure, keep_structure
-from compress.methods.tfmot import FinetuneData
+from compress.methods.tfmot.training import FinetuneData
 from configs.progress import Advance
 from configs.run_dir import RunDir
 from configs.schema import Experiment
@@ -82,7 +82,7 @@ def finetune_data(
     epochs: int,
     advance: Advance,
 ) -> FinetuneData:
-    """The material for a method that trains by itself (`compress/methods/tfmot.py`).
+    """The material for a method that trains by itself (`compress/methods/tfmot/training.py`).
 
     Args:
         advance: takes the number of updates that are done.

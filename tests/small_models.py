@@ -1,4 +1,4 @@
-"""Small backbones that several tests build and compare."""
+"""Small models, images and configs that several tests build."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def kinds(model):
 
 
 def settle(model: keras.Model, images: np.ndarray) -> keras.Model:
-    """Give BatchNormalization the statistics of `images`: untrained outputs are else near 0."""
+    """Give BatchNormalization the statistics of `images`. Untrained outputs are near 0 without."""
     norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -46,10 +46,10 @@ def settle(model: keras.Model, images: np.ndarray) -> keras.Model:
 
 
 def settle_deep(model: keras.Model, images: np.ndarray) -> keras.Model:
-    """The same with no block dropped.
+    """Give BatchNormalization the statistics of `images`, with every dropout switched off.
 
-    With the statistics of a pass that drops some, the outputs of a deep network are in the
-    hundreds, and what should be rounding errors are, too.
+    With the statistics of a pass that drops blocks, the outputs of a deep network are in the
+    hundreds, and so are differences that should be rounding errors.
     """
     dropouts = [layer for layer in model.layers if isinstance(layer, layers.Dropout)]
     rates = [dropout.rate for dropout in dropouts]
@@ -83,3 +83,18 @@ def experiment_with(*methods: str) -> Experiment:
         ),
         compress=CompressConfig(methods=[Choice(name=method) for method in methods]),
     )
+
+
+def dead_model() -> keras.Model:
+    """A model whose first kernel is zero, with 16 BatchNormalizations behind it.
+
+    They see no variance, so each multiplies the gradients of the first kernel by 30.
+    """
+    keras.utils.set_random_seed(0)
+    x = pixels = keras.Input((16, 16, 3))
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="dead")(x)
+    for _ in range(16):
+        x = layers.Conv2D(8, 1, use_bias=False)(layers.BatchNormalization(epsilon=1e-3)(x))
+    model = keras.Model(pixels, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
+    model.get_layer("dead").kernel.assign(np.zeros((3, 3, 3, 8)))
+    return model

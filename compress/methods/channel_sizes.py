@@ -1,10 +1,11 @@
-"""How many channels each group keeps: the way down, and where on it a target is reached."""
+"""How many channels each group keeps: a path of shrinking sizes, and where it meets a target."""
 
 import bisect
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -22,36 +23,38 @@ from configs.records import to_json
 from configs.registry import nearest
 from eval.devices.machine import this_machine
 from eval.timing.differences import difference
+from eval.timing.latency import Latency, SpeedDifference
 from eval.timing.results import time_together
 
 log = logging.getLogger("potstill")
 
 Sizes = tuple[int, ...]
-"""How many channels each group has."""
+"""The number of channels of each group."""
 
 
-def _known(of: str) -> str:
+def _check_of(of: str) -> str:
     if of != "macs" and of not in RECIPES.names():
         raise ValueError(f"expected macs or a recipe.{nearest(of, ['macs', *RECIPES.names()])}")
     return of
 
 
-Of = Annotated[str, AfterValidator(_known)]
-"""What a network keeps a share of: multiply-accumulates, or the latency of the file of a recipe."""
+Of = Annotated[str, AfterValidator(_check_of)]
+"""What is reduced: the multiply-accumulates, or the latency of the file that a recipe writes."""
 
-FEWEST = 0.1
-"""Of the channels of a group: importances are those of single channels, and say little of nearly
-all of them together."""
+MIN_SHARE = 0.1
+"""The smallest share of a group's channels. The importances are those of single channels, and say
+little about removing nearly all of them together."""
 
 MACS_PER_WRITE = 100
-"""What writing a number costs in multiply-accumulates. EfficientNetB0 at 128 px takes its time for
-these alone in floats (0.06 ms a million), and in int8 for what it writes (0.5 ms a million)."""
+"""The cost of writing one number, in multiply-accumulates. The time of EfficientNetB0 at 128 px
+follows the multiply-accumulates in float (0.06 ms per million) and the writes in int8 (0.5 ms per
+million)."""
 
 COARSENESS = 0.01
-"""Of what the whole network costs: how far apart the sizes are between which latency decides."""
+"""The distance between sizes whose latency is measured, as a share of the whole network's cost."""
 
 ANY_RANGES = {"num_images": 1, "ranges": "minmax"}
-"""Of int8 files that are only timed."""
+"""Options of int8 files that are only timed."""
 NUM_WARMUP, NUM_RUNS = 10, 100
 MEASURED_HOW = ("device", "runtime", "num_threads", "num_warmup", "num_runs", "noise_floor")
 
@@ -64,38 +67,38 @@ def sizes_within(
     multiple_of: int,
     latency: Callable[[Sizes], float] | None = None,
 ) -> Sizes:
-    """The largest sizes on the way down at which no more than `keep` of the network is left.
+    """The largest sizes at which at most `keep` of the network remains.
 
     Args:
-        importances: nats that each channel of each group tells.
-        latency: of the network with such groups, as a share of the whole one's; without it, shares
-            are those of the multiply-accumulates.
+        importances: of each channel of each group, in nats.
+        latency: of the network with such sizes, as a share of the whole network's. Without it, the
+            multiply-accumulates are compared.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no such sizes.
     """
-    way = list(_way_down(groups, importances, multiple_of))
-    name, share = "multiply-accumulates", _share_of(groups.macs, way[0])
+    path = list(_shrinking_sizes(groups, importances, multiple_of))
+    name, share_of = "multiply-accumulates", _share_function(groups.macs, path[0])
     if latency:
-        name, share = "latency", cache(latency)
-        cost = _share_of(_cost(groups), way[0])
-        # The first of each hundredth of what the network costs.
-        marks = groupby(way, lambda sizes: int(cost(sizes) / COARSENESS))
-        way = list(dict.fromkeys([*(next(some) for _, some in marks), way[-1]]))
-    place = bisect.bisect_left(way, True, key=lambda sizes: share(sizes) <= keep)
-    if place == len(way):
+        name, share_of = "latency", cache(latency)
+        cost = _share_function(_cost(groups), path[0])
+        # The first sizes in each hundredth of the network's cost.
+        hundredths = groupby(path, lambda sizes: int(cost(sizes) / COARSENESS))
+        path = list(dict.fromkeys([*(next(sizes) for _, sizes in hundredths), path[-1]]))
+    place = bisect.bisect_left(path, True, key=lambda sizes: share_of(sizes) <= keep)
+    if place == len(path):
         raise UserError(
-            f"channels cannot come down to {keep:.0%} of the {name}: without all that can be "
-            f"removed {share(way[-1]):.0%} are left. Keep more."
+            f"channels cannot reach {keep:.0%} of the {name}: {share_of(path[-1]):.0%} remains "
+            "after removing every removable channel. Increase `keep`."
         )
-    return way[place]
+    return path[place]
 
 
-def _way_down(
+def _shrinking_sizes(
     groups: ChannelGroups, importances: list[np.ndarray], multiple_of: int
 ) -> Iterator[Sizes]:
-    """Sizes from the whole network on, each without what tells least for what it costs."""
-    least_first = [np.sort(each) for each in importances]
+    """Sizes from the whole network down, each without the channels of least importance per cost."""
+    least_first = [np.sort(of_group) for of_group in importances]
     costs = [
         [term for term in _cost(groups) if index in term.groups]
         for index in range(len(groups.groups))
@@ -104,7 +107,7 @@ def _way_down(
     while True:
         yield sizes
         nats_per_cost: dict[Sizes, float] = {}
-        for index, smaller in _steps(groups, sizes, multiple_of):
+        for index, smaller in _smaller_sizes(groups, sizes, multiple_of):
             after = (*sizes[:index], smaller, *sizes[index + 1 :])
             removed = len(least_first[index]) - np.array([sizes[index], smaller])
             lost = least_first[index][slice(*removed)].sum()
@@ -115,33 +118,60 @@ def _way_down(
         sizes = min(nats_per_cost, key=lambda after: nats_per_cost[after])
 
 
-def _steps(groups: ChannelGroups, sizes: Sizes, multiple_of: int) -> Iterator[tuple[int, int]]:
-    """What could go next: (group, its size then)."""
+def _smaller_sizes(
+    groups: ChannelGroups, sizes: Sizes, multiple_of: int
+) -> Iterator[tuple[int, int]]:
+    """The groups that can lose channels, and their next smaller size: (index, size)."""
     for index, (group, size) in enumerate(zip(groups.groups, sizes, strict=True)):
         smaller = (size - 1) // multiple_of * multiple_of
-        if smaller >= max(FEWEST * group.size, 1):
+        if smaller >= max(MIN_SHARE * group.size, 1):
             yield index, smaller
 
 
-def _share_of(terms: list[Term], whole: Sizes) -> Callable[[Sizes], float]:
+def _share_function(terms: list[Term], whole: Sizes) -> Callable[[Sizes], float]:
+    """A function from sizes to the cost of such a network, as a share of the whole one's."""
     return lambda sizes: total(terms, sizes) / total(terms, whole)
 
 
 def _cost(groups: ChannelGroups) -> list[Term]:
+    """An estimate of the latency, in multiply-accumulates."""
     return [
         *groups.macs,
         *(Term(MACS_PER_WRITE * term.unit, term.groups) for term in groups.writes),
     ]
 
 
-@contextmanager
-def file_latency(
-    whole: keras.Model, recipe: str, images: np.ndarray
-) -> Iterator[Callable[[keras.Model], dict[str, Any]]]:
-    """A function from a model to the latency of its file, against that of the whole one.
+@dataclass(frozen=True)
+class FileLatency:
+    """The latency of a smaller network's file, timed together with the whole network's."""
 
-    Files of one recipe, timed in turns on this machine with one thread. It says what
-    `eval.timing.differences.difference` does (`ratio` and more), how it was measured and where.
+    recipe: str
+    difference: SpeedDifference
+    smaller: Latency
+    whole: Latency
+
+    def to_json(self) -> dict[str, Any]:
+        """For the manifest of the model: the times, how they were measured, and the machine."""
+        return {
+            **to_json(self.difference),
+            "recipe": self.recipe,
+            "p50_ms": self.smaller.p50_ms,
+            "whole_p50_ms": self.whole.p50_ms,
+            **{key: getattr(self.smaller, key) for key in MEASURED_HOW},
+            "machine": to_json(this_machine()),
+        }
+
+
+@contextmanager
+def latency_meter(
+    whole: keras.Model, recipe: str, images: np.ndarray
+) -> Iterator[Callable[[keras.Model], FileLatency]]:
+    """A function that measures the latency of a smaller network's file.
+
+    Both files are written by one recipe and timed in turns, on this machine, with one thread.
+
+    Args:
+        images: to calibrate on.
     """
     suffix = f".{recipe.partition('.')[0]}"
     options = ANY_RANGES if "ranges" in RECIPES.options(recipe) else {}
@@ -151,23 +181,20 @@ def file_latency(
         RECIPES[recipe](conversion, file, output="logits", **options)
 
     with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder, name).with_suffix(suffix) for name in ("whole", "smaller")]
-        write(whole, files[0])
+        whole_file, smaller_file = (
+            Path(folder, name).with_suffix(suffix) for name in ("whole", "smaller")
+        )
+        write(whole, whole_file)
 
-        def measured(smaller: keras.Model) -> dict[str, Any]:
-            write(smaller, files[1])
-            rows = time_together(files, num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
-            of_whole, of_smaller = (rows[file] for file in files)
-            told = difference(of_smaller, of_whole)
-            assert told, "there are rounds enough"
-            log.info("channels: %.1f %% of the latency of %s", 100 * told.ratio, recipe)
-            return {
-                **to_json(told),
-                "recipe": recipe,
-                "p50_ms": of_smaller.p50_ms,
-                "whole_p50_ms": of_whole.p50_ms,
-                **{key: getattr(of_smaller, key) for key in MEASURED_HOW},
-                "machine": to_json(this_machine()),
-            }
+        def measure(smaller: keras.Model) -> FileLatency:
+            write(smaller, smaller_file)
+            latencies = time_together(
+                [whole_file, smaller_file], num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS
+            )
+            of_smaller, of_whole = latencies[smaller_file], latencies[whole_file]
+            comparison = difference(of_smaller, of_whole)
+            assert comparison, "NUM_RUNS gives enough rounds"
+            log.info("channels: %.1f %% of the latency of %s", 100 * comparison.ratio, recipe)
+            return FileLatency(recipe, comparison, of_smaller, of_whole)
 
-        yield measured
+        yield measure

@@ -1,4 +1,4 @@
-"""Structured pruning: channels that matter little to the answers leave the network."""
+"""Structured pruning: remove the channels that contribute least per unit of compute."""
 
 import logging
 from collections.abc import Callable
@@ -17,9 +17,10 @@ from compress.int8.calibration import Images, calibration_images
 from compress.methods import METHODS
 from compress.methods.channel_groups import ChannelGroups, total, with_channels
 from compress.methods.channel_sizes import (
+    FileLatency,
     Of,
     Sizes,
-    file_latency,
+    latency_meter,
     sizes_within,
 )
 from configs.errors import UserError
@@ -43,28 +44,30 @@ def channels(
     epochs: Annotated[int, Field(gt=0)] = 5,
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3,
 ) -> keras.Model:
-    """A smaller model, without the channels that cost most for what they tell, fine-tuned.
+    """A smaller model, without the channels that contribute least per unit of compute, fine-tuned.
 
-    Channels leave together with all that makes and reads them: the expanded ones of an inverted
-    residual block with their depthwise kernels, the squeeze-and-excitation and the projection's
-    inputs. Those that a residual connection adds to others stay. What a channel tells is half the
-    mean square of what the log-probabilities change by, to first order, when it becomes its mean:
-    the Fisher information of a gate on it (Theis et al. 2018, section 2.1, arXiv:1801.05787). Those
-    that tell least for what they cost go first, all over the network. The mean that goes with a
-    channel moves into the biases behind it, where there are any.
+    A channel is removed together with everything that makes and reads it: an expanded channel of
+    an inverted residual block with its depthwise kernel, its squeeze-and-excitation and its inputs
+    of the projection. Channels that a residual connection adds to others stay.
+
+    The importance of a channel is the Fisher information of a gate on it (Theis et al. 2018,
+    section 2.1, arXiv:1801.05787): half the mean square of the change of the log-probabilities, to
+    first order, when the channel is replaced by its mean. The channels with the least importance
+    per cost are removed first, over the whole network. The mean of a removed channel moves into
+    the biases of the layers that read it, if there are any.
 
     Args:
         calibration: images of the training split, through the evaluation view.
         finetune: trains a model in place, (model, epochs, learning_rate).
-        remember: says what the function given to it says; when a killed run goes on, what that
-            said then. It becomes part of the model's manifest.
-        keep: share of `of` that stays.
+        remember: calls the function that it gets and returns the result. In a run that continues
+            after a kill, it returns the earlier result. The model's manifest records it.
+        keep: share of `of` that remains.
         of: multiply-accumulates ("macs"), or the latency of the file that a recipe writes, such as
             "tflite.int8", measured on this machine with one thread.
-        multiple_of: groups keep so many channels or a multiple of it: runtimes compute that many
-            at once.
-        num_images: how many images the importance of channels is taken from.
-        epochs: how long the smaller model learns.
+        multiple_of: the number of channels in a group is a multiple of this, because runtimes
+            compute that many at once.
+        num_images: how many images determine the importances.
+        epochs: for how long the smaller model is fine-tuned.
         learning_rate: the peak of its schedule.
 
     Raises:
@@ -87,7 +90,7 @@ def without_channels(
     multiple_of: int,
     remember: Remember = lambda find: find(),
 ) -> keras.Model:
-    """The smaller model before it learns; arguments as of `channels`.
+    """The smaller model before fine-tuning; arguments as of `channels`.
 
     Args:
         images: float32, (images, height, width, 3), from the training split.
@@ -98,85 +101,91 @@ def without_channels(
     groups = ChannelGroups(graph)
     if not groups.groups:
         raise UserError(
-            f"model {model.name!r} has no channels that can be removed: none between two "
-            "convolutions, of layers that are used once, that no residual connection adds to "
-            "others. Leave the method out."
+            f"model {model.name!r} has no channels that can be removed. Expected channels between "
+            "two convolutions, of layers that are used once, which no residual connection adds to "
+            "others. Remove the method."
         )
     means, importances = _importances(copy, groups, images)
 
-    def found() -> dict[str, Any]:
+    def find_sizes() -> dict[str, Any]:
         within = partial(sizes_within, keep, groups, importances, multiple_of=multiple_of)
         if of == "macs":
             return {"channels": within()}
-        told: dict[Sizes, dict[str, Any]] = {}
-        with file_latency(copy, of, images) as measured:
+        latencies: dict[Sizes, FileLatency] = {}
+        with latency_meter(copy, of, images) as measure:
 
-            def latency(sizes: Sizes) -> float:
-                kept = _most_telling(importances, sizes)
-                told[sizes] = measured(with_channels(copy, groups, kept))
-                return float(told[sizes]["ratio"])
+            def latency_ratio(sizes: Sizes) -> float:
+                remaining = _most_important(importances, sizes)
+                latencies[sizes] = measure(with_channels(copy, groups, remaining))
+                return latencies[sizes].difference.ratio
 
-            sizes = within(latency=latency)
-        return {"channels": sizes, "latency": told[sizes]}
+            sizes = within(latency=latency_ratio)
+        return {"channels": sizes, "latency": latencies[sizes].to_json()}
 
-    kept = _most_telling(importances, remember(found)["channels"])
-    _move_means(groups, means, kept)
-    _log(groups, kept)
-    return with_channels(copy, groups, kept)
+    remaining = _most_important(importances, remember(find_sizes)["channels"])
+    _move_means(groups, means, remaining)
+    _log(groups, remaining)
+    return with_channels(copy, groups, remaining)
 
 
 def _importances(
     model: keras.Model, groups: ChannelGroups, images: np.ndarray
 ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-    """Means by the name of the layer that reads out a group; nats that each channel tells."""
+    """How much the answers depend on each channel.
+
+    Returns:
+        The means of the channels, by the exits of the groups, and the importances of the channels
+        in nats, for each group.
+    """
     rng = np.random.default_rng(0)
-    wanted = {name for group in groups.groups for name in group.exits}
-    seen: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
+    names = {name for group in groups.groups for name in group.exits}
+    batches: dict[str, list[np.ndarray]] = {name: [] for name in names}
 
-    def look(name: str, tensor: np.ndarray, slopes: np.ndarray) -> None:
+    def visit(name: str, tensor: np.ndarray, gradient: np.ndarray) -> None:
         places = tuple(range(1, tensor.ndim - 1))
-        sums = [each.sum(axis=places) for each in (tensor * slopes, slopes)]
-        seen[name].append(np.stack([tensor.mean(axis=places), *sums]).astype("float64"))
+        sums = [values.sum(axis=places) for values in (tensor * gradient, gradient)]
+        batches[name].append(np.stack([tensor.mean(axis=places), *sums]).astype("float64"))
 
-    visit_gradients(model, images, rng, look, wanted)
-    by_image = {name: np.concatenate(some, axis=1) for name, some in seen.items()}
-    means = {name: some[0].mean(axis=0) for name, some in by_image.items()}
-    told = {name: some[1] - some[2] * means[name] for name, some in by_image.items()}
+    visit_gradients(model, images, rng, visit, names)
+    by_image = {name: np.concatenate(parts, axis=1) for name, parts in batches.items()}
+    means = {name: stack[0].mean(axis=0) for name, stack in by_image.items()}
+    changes = {name: stack[1] - stack[2] * means[name] for name, stack in by_image.items()}
     return means, [
-        0.5 * np.square(sum(told[name] for name in group.exits)).mean(axis=0)
+        0.5 * np.square(sum(changes[name] for name in group.exits)).mean(axis=0)
         for group in groups.groups
     ]
 
 
-def _most_telling(importances: list[np.ndarray], sizes: Sizes) -> list[np.ndarray]:
-    """For each group the channels that stay."""
+def _most_important(importances: list[np.ndarray], sizes: Sizes) -> list[np.ndarray]:
+    """The indices of the channels that stay, for each group."""
     return [
-        np.sort(np.argsort(each, kind="stable")[-size:])
-        for each, size in zip(importances, sizes, strict=True)
+        np.sort(np.argsort(of_group, kind="stable")[-size:])
+        for of_group, size in zip(importances, sizes, strict=True)
     ]
 
 
 def _move_means(
-    groups: ChannelGroups, means: dict[str, np.ndarray], kept: list[np.ndarray]
+    groups: ChannelGroups, means: dict[str, np.ndarray], remaining: list[np.ndarray]
 ) -> None:
-    """Add what the channels that leave brought on average to the biases of what read them."""
-    for use, exit_name, index in groups.readers():
+    """Add what the removed channels contributed on average to the biases of their readers."""
+    for call, exit_name, index in groups.readers():
         mean = means[exit_name].copy()
-        mean[kept[index]] = 0
-        kernel = np.asarray(use.layer.kernel)
+        mean[remaining[index]] = 0
+        kernel = np.asarray(call.layer.kernel)
         by_channel = kernel.sum(axis=tuple(range(kernel.ndim - 2)))
-        add_to_bias(groups.graph, use, (mean @ by_channel).astype("float32"))
+        add_to_bias(groups.graph, call, (mean @ by_channel).astype("float32"))
 
 
-def _log(groups: ChannelGroups, kept: list[np.ndarray]) -> None:
+def _log(groups: ChannelGroups, remaining: list[np.ndarray]) -> None:
+    """Say how many multiply-accumulates remain, and which groups lost channels."""
     sizes = [group.size for group in groups.groups]
-    left = total(groups.macs, [len(each) for each in kept])
+    left = total(groups.macs, [len(indices) for indices in remaining])
     log.info(
-        "channels: %.1f of %.1f million multiply-accumulates stay: %s",
+        "channels: %.1f of %.1f million multiply-accumulates remain: %s",
         left / 1e6, total(groups.macs, sizes) / 1e6,
         ", ".join(
-            f"{group.exits[0]} {len(each)} of {group.size}"
-            for group, each in zip(groups.groups, kept, strict=True)
-            if len(each) < group.size
+            f"{group.exits[0]} {len(indices)} of {group.size}"
+            for group, indices in zip(groups.groups, remaining, strict=True)
+            if len(indices) < group.size
         ),
     )  # fmt: skip

@@ -9,13 +9,8 @@ from pydantic import Field
 from compress.graph.replay import copy_model
 from compress.methods import METHODS
 from compress.methods.structure import inner_kernels
-from compress.methods.tfmot import (
-    FinetuneData,
-    copy_back,
-    finetune,
-    import_tfmot,
-    to_tf_keras,
-)
+from compress.methods.tfmot.bridge import copy_back, import_tfmot, to_tf_keras
+from compress.methods.tfmot.training import FinetuneData, finetune
 from configs.errors import UserError
 
 SHARE_OF_UPDATES = 0.7
@@ -76,14 +71,10 @@ def magnitude(
     pruned = _wrapped(to_tf_keras(model), schedules, (2, 4) if pattern == "2:4" else None)
     finetune(
         pruned,
-        train=finetune_data.train,
-        steps_per_epoch=finetune_data.steps_per_epoch,
+        finetune_data,
         epochs=epochs,
-        loss=finetune_data.loss,
         learning_rate=learning_rate,
-        checkpoint=finetune_data.checkpoint,
         callbacks=[tfmot.sparsity.keras.UpdatePruningStep()],
-        progress=finetune_data.progress,
     )
     return copy_back(tfmot.sparsity.keras.strip_pruning(pruned), into=copy_model(model))
 

@@ -1,4 +1,4 @@
-"""Quantization-aware training: the network learns with the rounding of an int8 file in it."""
+"""Quantization-aware training: the network trains with the rounding of the int8 file."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ from compress.methods import METHODS
 from compress.recipes.tflite import float_file
 
 OF_SIGMOIDS = 0.0, 255 / 256
-"""The range that TFLite gives the result of every sigmoid."""
+"""The range of the result of every sigmoid in TFLite."""
 
 
 # The constants are multiples of int8 steps, and the network has learned with exactly these.
@@ -32,59 +32,59 @@ def qat(
     epochs: Annotated[int, Field(gt=0)] = 2,
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4,
 ) -> keras.Model:
-    """A model that has learned to be rounded, and whose constants are in the steps of int8.
+    """A model that was trained with int8 rounding, and whose constants are rounded to int8 steps.
 
-    Every kernel and every tensor that the int8 file rounds is rounded in training too, and the
-    gradient passes as if it were not (Jacob et al. 2018, section 3, arXiv:1712.05877). Tensors have
-    the ranges that the recipes would give them, kernels a scale for each output channel, and
-    BatchNormalizations are folded into the kernels before, with the statistics that they have.
-    In the end constants are left as they were rounded: an int8 recipe finds nothing to round in
-    them and chooses the ranges of the tensors as for any model. That recipe writes the file.
+    Training rounds every kernel and every tensor that the int8 file rounds. The gradient passes as
+    if nothing were rounded (Jacob et al. 2018, section 3, arXiv:1712.05877). Tensors have the
+    ranges that the recipes would choose, and kernels have a scale for each output channel.
+    BatchNormalizations are folded into the kernels first, with their present statistics. At the
+    end, the constants keep their rounded values, so an int8 recipe has nothing to round in them. It
+    chooses the ranges of the tensors as for any model.
 
     Args:
         calibration: images of the training split, through the evaluation view.
         finetune: trains a model in place, (model, epochs, learning_rate).
-        num_images: how many images the ranges of tensors are taken from.
-        epochs: how long the model learns.
+        num_images: how many images determine the ranges of tensors.
+        epochs: for how long the model is trained.
         learning_rate: the peak of its schedule.
 
     Raises:
         UserError: the model has no int8 counterpart.
     """
     LayerGraph.of(model).check_names("be trained for int8")
-    ready = CalibratedModel(model, calibration_images(calibration, num_images))
-    simulated = rounding(ready)
+    calibrated = CalibratedModel(model, calibration_images(calibration, num_images))
+    simulated = simulate_int8(calibrated)
     finetune(simulated, epochs=epochs, learning_rate=learning_rate)
-    return _settled(simulated)
+    return _without_simulation(simulated)
 
 
-def rounding(ready: CalibratedModel) -> keras.Model:
-    """A model that learns, its constants and tensors rounded as the int8 file rounds them."""
-    _, found = float_file(ready, output="probabilities", ranges="loss")
-    ranges = {twin: found.ranges[name] for name, twin in found.twins.items()}
+def simulate_int8(calibrated: CalibratedModel) -> keras.Model:
+    """A model for training whose constants and tensors are rounded as in the int8 file."""
+    _, in_file = float_file(calibrated, output="probabilities", ranges="loss")
+    ranges = {twin: in_file.ranges[name] for name, twin in in_file.twins.items()}
     twins: dict[int, Any] = {}
     names = CallNames()
 
     def stand_in(layer: Any) -> Callable:
         if id(layer) not in twins:
-            twins[id(layer)] = _learning(layer)
+            twins[id(layer)] = _for_training(layer)
         low, high = ranges.get(names.add(layer.name), (0.0, 0.0))
         if _activates(layer, keras.activations.sigmoid):
             low, high = OF_SIGMOIDS
 
         def call(*args: Any, **kwargs: Any) -> Any:
             twin = twins[id(layer)]
-            # Calls of a BatchNormalization are recorded with a mask, which ours does not take.
-            output = twin(*args) if isinstance(twin, OURS) else twin(*args, **kwargs)
+            # Keras records calls of a BatchNormalization with a mask, which our twin does not take.
+            output = twin(*args) if isinstance(twin, WRAPPERS) else twin(*args, **kwargs)
             return _Rounded(low, high)(output) if low < high else output
 
         return call
 
-    return rebuild_model(ready.model, stand_in, before=_Rounded(*ranges[INPUT]))
+    return rebuild_model(calibrated.model, stand_in, before=_Rounded(*ranges[INPUT]))
 
 
-def _learning(layer: Any) -> Any:
-    """A layer as it is trained: called the same, with the same weights."""
+def _for_training(layer: Any) -> Any:
+    """The layer as it is trained: with the same name and the same weights."""
     if has_kernel(layer):
         return _RoundedKernel(layer, name=layer.name)
     if isinstance(layer, layers.BatchNormalization):
@@ -97,31 +97,31 @@ def _learning(layer: Any) -> Any:
 
 
 def _rounded_constant(values: list[float]) -> list[float]:
-    """Constants that are no kernel have 255 steps from the least to the largest of them and 0."""
+    """Constants other than kernels have 255 steps over the range of their values and 0."""
     step = (max(*values, 0.0) - min(*values, 0.0)) / 255
     return [step * round(value / step) for value in values]
 
 
 def _activates(layer: Any, activation: Callable) -> bool:
+    """Whether a layer is this activation and nothing else."""
     return isinstance(layer, layers.Activation) and layer.activation is activation
 
 
-def _settled(simulated: keras.Model) -> keras.Model:
-    """The network alone, its constants as they were rounded."""
-
+def _without_simulation(simulated: keras.Model) -> keras.Model:
+    """The trained network with rounded constants and plain layers."""
     twins: dict[int, Any] = {}
 
     def stand_in(layer: Any) -> Callable:
-        return twins.setdefault(id(layer), _learned(layer))
+        return twins.setdefault(id(layer), _plain(layer))
 
     return rebuild_model(simulated, stand_in)
 
 
-def _learned(layer: Any) -> Any:
-    """What `_learning` and `_Rounded` leave of a layer."""
+def _plain(layer: Any) -> Any:
+    """The layer of the network that a layer of the simulation stands for."""
     if isinstance(layer, _RoundedKernel):
-        layer.settle()
-    if isinstance(layer, OURS):
+        layer.round_for_good()
+    if isinstance(layer, WRAPPERS):
         return layer.layer
     if isinstance(layer, _Rounded):
         return lambda x: x
@@ -133,7 +133,7 @@ def _learned(layer: Any) -> Any:
 
 
 class _RoundedKernel(layers.Wrapper):
-    """A layer whose kernel is rounded; what it learns goes to the kernel as it was."""
+    """A layer that computes with its rounded kernel, and updates the kernel itself."""
 
     def call(self, x: Any) -> Any:
         weights = [
@@ -147,23 +147,23 @@ class _RoundedKernel(layers.Wrapper):
         kernel = ops.convert_to_tensor(self.layer.kernel)
         return kernel + ops.stop_gradient(round_kernel(self.layer, kernel) - kernel)
 
-    def settle(self) -> None:
-        """Leave the kernel as it is rounded."""
+    def round_for_good(self) -> None:
+        """Replace the kernel by its rounded values."""
         self.layer.kernel.assign(round_kernel(self.layer, self.layer.kernel))
 
 
 class _FixedStatistics(layers.Wrapper):
-    """A BatchNormalization that learns gamma and beta, and no new statistics."""
+    """A BatchNormalization that trains gamma and beta, but keeps its statistics."""
 
     def call(self, x: Any) -> Any:
         return self.layer(x, training=False)
 
 
-OURS = _RoundedKernel, _FixedStatistics
+WRAPPERS = _RoundedKernel, _FixedStatistics
 
 
 class _RoundedSwish(keras.Layer):
-    """x * sigmoid(x), the gate of which files round, too."""
+    """x * sigmoid(x) with a rounded gate, as in files."""
 
     def call(self, x: Any) -> Any:
         gate = tf.quantization.fake_quant_with_min_max_args(ops.sigmoid(x), *OF_SIGMOIDS)
@@ -171,7 +171,7 @@ class _RoundedSwish(keras.Layer):
 
 
 class _Rounded(keras.Layer):
-    """Values in 255 steps of a range, as an int8 tensor has them."""
+    """Rounds values to 255 steps of a range, as an int8 tensor does."""
 
     def __init__(self, low: float, high: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)

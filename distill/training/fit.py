@@ -12,6 +12,10 @@ from distill.training.checkpoint import EpochRow
 from distill.training.epochs import Batches, EpochKeeper, Schedule
 
 WARMUP_SHARE = 0.05
+MAX_GRADIENT = 1e9
+"""Gradients of a working network never reach this limit. Behind a kernel of zeros, activations have
+no variance, and every BatchNormalization multiplies gradients by 30. After a dozen of them, the
+squares of the gradients overflow in the optimizer, and the weights become nan."""
 # Weight decay on these only shrinks the scales of the activations.
 NOT_DECAYED = ["gamma", "beta", "bias"]
 
@@ -107,6 +111,7 @@ def compile_model(model: keras.Model, objective: Objective, schedule: Schedule) 
         weight_decay=schedule.weight_decay,
         use_ema=schedule.ema_momentum is not None,
         ema_momentum=schedule.ema_momentum or 0.99,
+        clipvalue=MAX_GRADIENT,
     )
     optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
     optimizer.build(model.trainable_variables)

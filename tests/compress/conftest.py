@@ -1,4 +1,4 @@
-"""Small classifiers whose outputs are of the size of trained ones."""
+"""Small classifiers whose outputs are as large as those of trained ones."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def tiny_model(images: np.ndarray) -> keras.Model:
-    """What EfficientNet is made of, at 16 px and with four classes."""
+    """A classifier of four classes at 16 px, with every kind of layer that EfficientNet has."""
     keras.utils.set_random_seed(1)
     pixels = keras.Input((16, 16, 3), name="image")
     x = layers.Rescaling(1 / 255)(pixels)

@@ -1,4 +1,4 @@
-"""Every backbone of the registry, through the recipes and methods that look into a network."""
+"""Every backbone of the registry in the recipes and methods that walk the graph of a model."""
 
 from collections import Counter
 
@@ -9,8 +9,8 @@ import pytest
 
 from compress.int8.calibration import CalibratedModel
 from compress.methods.channels import without_channels
-from compress.methods.qat import rounding
-from compress.methods.tfmot import to_tf_keras
+from compress.methods.qat import simulate_int8
+from compress.methods.tfmot.bridge import to_tf_keras
 from compress.recipes import RECIPES
 from compress.recipes.conversion import Conversion
 from distill.backbones import BACKBONES
@@ -54,14 +54,14 @@ def test_every_backbone_becomes_an_int8_onnx_file(backbone, tmp_path):
 def test_every_backbone_learns_with_rounding_and_with_zeros(backbone):
     model, images = backbone
     logits = logits_of(model, images)
-    simulated = rounding(CalibratedModel(model, images))
+    simulated = simulate_int8(CalibratedModel(model, images))
     assert np.std(logits_of(simulated, images) - logits) > 1e-3 * np.std(logits)
-    # Steps of a size of their own: rounding blows up what an untrained B7 answers, and its slopes.
+    # Adam's updates have a size of their own: the gradients of a rounded, untrained B7 explode.
     simulated.compile(keras.optimizers.Adam(1e-4), "mse")
     losses = [simulated.train_on_batch(images, np.zeros((8, 3))) for _ in range(2)]
     assert np.isfinite(losses).all()
     tf_logits = to_tf_keras(model)(images, training=False).numpy()
-    # Untrained, B5 to B7 make a thousandth of rounding errors; a weight astray makes a tenth.
+    # Rounding errors of untrained B5 to B7 reach a thousandth; one wrong weight makes a tenth.
     np.testing.assert_allclose(tf_logits, logits, atol=5e-3 * np.abs(logits).max())
 
 

@@ -34,24 +34,25 @@ def test_channels_registers_itself():
         METHODS.check("channels", {"keep": 1.5})
 
 
-def test_a_group_has_all_that_makes_and_reads_its_channels(tiny_model):
+def test_a_group_has_every_layer_that_makes_or_reads_its_channels(tiny_model):
     groups = ChannelGroups(LayerGraph.of(tiny_model))
-    stem, hidden = groups.groups  # what `project` gives meets others in a sum
+    stem, hidden = groups.groups  # the output of `project` enters a sum
     assert (stem.size, hidden.size) == (8, 16)
     assert hidden.exits == ["hidden"]
-    assert [use.layer.name for use, _, index in groups.readers() if index == 0] == [
-        "gate", "project",
-    ]  # fmt: skip
+    assert [call.layer.name for call, _, index in groups.readers() if index == 0] == [
+        "gate",
+        "project",
+    ]
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_lite0"])
-def test_expanded_channels_of_every_block_can_leave_and_sums_stay_whole(name):
+def test_expanded_channels_of_every_block_are_removable_and_summed_ones_are_not(name):
     model = build(name, weights=None)
     groups = ChannelGroups(LayerGraph.of(model))
     expanded = {144: 2, 240: 2, 480: 3, 672: 3, 1152: 4}
     assert {size: sizes_of(groups).count(size) for size in expanded} == expanded
     assert sizes_of(groups)[-1] == 1280
-    assert not {24, 40, 80, 112, 192} & set(sizes_of(groups))  # these are what blocks add to
+    assert not {24, 40, 80, 112, 192} & set(sizes_of(groups))  # blocks add these up
 
 
 def test_multiply_accumulates_are_those_of_the_model(tiny_model):
@@ -82,21 +83,21 @@ def test_numbers_written_are_counted_by_hand(tiny_model):
     assert total(groups.writes, sizes_of(groups)) == written
 
 
-def test_removing_channels_is_to_not_read_them(tiny_model, images):
+def test_removing_channels_answers_like_not_reading_them(tiny_model, images):
     groups = ChannelGroups(LayerGraph.of(tiny_model))
-    kept = [np.array([0, 2, 3, 7]), np.arange(5, 16)]
+    remaining = [np.array([0, 2, 3, 7]), np.arange(5, 16)]
     blind = copy_model(tiny_model)
-    for use, _, index in groups.readers():
-        kernel = blind.get_layer(use.layer.name).kernel
-        seen = np.isin(np.arange(kernel.shape[-2]), kept[index])
-        kernel.assign(kernel * seen[:, None].astype("float32"))
-    smaller = with_channels(tiny_model, groups, kept)
+    for call, _, index in groups.readers():
+        kernel = blind.get_layer(call.layer.name).kernel
+        is_read = np.isin(np.arange(kernel.shape[-2]), remaining[index])
+        kernel.assign(kernel * is_read[:, None].astype("float32"))
+    smaller = with_channels(tiny_model, groups, remaining)
     assert smaller.get_layer("depthwise").kernel.shape == (3, 3, 4, 1)
     assert smaller.get_layer("gate").kernel.shape == (1, 1, 4, 4)
     np.testing.assert_allclose(logits_of(smaller, images), logits_of(blind, images), atol=1e-5)
 
 
-def test_a_channel_that_never_changes_leaves_without_a_trace(images):
+def test_removing_constant_channels_changes_no_answer(images):
     keras.utils.set_random_seed(1)
     pixels = keras.Input((16, 16, 3))
     x = layers.Conv2D(8, 3, use_bias=False, name="first")(layers.Rescaling(1 / 255)(pixels))
@@ -111,12 +112,12 @@ def test_a_channel_that_never_changes_leaves_without_a_trace(images):
     smaller = without_channels(model, images, keep=0.5, multiple_of=1)
     assert smaller.get_layer("first").filters == 3
     np.testing.assert_allclose(logits_of(smaller, images), logits_of(model, images), atol=1e-5)
-    # Nor is there one in training, where normalizations have the statistics of the batch.
+    # Nor in training, where normalizations use the statistics of the batch.
     learning, before = smaller(images, training=True), model(images, training=True)
     np.testing.assert_allclose(learning, before, atol=1e-4)
 
 
-def test_what_is_split_stays_whole(images):
+def test_channels_that_are_split_cannot_be_removed(images):
     pixels = keras.Input((16, 16, 3))
     x = layers.Conv2D(8, 3, name="whole")(layers.Rescaling(1 / 255)(pixels))
     one, other = keras.ops.split(x, 2, axis=-1)
@@ -134,7 +135,7 @@ def test_importance_is_the_fisher_information_of_a_gate_around_the_mean(images):
     x = layers.GlobalAveragePooling2D()(layers.Rescaling(1 / 64)(pixels))
     x = layers.Dense(5, activation="relu", name="hidden")(x)
     model = keras.Model(pixels, layers.Dense(3, name="answers")(x))
-    _, (found,) = _importances(model, ChannelGroups(LayerGraph.of(model)), images)
+    _, (importances,) = _importances(model, ChannelGroups(LayerGraph.of(model)), images)
 
     hidden = np.asarray(keras.Model(pixels, x)(images), "float64")
     weights = np.asarray(model.get_layer("answers").kernel, "float64")
@@ -144,14 +145,14 @@ def test_importance_is_the_fisher_information_of_a_gate_around_the_mean(images):
     drawn = [rng.choice(3, p=row / row.sum()) for row in probs.astype("float64")]
     slopes = (np.eye(3)[drawn] - probs) @ weights.T  # of log p(drawn) = logit - log-sum-exp
     expected = 0.5 * np.mean((slopes * (hidden - hidden.mean(axis=0))) ** 2, axis=0)
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-9)
+    np.testing.assert_allclose(importances, expected, rtol=1e-3, atol=1e-9)
 
 
-def test_the_smaller_model_has_the_share_asked_for_and_learns(efficientnet):
-    asked = []
+def test_the_smaller_model_has_the_share_to_keep_and_is_fine_tuned(efficientnet):
+    trainings = []
 
     def finetune(model, *, epochs, learning_rate):
-        asked.append((count_macs(model), epochs, learning_rate))
+        trainings.append((count_macs(model), epochs, learning_rate))
 
     smaller = METHODS["channels"](
         efficientnet,
@@ -162,7 +163,7 @@ def test_the_smaller_model_has_the_share_asked_for_and_learns(efficientnet):
         epochs=3,
     )
     assert 0.57 < count_macs(smaller) / count_macs(efficientnet) <= 0.6
-    assert asked == [(count_macs(smaller), 3, 1e-3)]
+    assert trainings == [(count_macs(smaller), 3, 1e-3)]
     changed = [
         (old.filters, new.filters)
         for old, new in zip(efficientnet.layers, smaller.layers, strict=True)
@@ -173,24 +174,24 @@ def test_the_smaller_model_has_the_share_asked_for_and_learns(efficientnet):
     assert {type(layer).__module__.split(".")[0] for layer in smaller.layers} == {"keras"}
 
 
-def test_a_latency_is_met_by_no_fewer_channels_than_it_takes(tiny_model):
+def test_the_most_channels_with_the_latency_remain(tiny_model):
     groups = ChannelGroups(LayerGraph.of(tiny_model))
     importances = [np.linspace(1, 2, size) for size in sizes_of(groups)]
-    asked = []
+    measured = []
 
     def latency(sizes):  # of the stem alone, which has 8 channels
-        asked.append(sizes)
+        measured.append(sizes)
         return 0.2 + 0.1 * sizes[0]
 
     within = partial(sizes_within, groups=groups, importances=importances, multiple_of=1)
     stem, _ = within(0.75, latency=latency)
     assert stem == 5
-    assert len(asked) == len(set(asked)) < 6
-    with pytest.raises(UserError, match=r"come down to 20% of the latency: .* 30% are left"):
+    assert len(measured) == len(set(measured)) < 6
+    with pytest.raises(UserError, match=r"cannot reach 20% of the latency: 30% remains"):
         within(0.2, latency=latency)
 
 
-def test_the_last_of_all_sizes_can_be_reached_by_latency():
+def test_a_latency_that_only_the_smallest_sizes_have_is_reached():
     pixels = keras.Input((8, 8, 3))
     x = layers.Conv2D(1000, 1, name="many")(pixels)
     model = keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
@@ -213,50 +214,52 @@ def wide():
 
 
 @pytest.mark.parametrize("recipe", ["tflite.float32", "onnx.int8"])
-def test_latency_is_that_of_the_file_of_a_recipe(wide, images, recipe, tmp_path, monkeypatch):
-    asked = []
+def test_the_latency_is_that_of_the_recipe_s_file(wide, images, recipe, tmp_path, monkeypatch):
+    endings = []
 
     def time_together(files, **options):
-        asked.extend(file.suffix for file in files)
+        endings.extend(file.suffix for file in files)
         return timed_by_size(files, **options)
 
     monkeypatch.setattr(channel_sizes, "time_together", time_together)
-    remember = partial(Workspace(tmp_path).once, "found")
+    remember = partial(Workspace(tmp_path).once, "sizes")
     smaller = without_channels(wide, images, keep=0.5, of=recipe, multiple_of=8, remember=remember)
-    found = json.loads((tmp_path / "found.json").read_text())
-    # Nearly all of a file are the kernels here: half of it is half of their weights.
+    result = json.loads((tmp_path / "sizes.json").read_text())
+    # The time here is the size of the file, and a file is nearly all weights of kernels.
     weights = [sum(w.size for w in model.get_weights()) for model in (wide, smaller)]
     expected = weights[1] / weights[0]
-    assert found["latency"]["ratio"] == pytest.approx(expected, abs=0.05)
-    assert 0.4 < found["latency"]["ratio"] <= 0.5
-    assert found["channels"][0] == smaller.get_layer("wide").filters
-    assert found["latency"]["recipe"] == recipe
-    assert found["latency"]["machine"]["cpu"]
-    assert set(asked) == {f".{recipe.partition('.')[0]}"}
+    assert result["latency"]["ratio"] == pytest.approx(expected, abs=0.05)
+    assert 0.4 < result["latency"]["ratio"] <= 0.5
+    assert result["channels"][0] == smaller.get_layer("wide").filters
+    assert result["latency"]["recipe"] == recipe
+    assert result["latency"]["machine"]["cpu"]
+    assert set(endings) == {f".{recipe.partition('.')[0]}"}
 
 
 @pytest.mark.slow
-def test_a_share_of_the_latency_is_measured_where_it_runs(wide, images, tmp_path):
-    remember = partial(Workspace(tmp_path).once, "found")
+def test_a_share_of_the_latency_is_measured_on_this_machine(wide, images, tmp_path):
+    remember = partial(Workspace(tmp_path).once, "sizes")
     options = {"keep": 0.6, "of": "tflite.int8", "multiple_of": 8, "remember": remember}
     smaller = without_channels(wide, images, **options)
-    told = json.loads((tmp_path / "found.json").read_text())["latency"]
-    assert told["ratio"] <= 0.6
-    assert told["num_threads"] == 1
+    latency = json.loads((tmp_path / "sizes.json").read_text())["latency"]
+    assert latency["ratio"] <= 0.6
+    assert latency["num_threads"] == 1
     assert count_macs(smaller) < count_macs(wide)
 
 
-def test_what_is_no_recipe_has_no_latency():
+def test_a_misspelt_recipe_is_refused():
     with pytest.raises(UserError, match=r"Did you mean tflite\.int8"):
         METHODS.check("channels", {"of": "tflite.int"})
 
 
-def test_what_cannot_be_reached_is_refused_with_what_can(tiny_model, images):
-    with pytest.raises(UserError, match=r"channels cannot come down to 1%.* are left"):
+def test_the_refusal_of_a_share_says_which_share_can_be_reached(tiny_model, images):
+    with pytest.raises(
+        UserError, match=r"cannot reach 1% of the multiply-accumulates: 100% remains"
+    ):
         without_channels(tiny_model, images, keep=0.01, multiple_of=8)
 
 
-def test_a_model_without_such_channels_is_refused(images):
+def test_a_model_without_removable_channels_is_refused(images):
     pixels = keras.Input((16, 16, 3))
     x = layers.Conv2D(4, 3, padding="same")(pixels)
     x = layers.Concatenate()([x, pixels])
@@ -265,7 +268,7 @@ def test_a_model_without_such_channels_is_refused(images):
         without_channels(model, images, keep=0.5, multiple_of=1)
 
 
-def test_channels_of_a_layer_that_serves_twice_stay(images):
+def test_channels_of_a_layer_that_is_used_twice_cannot_be_removed(images):
     pixels = keras.Input((16, 16, 3))
     twice = layers.Conv2D(4, 3, padding="same", name="twice")
     x = twice(layers.Conv2D(4, 1)(pixels))
@@ -274,7 +277,7 @@ def test_channels_of_a_layer_that_serves_twice_stay(images):
     assert sizes_of(ChannelGroups(LayerGraph.of(model))) == [6]
 
 
-def test_channels_that_a_softmax_compares_stay():
+def test_channels_behind_a_softmax_cannot_be_removed():
     pixels = keras.Input((16, 16, 3))
     x = layers.Conv2D(6, 1, name="free")(pixels)
     weights = layers.Dense(4, activation="softmax")(layers.GlobalAveragePooling2D()(x))

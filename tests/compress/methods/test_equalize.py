@@ -24,10 +24,10 @@ def equalized(model: keras.Model, images: np.ndarray, **options) -> keras.Model:
     return METHODS["equalize"](model, calibration=lambda: iter(images), **options)
 
 
-def all_rewritten(model: keras.Model, images: np.ndarray) -> keras.Model:
+def with_all_rewritten(model: keras.Model, images: np.ndarray) -> keras.Model:
     graph = LayerGraph.of(model)
     spans = find_spans(graph)
-    scales = [_scale(each) for each in _ranges(graph, spans, images)]
+    scales = [_scale(ranges) for ranges in _ranges(graph, spans, images)]
     return _rewritten(model, zip(spans, scales, strict=True))
 
 
@@ -43,7 +43,7 @@ def spread_out(model: keras.Model) -> keras.Model:
 
 @pytest.fixture(scope="module")
 def uneven() -> keras.Model:
-    """EfficientNetB0 at 32 px whose channels differ in range as trained ones do."""
+    """EfficientNetB0 at 32 px, whose channels have different ranges, as in a trained one."""
     keras.utils.set_random_seed(1)
     features = keras.applications.EfficientNetB0(
         weights=None, input_shape=(32, 32, 3), include_top=False, pooling="avg"
@@ -56,22 +56,22 @@ def uneven() -> keras.Model:
 
 @pytest.fixture(scope="module")
 def rewritten(uneven: keras.Model) -> dict[str, keras.Model]:
-    """What `equalize` makes of it, and the same with every swish rewritten."""
+    """The equalized model ("fewest"), and the model with every swish rewritten ("all")."""
     images = random_images(16, 32)
     before = [array.copy() for array in uneven.get_weights()]
-    made = {"fewest": equalized(uneven, images), "all": all_rewritten(uneven, images)}
+    made = {"fewest": equalized(uneven, images), "all": with_all_rewritten(uneven, images)}
     for array, old in zip(uneven.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(array, old)  # it is left as it was
+        np.testing.assert_array_equal(array, old)  # `equalize` does not change its model
     return made
 
 
 @pytest.mark.parametrize("which", ["fewest", "all"])
 def test_an_equalized_model_computes_the_same(uneven, rewritten, which: str) -> None:
     images = random_images(32, 32)
-    found = rewritten[which].predict_on_batch(images)
+    result = rewritten[which].predict_on_batch(images)
     expected = uneven.predict_on_batch(images)
     # float32 rounding through 33 swishes
-    assert np.abs(found - expected).max() <= 1e-4 * max(np.abs(expected).max(), 1)
+    assert np.abs(result - expected).max() <= 1e-4 * max(np.abs(expected).max(), 1)
 
 
 def test_fewer_than_all_swishes_are_rewritten(rewritten) -> None:
@@ -86,7 +86,7 @@ def test_all_33_swishes_of_b0_outside_its_gates_can_be_rewritten(uneven: keras.M
     assert sum(bool(span.activations) for span in spans) == 33
 
 
-def test_the_fewest_that_bring_the_share_are_rewritten() -> None:
+def test_the_fewest_rewrites_with_the_share_of_the_gain_are_done() -> None:
     gains = np.array([2.0, 10.0, 3.0, -1.0])  # 15 nats in all
     assert _fewest(gains, 0.6) == [1]
     assert _fewest(gains, 0.8) == [1, 2]
@@ -108,17 +108,17 @@ def test_the_one_uneven_swish_is_rewritten() -> None:
     model = settle(keras.Model(pixels, logits(x)), images)
     factors = np.geomspace(1, 300, 8).astype("float32")
     divide_outputs(model.get_layer("b_bn"), 1 / factors)
-    found = equalized(settle(model, images), images, gain=0.8)
-    assert [layer.name for layer in found.layers if layer.name.endswith("_scale")] == ["b_scale"]
+    result = equalized(settle(model, images), images, gain=0.8)
+    assert [layer.name for layer in result.layers if layer.name.endswith("_scale")] == ["b_scale"]
 
 
-def test_what_costs_no_operation_is_done_for_free(caplog) -> None:
+def test_a_rewrite_without_an_additional_operation_is_done(caplog) -> None:
     keras.utils.set_random_seed(4)
     images = random_images(16, 8)
     model = build(lambda x: logits(layers.BatchNormalization()(layers.DepthwiseConv2D(3)(
         layers.ReLU(name="act")(x)
     ))))  # fmt: skip
-    norm = next(each for each in model.layers if isinstance(each, layers.BatchNormalization))
+    norm = next(layer for layer in model.layers if isinstance(layer, layers.BatchNormalization))
     divide_outputs(norm, np.geomspace(1, 30, 4))
     settle(model, images)
 
@@ -127,15 +127,15 @@ def test_what_costs_no_operation_is_done_for_free(caplog) -> None:
         return np.asarray(act).max(axis=(0, 1, 2))
 
     with caplog.at_level("INFO", "potstill"):
-        found = equalized(model, images)
-    assert [each.name for each in found.layers] == [each.name for each in model.layers]
+        result = equalized(model, images)
+    assert [layer.name for layer in result.layers] == [layer.name for layer in model.layers]
     assert ranges(model).max() > 5 * ranges(model).min()
-    # 1 but for the rounding of float32
-    assert ranges(found).max() < 1.001 * ranges(found).min()
+    # 1, except for the rounding of float32
+    assert ranges(result).max() < 1.001 * ranges(result).min()
     assert "(for free, " in caplog.text
 
 
-def test_where_nothing_is_worth_it_the_model_stays_as_it_is(caplog) -> None:
+def test_a_model_whose_rewrites_save_nothing_is_returned_unchanged(caplog) -> None:
     model = build(lambda x: logits(
         layers.DepthwiseConv2D(3, activation="tanh")(layers.Activation("silu")(x))
     ))  # fmt: skip
@@ -146,9 +146,9 @@ def test_where_nothing_is_worth_it_the_model_stays_as_it_is(caplog) -> None:
     assert "equalized 0 of 1 places: none is worth it" in caplog.text
 
 
-def test_ranges_are_alike_afterwards(rewritten) -> None:
-    images = random_images(16, 32)  # those that it was calibrated on
-    found = rewritten["all"]
+def test_channels_have_similar_ranges_afterwards(rewritten) -> None:
+    images = random_images(16, 32)  # the calibration images
+    result = rewritten["all"]
 
     def spread(x: np.ndarray, scale: np.ndarray) -> float:
         # A swish is 0 below -8, so what lies there needs no range.
@@ -156,26 +156,26 @@ def test_ranges_are_alike_afterwards(rewritten) -> None:
         return float(ranges.max() / np.exp(np.log(ranges).mean()))
 
     for name in ("stem", "block3a", "top"):
-        scaled = found.get_layer(f"{name}_activation_scale")
-        x = keras.Model(found.inputs, scaled.output).predict_on_batch(images)
+        scaled = result.get_layer(f"{name}_activation_scale")
+        x = keras.Model(result.inputs, scaled.output).predict_on_batch(images)
         assert spread(x, np.ones(x.shape[-1])) > 2
-        # 1 but for channels below a 64th of the largest
+        # 1, except for channels below a 64th of the largest
         assert spread(x, np.array(scaled.scale)) < 1.3
 
 
 def test_an_equalized_model_survives_saving(rewritten, tmp_path) -> None:
     images = random_images(4, 32)
-    found = rewritten["fewest"]
-    found.save(tmp_path / "model.keras")
+    result = rewritten["fewest"]
+    result.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     np.testing.assert_allclose(
-        again.predict_on_batch(images), found.predict_on_batch(images), atol=1e-5
+        again.predict_on_batch(images), result.predict_on_batch(images), atol=1e-5
     )
 
 
-def test_int8_of_an_equalized_model_is_nearer_to_its_float_model(tmp_path) -> None:
-    # One uneven swish before a depthwise convolution, whose own normalization makes all
-    # channels count the same again: what int8 rounds away in the small ones is missed.
+def test_int8_of_an_equalized_model_is_closer_to_its_float_model(tmp_path) -> None:
+    # One uneven swish before a depthwise convolution. The normalization behind it makes all
+    # channels count the same again, so the answers depend on what int8 loses in the small ones.
     images = random_images(32, 16)
     keras.utils.set_random_seed(2)
     pixels = keras.Input((16, 16, 3), name="image")
@@ -192,7 +192,7 @@ def test_int8_of_an_equalized_model_is_nearer_to_its_float_model(tmp_path) -> No
             Conversion(model, lambda: iter(images)),
             path,
             output="probabilities",
-            ranges="minmax",  # the other ranges help the uneven one, too
+            ranges="minmax",  # the other ranges also help the uneven model
         )
         return float(np.abs(open_model(path).predict(images) - expected).mean())
 
@@ -212,7 +212,7 @@ def build(after) -> keras.Model:
 
 
 def logits(x):
-    """Of the size of trained ones, so that rounding what leads to them matters."""
+    """Logits as large as those of a trained model, so that rounding their inputs matters."""
     large = keras.initializers.VarianceScaling(100.0)
     return layers.Dense(2, kernel_initializer=large)(layers.GlobalAveragePooling2D()(x))
 
@@ -227,9 +227,9 @@ def test_a_model_within_a_model_is_equalized(images: np.ndarray) -> None:
     pixels = keras.Input((8, 8, 3), name="image")
     model = keras.Model(pixels, logits(inner(pixels)))
     photos = random_images(8, 8)
-    found = equalized(model, photos)
+    result = equalized(model, photos)
     np.testing.assert_allclose(
-        found.predict_on_batch(photos), model.predict_on_batch(photos), rtol=1e-4, atol=1e-4
+        result.predict_on_batch(photos), model.predict_on_batch(photos), rtol=1e-4, atol=1e-4
     )
 
 

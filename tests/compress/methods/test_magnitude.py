@@ -2,23 +2,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers, ops
+from keras import layers
 
 from compress.methods import METHODS
 from compress.methods.magnitude import _polynomial, global_sparsities
-from compress.methods.tfmot import FinetuneData
+from compress.methods.tfmot.training import FinetuneData
 from configs.errors import UserError
-
-
-@pytest.fixture
-def finetune_data(images):
-    targets = np.eye(4, dtype="float32")[np.arange(len(images)) % 4]
-    batches = tf.data.Dataset.from_tensors((images, targets)).repeat()
-    return FinetuneData(
-        train=lambda initial_epoch: batches,
-        steps_per_epoch=5,
-        loss=lambda targets, logits: -ops.sum(targets * ops.log_softmax(logits), axis=-1),
-    )
 
 
 def zeros(model):
@@ -45,7 +34,7 @@ def test_options_out_of_range_are_refused(option, value):
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.75])
-def test_kernels_are_as_sparse_as_asked_except_first_last_and_depthwise(
+def test_kernels_have_the_sparsity_of_the_option_except_first_last_and_depthwise(
     tiny_model, finetune_data, sparsity
 ):
     before = [array.copy() for array in tiny_model.get_weights()]
@@ -64,13 +53,13 @@ def test_kernels_are_as_sparse_as_asked_except_first_last_and_depthwise(
         np.testing.assert_array_equal(array, old)
 
 
-def test_what_is_kept_of_a_kernel_learns_and_is_what_was_large(tiny_model, finetune_data):
+def test_the_large_weights_of_a_kernel_remain_and_learn(tiny_model, finetune_data):
     pruned = METHODS["magnitude"](tiny_model, finetune_data=finetune_data, sparsity=0.5, epochs=1)
     old = tiny_model.get_layer("hidden").get_weights()[0]
     new = pruned.get_layer("hidden").get_weights()[0]
-    kept = new != 0
-    assert np.abs(old[kept]).mean() > 3 * np.abs(old[~kept]).mean()
-    assert not np.array_equal(new[kept], old[kept])
+    remains = new != 0
+    assert np.abs(old[remains]).mean() > 3 * np.abs(old[~remains]).mean()
+    assert not np.array_equal(new[remains], old[remains])
 
 
 def test_a_killed_run_continues_with_its_masks(tiny_model, finetune_data, tmp_path):
@@ -96,7 +85,7 @@ def test_a_killed_run_continues_with_its_masks(tiny_model, finetune_data, tmp_pa
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 10, 1234])
-def test_the_asked_sparsity_is_reached_on_a_step_that_prunes(num_steps):
+def test_the_sparsity_is_reached_at_an_update_that_prunes(num_steps):
     schedule = _polynomial(0.8, num_steps)
     pruning = [step for step in range(num_steps) if schedule(tf.constant(step))[0]]
     sparsity = float(schedule(tf.constant(pruning[-1]))[1])
@@ -139,8 +128,7 @@ def test_global_scores_compare_a_weight_with_what_is_left_of_its_kernel():
         "steep": np.array([[10.0], [-100.0]]),
         "even": np.array([3.0, 3.0, -3.0]),
     }
-    found = global_sparsities(kernels, 0.5)
-    assert found == {"wide": 2 / 3, "steep": 1 / 2, "even": 1 / 3}
+    assert global_sparsities(kernels, 0.5) == {"wide": 2 / 3, "steep": 1 / 2, "even": 1 / 3}
 
 
 def test_a_kernel_of_zeros_gets_the_sparsity_of_the_whole():
@@ -155,17 +143,17 @@ def test_a_kernel_of_zeros_gets_the_sparsity_of_the_whole():
     assert global_sparsities({"zeros": np.zeros((2, 2))}, 0.5) == {"zeros": 0.5}
 
 
-def test_zeros_that_are_there_already_are_pruned_even_if_there_are_more_than_asked():
+def test_zeros_that_are_there_already_are_pruned_even_if_that_is_more_than_the_sparsity():
     kernels = {"sparse": np.array([0.0, 0.0, 0.0, 1.0]), "dense": np.array([1.0, 2.0])}
     assert global_sparsities(kernels, 0.25) == {"sparse": 0.75, "dense": 0.0}
 
 
-def test_global_pruning_is_as_sparse_as_asked_in_sum(tiny_model, finetune_data):
+def test_global_pruning_reaches_the_sparsity_over_all_kernels(tiny_model, finetune_data):
     pruned = METHODS["magnitude"](
         tiny_model, finetune_data=finetune_data, sparsity=0.75, scope="global", epochs=1
     )
-    found = zeros(pruned)
-    assert (64 * found["gate"] + 64 * found["project"] + 128 * found["hidden"]) / 256 == (
+    shares = zeros(pruned)
+    assert (64 * shares["gate"] + 64 * shares["project"] + 128 * shares["hidden"]) / 256 == (
         pytest.approx(0.75, abs=0.02)
     )
-    assert len({found["gate"], found["project"], found["hidden"]}) > 1
+    assert len({shares["gate"], shares["project"], shares["hidden"]}) > 1

@@ -7,7 +7,7 @@ from compress.graph.kernels import round_kernel
 from compress.graph.replay import copy_model
 from compress.int8.calibration import CalibratedModel
 from compress.methods import METHODS
-from compress.methods.qat import rounding
+from compress.methods.qat import simulate_int8
 from compress.methods.structure import Structure, keep_structure
 from compress.recipes.conversion import Conversion
 from compress.recipes.tflite import RECIPES
@@ -31,7 +31,7 @@ def _same_dropout_in_any_order_of_tests():
 
 @pytest.fixture(scope="module")
 def model(tiny_model, images):
-    """The tiny model with answers that differ: rounding shows in them."""
+    """The tiny model, trained until its answers differ, so that rounding changes them."""
     keras.utils.set_random_seed(1)
     trained = copy_model(tiny_model)
     train(trained, images, epochs=7, learning_rate=1e-2)
@@ -53,27 +53,27 @@ def int8_logits(model, images, path):
     return open_model(path).predict(images)
 
 
-def distance(some, others):
-    return np.abs(some - others).mean()
+def distance(logits, others):
+    return np.abs(logits - others).mean()
 
 
-def test_training_sees_what_the_int8_file_answers(model, images, tmp_path):
-    simulated = logits_of(rounding(CalibratedModel(model, images)), images)
+def test_the_simulation_answers_like_the_int8_file(model, images, tmp_path):
+    simulated = logits_of(simulate_int8(CalibratedModel(model, images)), images)
     answered = int8_logits(model, images, tmp_path / "tiny.tflite")
     assert distance(answered, simulated) < 0.1 * distance(answered, logits_of(model, images))
 
 
-def test_it_does_where_all_that_files_do_is_to_round(tiny_model, images, tmp_path):
-    # Untrained, hardly a value is out of its range. The pixels are no whole numbers.
+def test_the_simulation_of_an_untrained_model_answers_like_its_file(tiny_model, images, tmp_path):
+    # Hardly a value of an untrained model is clipped. The pixels are not whole numbers.
     model = copy_model(tiny_model)
     kernel = model.get_layer("logits").kernel
     kernel.assign(10 * kernel)
-    simulated = logits_of(rounding(CalibratedModel(model, images)), images)
+    simulated = logits_of(simulate_int8(CalibratedModel(model, images)), images)
     answered = int8_logits(model, images, tmp_path / "tiny.tflite")
     assert distance(answered, simulated) < 0.5 * distance(answered, logits_of(model, images))
 
 
-def test_kernels_learn_and_end_in_the_steps_of_int8(model, calibration, finetune):
+def test_kernels_are_trained_and_end_in_steps_of_int8(model, calibration, finetune):
     before = model.get_weights()
     trained = METHODS["qat"](
         model, calibration=calibration, finetune=finetune, epochs=1, learning_rate=1e-3
@@ -89,15 +89,13 @@ def test_kernels_learn_and_end_in_the_steps_of_int8(model, calibration, finetune
     assert {type(layer).__module__.split(".")[0] for layer in trained.layers} == {"keras"}
 
 
-def test_a_network_without_training_is_the_one_it_was_but_for_its_rounded_constants(
-    model, images, calibration, tmp_path
-):
+def test_without_training_only_constants_are_rounded(model, images, calibration, tmp_path):
     same = METHODS["qat"](model, calibration=calibration, finetune=lambda model, **options: None)
     prepared = CalibratedModel(model, images).model
     for layer in prepared.layers:
         if isinstance(layer, HAS_KERNEL):
             layer.kernel.assign(round_kernel(layer, layer.kernel))
-    # Ahead of them all: the means of the channels, in 255 steps from 0 to the largest.
+    # The offset of the pixels: the means of the channels, in 255 steps from 0 to the largest.
     prepared.get_layer("input_offset").offset = [-0.6 * 170, -0.6 * 212, -0.6 * 255]
     np.testing.assert_allclose(logits_of(same, images), logits_of(prepared, images), atol=1e-4)
     same.save(tmp_path / "same.keras")
@@ -105,25 +103,25 @@ def test_a_network_without_training_is_the_one_it_was_but_for_its_rounded_consta
     np.testing.assert_array_equal(logits_of(loaded, images), logits_of(same, images))
 
 
-def test_the_int8_file_answers_as_the_network_that_learned(
+def test_the_int8_file_answers_like_the_trained_simulation(
     model, images, calibration, finetune, tmp_path
 ):
-    learned = []
+    simulations = []
 
-    def remembering(model, **options):
+    def recorded(model, **options):
         finetune(model, **options)
-        learned.append(model)
+        simulations.append(model)
 
     trained = METHODS["qat"](
-        model, calibration=calibration, finetune=remembering, epochs=2, learning_rate=1e-5
+        model, calibration=calibration, finetune=recorded, epochs=2, learning_rate=1e-5
     )
-    # The file chooses the ranges of its tensors anew.
-    simulated = logits_of(learned[0], images)
+    # The file has new ranges for its tensors.
+    simulated = logits_of(simulations[0], images)
     answered = int8_logits(trained, images, tmp_path / "qat.tflite")
     assert distance(answered, simulated) < 0.5 * distance(answered, logits_of(trained, images))
 
 
-def test_a_swish_may_serve_twice(images, calibration):
+def test_a_swish_that_is_used_twice_remains_one_layer(images, calibration):
     keras.utils.set_random_seed(1)
     swish = layers.Activation("silu", name="swish")
     pixels = keras.Input((16, 16, 3), name="image")
@@ -135,17 +133,17 @@ def test_a_swish_may_serve_twice(images, calibration):
     assert distance(logits_of(same, images), logits_of(model, images)) < 0.05
 
 
-def test_zeros_and_clusters_of_a_kernel_are_those_of_the_file(model, images, calibration, finetune):
+def test_zeros_and_clusters_of_a_kernel_remain(model, images, calibration, finetune):
     few = METHODS["cluster"](model, finetune=lambda model, **options: None, num_clusters=4)
     project = few.get_layer("project").kernel
     project.assign(np.where(np.abs(project) < np.median(np.abs(project)), 0, project))
 
-    def keeping(model, **options):
+    def finetune_with_structure(model, **options):
         keep_structure(model, Structure(zeros=("project",), clusters=("gate", "project", "hidden")))
         finetune(model, **options)
 
     trained = METHODS["qat"](
-        few, calibration=calibration, finetune=keeping, epochs=1, learning_rate=1e-4
+        few, calibration=calibration, finetune=finetune_with_structure, epochs=1, learning_rate=1e-4
     )
     for name in ("gate", "project", "hidden"):
         old = np.asarray(few.get_layer(name).kernel).reshape(-1, 8 if name != "hidden" else 16)
