@@ -10,7 +10,7 @@ from commands.compress import app as compress_app
 from commands.distill import app as distill_app
 from commands.evaluate import app as evaluate_app
 from commands.library_output import kept_from_the_terminal
-from configs.errors import UserError, failure_of
+from configs.errors import UserError, failure_of, ran_out_of_memory
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -24,15 +24,15 @@ def _program(app: typer.Typer) -> Callable[[], None]:
                 app()
         except UserError as error:
             _stop(str(error), error.exit_code)
-        except MemoryError:
-            _stop(
-                "out of memory. Finished steps are kept. Close other programs, or use fewer or "
-                "smaller photos, and give the same command again.",
-                1,
-            )
         except OSError as error:
             _stop(_explain(error), 1)
         except Exception as error:  # the last resort: a bug, or a library's own failure
+            if ran_out_of_memory(error):
+                _stop(
+                    "out of memory. Finished steps are kept. Close other programs, or use fewer "
+                    "or smaller photos, and give the same command again.",
+                    1,
+                )
             if "No space left" in str(error):
                 _stop(_explain(OSError(errno.ENOSPC, failure_of(error))), 1)
             _stop(

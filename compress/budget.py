@@ -162,7 +162,8 @@ def search(
             result.validation = rounding.by_count() if candidate.trained else rounding
             facts = FileFacts(file_bytes(result.file), "validation", drop=result.validation.drop)
             result.turned_down = "; ".join(shortfalls(facts, Limits.of_budget(budget))) or None
-        log.info("search: %s %s", candidate.name, result.turned_down or "holds the limits")
+        outcome = result.turned_down or "is accurate and small enough"
+        log.info("search: %s %s", candidate.name, outcome)
     return results, *_fastest(results, budget)
 
 
@@ -179,7 +180,7 @@ def _needless(result: CandidateResult, results: list[CandidateResult]) -> str | 
     holding = [r for r in results if r.file and not r.turned_down and not r.candidate.baseline]
     if holding and not result.candidate.baseline:
         name = holding[0].candidate.name
-        return f"not made: {name} holds the limits, and this one is no faster"
+        return f"not made: {name} is accurate and small enough, and this one is no faster"
     return None
 
 

@@ -23,7 +23,7 @@ from compress.recipes.conversion import Conversion
 from compress.recipes.write import file_name, write_file
 from compress.self_taught import self_taught_qat
 from configs.artifacts import digest, file_sha256
-from configs.errors import StepFailed, UserError, failure_of
+from configs.errors import StepFailed, UserError, failure_of, ran_out_of_memory
 from configs.records import to_json
 from configs.resume import Built, Step, Workspace, take_step
 from configs.schema import BudgetConfig, Choice
@@ -114,10 +114,10 @@ def quantize_model(
         file = work.folder / file_name(path.stem, choice.name)
         try:
             facts[file] = work.write(conversion, file, choice, path.stem)
-        except (MemoryError, OSError):
+        except OSError:
             raise  # it is not the recipe's fault, and the next file would fail too
         except Exception as error:
-            if len(choices) == 1:
+            if len(choices) == 1 or ran_out_of_memory(error):
                 raise  # nothing else is left to finish
             failures[file.name] = failure_of(error)
             log.error("%s failed: %s", file.name, failures[file.name])
@@ -142,7 +142,7 @@ class _Work:
         self.train = splits["train"]
         self.inputs = {
             "model": file_sha256(path),
-            "photos": digest(self.train.ids),
+            "photos": digest([self.train.ids, self.train.labels.tolist(), self.train.classes]),
             "pixels": pixels.describe(),
         }
         self.photos = {

@@ -16,6 +16,15 @@ class StepFailed(UserError):
     exit_code = 1
 
 
+class OutOfMemory(StepFailed):
+    """A step that needs more memory than there is. Its message says how it needs less."""
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, numpy or TensorFlow could not get memory."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+
+
 def failure_of(error: Exception) -> str:
     """One line about an error, with its kind if it is not one of ours."""
     first = (str(error).strip() or type(error).__name__).splitlines()[0][:500]

@@ -18,6 +18,7 @@ MODULES = {
 TRAINERS = {"tensorflow", "keras", "tf_keras", "tensorflow_model_optimization"}
 MAX_FILES = 10
 MAX_LINES = 300
+MAX_UNTYPED = 80
 # The probe is copied to a device as one file, which may have nothing but Python and a runtime.
 LONG_FILES = {"eval/devices/probe.py"}
 
@@ -91,3 +92,7 @@ def test_the_map_names_every_file_and_no_other() -> None:
     named = re.findall(r"^\| `([\w/.]+\.py)` \|", text, re.MULTILINE)
     files = [name_of(path) for path in SOURCES if path.read_text().strip()] + ["cli.py"]
     assert sorted(named) == sorted(files)
+
+
+def test_few_values_are_untyped_dictionaries() -> None:
+    assert sum(path.read_text().count("dict[str, Any]") for path in SOURCES) <= MAX_UNTYPED

@@ -4,15 +4,14 @@ import logging
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from compress.prune import check_order
 from compress.run.pipeline import COMMANDS, NEEDS, STEPS, Context
 from configs.artifacts import read_json, write_text
-from configs.errors import StepFailed, UserError, failure_of
+from configs.errors import OutOfMemory, StepFailed, UserError, failure_of, ran_out_of_memory
 from configs.loading.experiment import to_yaml
 from configs.registry import nearest
-from configs.resume import Step, is_current, take_step
+from configs.resume import Facts, Step, is_current, take_step
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.data.pipelines import open_photo_store
@@ -22,6 +21,16 @@ log = logging.getLogger("potstill")
 
 WRITE_FILES = ("export", "quantize")
 """Steps that write independent files: if one file fails, the others are written all the same."""
+
+LESS_MEMORY = {
+    "teacher": "Train in smaller batches: --set teacher.batch_size=8",
+    "student": "Train in smaller batches: --set student.batch_size=8",
+    "prune": "Fine-tune in smaller batches: --set student.batch_size=8",
+    "quantize": "Calibrate on fewer photos: "
+    "--set 'compress.recipes=[{name: tflite.int8, num_images: 32}]'",
+}
+"""How a step needs less memory. CLOSE_OTHERS stands for the other steps."""
+CLOSE_OTHERS = "Close other programs and give the same command again."
 
 
 @dataclass(frozen=True)
@@ -33,11 +42,11 @@ class Taken:
         failures: files that could not be written, and why.
     """
 
-    manifests: list[dict[str, Any]]
+    manifests: list[Facts]
     failures: dict[str, str] = field(default_factory=dict)
 
     @property
-    def last(self) -> dict[str, Any]:
+    def last(self) -> Facts:
         """The last manifest."""
         return self.manifests[-1]
 
@@ -62,7 +71,7 @@ def take(
         if step not in names:
             raise UserError(f"--force {step}: this command does {', '.join(names)}.")
     _prepare(run, experiment, names, target)
-    manifests: list[dict[str, Any]] = []
+    manifests: list[Facts] = []
     # All models of this call share one store of decoded photos.
     with open_photo_store(run, experiment) as photos:
         context = Context(run, experiment, photos)
@@ -71,11 +80,11 @@ def take(
             if name in WRITE_FILES:
                 manifests = _write_files(context, name, force=again)
             else:
-                manifests = [take_step(step, force=again) for step in STEPS[name](context)]
+                manifests = [_take(step, name, force=again) for step in STEPS[name](context)]
     return Taken(manifests, context.failures)
 
 
-def _write_files(context: Context, name: str, *, force: bool) -> list[dict[str, Any]]:
+def _write_files(context: Context, name: str, *, force: bool) -> list[Facts]:
     """Take every step of `name`; note the files that fail.
 
     Raises:
@@ -85,8 +94,8 @@ def _write_files(context: Context, name: str, *, force: bool) -> list[dict[str, 
     failed: dict[str, str] = {}
     for step in STEPS[name](context):
         try:
-            manifests.append(take_step(step, force=force))
-        except (MemoryError, OSError):
+            manifests.append(_take(step, name, force=force))
+        except (OutOfMemory, OSError):
             raise  # it is not the recipe's fault, and the next file would fail too
         except Exception as error:
             failed[step.name] = failure_of(error)
@@ -106,14 +115,31 @@ def take_one(
     *,
     target: str,
     force: list[str] | None = None,
-) -> dict[str, Any]:
+) -> Facts:
     """Take a step that stands in for the step `name`, or is a part of it.
 
     Returns:
         Its manifest.
     """
     _prepare(run, experiment, [name], target)
-    return take_step(step(run, experiment), force=name in (force or []))
+    return _take(step(run, experiment), name, force=name in (force or []))
+
+
+def _take(step: Step, name: str, *, force: bool) -> Facts:
+    """Take a step. If the memory is not enough, say which step it was and what needs less.
+
+    Raises:
+        OutOfMemory: the memory was not enough.
+    """
+    try:
+        return take_step(step, force=force)
+    except Exception as error:
+        if not ran_out_of_memory(error):
+            raise
+        advice = LESS_MEMORY.get(name, CLOSE_OTHERS)
+        raise OutOfMemory(
+            f"{step.name} ran out of memory. Finished steps are kept. {advice}"
+        ) from error
 
 
 def _prepare(run: RunDir, experiment: Experiment, names: list[str], target: str) -> None:

@@ -86,7 +86,7 @@ def test_it_climbs_from_int8_to_the_equalized_file_and_no_further(searched) -> N
     assert held["validation"]["expected_drop"] <= 0.005
     assert held["p50_ms"] > 0
     for name in ("mixed-int8", "weights", "int16"):
-        assert results[name]["turned_down"].startswith("not made: equalize-int8 holds the limits")
+        assert results[name]["turned_down"].startswith("not made: equalize-int8 is accurate")
 
 
 def test_one_that_is_slower_than_none_is_chosen_and_the_timed_ones_are_scored(searched) -> None:
@@ -134,7 +134,7 @@ def test_what_need_not_be_made() -> None:
     by_name["dynamic"].file = Path("mine-dynamic.tflite")
     assert _needless(by_name["int16"], results) is None  # int8 may be faster yet
     by_name["int8"].file = Path("mine-int8.tflite")
-    assert "int8 holds" in _needless(by_name["int16"], results)
+    assert "int8 is accurate" in _needless(by_name["int16"], results)
     by_name["int8"].turned_down = "loses"
     assert _needless(by_name["int16"], results) is None
 

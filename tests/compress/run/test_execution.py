@@ -3,9 +3,11 @@ from pathlib import Path
 import pytest
 
 from compress.registries import REGISTRIES
-from compress.run.execution import ensure
-from configs.errors import UserError
+from compress.run import execution
+from compress.run.execution import ensure, take
+from configs.errors import OutOfMemory, UserError
 from configs.loading.targets import open_run
+from configs.resume import Step
 
 
 def test_the_command_to_type_next_works_for_a_folder_of_any_name(
@@ -19,3 +21,25 @@ def test_the_command_to_type_next_works_for_a_folder_of_any_name(
     with pytest.raises(UserError) as caught:
         ensure(run, experiment, ["teacher"], str(photos))
     assert f"distill teacher '{photos}' --run {run}" in str(caught.value)
+
+
+class ResourceExhaustedError(Exception):
+    """What TensorFlow raises is told by its name."""
+
+
+@pytest.mark.parametrize("error", [MemoryError, ResourceExhaustedError])
+def test_a_step_without_enough_memory_is_named_with_advice(
+    tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def build(workspace: object) -> None:
+        raise error
+
+    run, experiment = open_run(
+        str(photo_folder), run=tmp_path / "run", overrides=[], registries=lambda: REGISTRIES
+    )
+    step = Step("teacher", run.path / "teacher.json", {}, build)
+    monkeypatch.setitem(execution.STEPS, "teacher", lambda context: iter([step]))
+    with pytest.raises(OutOfMemory) as caught:
+        take(run, experiment, ["data", "teacher"], target=str(photo_folder))
+    assert "teacher ran out of memory" in str(caught.value)
+    assert "--set teacher.batch_size=8" in str(caught.value)
