@@ -18,6 +18,10 @@ from contextlib import contextmanager
 NUM_LINES = 20
 ALL_IS_WELL = b"\npotstill: the end\n"
 STANDARD_ERROR = 2
+KILLED = (
+    "error: the process was killed or crashed. Finished steps are kept: give the same command "
+    "again to go on.\n"
+)
 
 
 @contextmanager
@@ -70,6 +74,7 @@ def _start_memory(terminal: int) -> int:
         while part := os.read(reading, 1 << 16):
             text = b"\n".join((text + part).split(b"\n")[-NUM_LINES:])
         if ALL_IS_WELL.strip() not in text:
-            os.write(terminal, text)
+            last_words = b"The last lines of the libraries:\n" + text if text.strip() else b""
+            os.write(terminal, KILLED.encode() + last_words)
     finally:
         os._exit(0)

@@ -85,7 +85,21 @@ def test_the_last_words_of_a_library_that_crashes_are_shown() -> None:
         "    os.abort()\n"
     )
     assert result.returncode == -signal.SIGABRT
-    assert "check failed: the tensor is gone" in result.stderr
+    error, *last_words = result.stderr.splitlines()
+    assert error.startswith("error: the process was killed or crashed. Finished steps are kept")
+    assert last_words[1] == "check failed: the tensor is gone"
+
+
+def test_a_killed_process_says_how_to_go_on() -> None:
+    result = python(
+        "import os, signal\n"
+        "from commands.library_output import kept_from_the_terminal\n"
+        "with kept_from_the_terminal():\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert result.returncode == -signal.SIGKILL
+    assert "give the same command again to go on" in result.stderr
+    assert "last lines" not in result.stderr
 
 
 def test_an_error_of_a_library_is_one_sentence(tmp_path: Path) -> None:
