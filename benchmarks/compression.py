@@ -25,9 +25,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from compress.config_choices import REGISTRIES
 from compress.methods import METHODS
 from compress.prune import method_step
-from compress.registries import REGISTRIES
 from compress.run.files import file_steps
 from compress.run.pipeline import STEPS, Context
 from configs.artifacts import read_json

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.registries import REGISTRIES
+from compress.config_choices import REGISTRIES
 from compress.run.pipeline import STEPS, Context
 from configs.artifacts import whole_file
 from configs.loading.experiment import load_experiment

@@ -194,7 +194,7 @@ def start_logging(quiet: bool) -> None:
 
 
 def _registries() -> "Mapping[str, Registry]":
-    from compress.registries import REGISTRIES
+    from compress.config_choices import REGISTRIES
 
     return REGISTRIES
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from compress import prune as apply
+from compress.config_choices import REGISTRIES
 from compress.methods import METHODS, channel_sizes
 from compress.prune import method_step
-from compress.registries import REGISTRIES
 from configs.artifacts import file_sha256, read_json
 from configs.loading.experiment import load_experiment
 from configs.resume import take_step

@@ -9,7 +9,7 @@ import pytest
 import sklearn.datasets
 from sklearn.utils import Bunch
 
-from compress.registries import REGISTRIES
+from compress.config_choices import REGISTRIES
 from compress.run.pipeline import STEPS, Context
 from configs.artifacts import file_sha256
 from configs.loading.targets import open_run

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.registries import REGISTRIES
+from compress.config_choices import REGISTRIES
 from configs.errors import UserError
 from configs.loading.experiment import load_experiment, to_yaml
 from configs.schema import Experiment, json_schema

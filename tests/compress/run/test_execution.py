@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.registries import REGISTRIES
+from compress.config_choices import REGISTRIES
 from compress.run import execution
 from compress.run.execution import ensure, take
 from configs.errors import OutOfMemory, UserError
