@@ -78,7 +78,7 @@ def time_run(
         )
         for device in devices
     ]
-    return _latency_rows(run, manifests), [_latency_rows(run, [each]) for each in manifests]
+    return _latency_rows(run, manifests), [_latency_rows(run, [manifest]) for manifest in manifests]
 
 
 def _latency_rows(run: RunDir, manifests: list[dict[str, Any]]) -> Rows:

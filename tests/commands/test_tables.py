@@ -10,8 +10,8 @@ from commands.tables import (
 
 
 def timed(name: str, p50_ms: float, verdict: str | None) -> dict:
-    found = {"verdict": verdict} if verdict else None
-    latency = {"p50_ms": p50_ms, "noise_floor": 0.021, "against_fastest": found}
+    difference = {"verdict": verdict} if verdict else None
+    latency = {"p50_ms": p50_ms, "noise_floor": 0.021, "against_fastest": difference}
     return {"name": name, "latency": [latency]}
 
 
@@ -54,8 +54,8 @@ def test_operators_have_their_share() -> None:
 
 
 def test_a_stream_is_one_line() -> None:
-    found = {"num_queries": 1024, "seconds": 61.2, "p50_ms": 1.0, "p90_ms": 2.0, "p99_ms": 3.0}
-    _, line = single_stream_table({"a.onnx": found}).splitlines()
+    stream = {"num_queries": 1024, "seconds": 61.2, "p50_ms": 1.0, "p90_ms": 2.0, "p99_ms": 3.0}
+    _, line = single_stream_table({"a.onnx": stream}).splitlines()
     assert line.split() == ["a.onnx", "1024", "61", "1.00", "2.00", "3.00"]
 
 
