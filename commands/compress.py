@@ -1,21 +1,24 @@
 """`compress`: smaller models and the files that ship."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from commands.options import (
+    LimitOptions,
     PixelOptions,
     Result,
     StepOptions,
     Target,
-    budget_of,
     command,
     new_app,
     open_run,
     refuse,
 )
+
+if TYPE_CHECKING:
+    from compress.standalone import Quantized
 
 app = new_app("Prune and quantize a student, and write TFLite and ONNX files.")
 
@@ -64,6 +67,7 @@ def quantize(
     target: ModelTarget,
     options: StepOptions,
     pixels: PixelOptions,
+    limits: LimitOptions,
     data: Annotated[
         Path | None, typer.Option("--data", help="For a model: folder of class folders.")
     ] = None,
@@ -73,21 +77,6 @@ def quantize(
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="For a model: where the files go.")
-    ] = None,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            "--max-drop",
-            help="For a model: find the fastest file that loses at most this share of top-1 "
-            "(0.005 is half a point). Without --recipe, all useful recipes are tried.",
-            show_default="0.01 if another limit is given",
-        ),
-    ] = None,
-    max_latency_ms: Annotated[
-        float | None, typer.Option("--max-latency-ms", help="The same, with a limit on the median.")
-    ] = None,
-    max_bytes: Annotated[
-        int | None, typer.Option("--max-bytes", help="The same, with a limit on the size.")
     ] = None,
     qat_epochs: Annotated[
         int | None,
@@ -102,17 +91,14 @@ def quantize(
     """Write the config's quantized files, or those of a .keras model."""
     from configs.artifacts import ending
 
-    limits = {"max_drop": max_drop, "max_latency_ms": max_latency_ms, "max_bytes": max_bytes}
     if ending(target) not in MODEL_ENDINGS:
-        refuse(target, ONLY_MODEL, pixels, data=data, recipe=recipe, out=out, **limits)
+        refuse(target, ONLY_MODEL, pixels, limits, data=data, recipe=recipe, out=out)
         refuse(target, ONLY_MODEL, qat_epochs=qat_epochs)
         return _write_files("quantize", target, options)
     refuse(target, ONLY_RUN, options)
-    budget = budget_of(limits)
+    budget = limits.budget()
     if recipe or budget is None:
         refuse(target, ONLY_SEARCH, qat_epochs=qat_epochs)
-    from commands.reports import failure_lines
-    from commands.tables import candidates_table, files_table
     from compress.standalone import quantize_model
 
     made = quantize_model(
@@ -124,6 +110,13 @@ def quantize(
         pixels=pixels.parse(),
         qat_epochs=qat_epochs,
     )
+    return _result_of(made)
+
+
+def _result_of(made: "Quantized") -> Result:
+    from commands.reports import failure_lines
+    from commands.tables import candidates_table, files_table
+
     chosen = made.verdict["chosen_file"] if made.verdict and made.holds_limits else None
     lines = [files_table(made.rows, chosen)] if made.rows else []
     if made.verdict and "candidates" in made.verdict:

@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,7 +84,44 @@ class PixelOptions:
         return pixels_from_options(self.pixels, self.mean, self.std)
 
 
-OPTION_CLASSES = (ConfigOptions, RunOptions, StepOptions, PixelOptions)
+@dataclass(frozen=True)
+class LimitOptions:
+    """The limits of the file that is looked for."""
+
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            "--max-drop",
+            help="For a model: find the fastest file that loses at most this share of top-1 "
+            "(0.005 is half a point). Without --recipe, all useful recipes are tried.",
+            show_default="0.01 if another limit is given",
+        ),
+    ] = None
+    max_latency_ms: Annotated[
+        float | None, typer.Option("--max-latency-ms", help="The same, with a limit on the median.")
+    ] = None
+    max_bytes: Annotated[
+        int | None, typer.Option("--max-bytes", help="The same, with a limit on the size.")
+    ] = None
+
+    def budget(self) -> "BudgetConfig | None":
+        """The budget that the options give; None without a limit.
+
+        Raises:
+            UserError: a limit is out of its range.
+        """
+        from pydantic import ValidationError
+
+        from configs.schema import BudgetConfig
+
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        try:
+            return BudgetConfig.model_validate(given) if given else None
+        except ValidationError as error:
+            problem = error.errors()[0]
+            name = str(problem["loc"][0])
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} is {given[name]}: {problem['msg']}.") from None
 
 
 @dataclass(frozen=True)
@@ -107,7 +144,9 @@ def command(app: typer.Typer) -> Callable[[Callable[..., Result]], Callable[...,
 
     def register(function: Callable[..., Result]) -> Callable[..., None]:
         parameters = inspect.signature(function).parameters.values()
-        groups = {p.name: p.annotation for p in parameters if p.annotation in OPTION_CLASSES}
+        groups: Mapping[str, Any] = {
+            p.name: p.annotation for p in parameters if is_dataclass(p.annotation)
+        }
 
         @functools.wraps(function)
         def run(*, quiet: bool, json: bool, debug: bool, **arguments: Any) -> None:
@@ -213,25 +252,6 @@ def open_config(target: str, options: ConfigOptions) -> "Experiment":
     from configs.loading import targets
 
     return targets.open_config(target, overrides=options.set_ or [], registries=_registries)
-
-
-def budget_of(limits: dict[str, float | None]) -> "BudgetConfig | None":
-    """The budget that options of a command give; None if they give no limit.
-
-    Raises:
-        UserError: a limit is out of its range.
-    """
-    from pydantic import ValidationError
-
-    from configs.schema import BudgetConfig
-
-    given = {name: value for name, value in limits.items() if value is not None}
-    try:
-        return BudgetConfig.model_validate(given) if given else None
-    except ValidationError as error:
-        problem = error.errors()[0]
-        name = str(problem["loc"][0])
-        raise UserError(f"--{name.replace('_', '-')} is {given[name]}: {problem['msg']}.") from None
 
 
 def refuse(target: str, why: str, *groups: Any, **options: Any) -> None:
