@@ -38,10 +38,11 @@ class Drop:
 
     def __str__(self) -> str:
         points, counted = 100 * self.decisive, 100 * self.counted
+        by_count = f"counted: {abs(counted):.2f} {'gained' if counted < 0 else 'lost'}"
         if self.decided_by == "expected":
-            return f"is expected to lose {points:.2f} points (counted: {counted:.2f})"
+            return f"is expected to lose {points:.2f} points ({by_count})"
         if self.decided_by == "counted_lower_bound":
-            return f"loses at least {points:.2f} points (counted: {counted:.2f})"
+            return f"loses at least {points:.2f} points ({by_count})"
         return f"{'gains' if counted < 0 else 'loses'} {abs(counted):.2f} points"
 
 

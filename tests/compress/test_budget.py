@@ -98,7 +98,7 @@ def test_one_that_is_slower_than_none_is_chosen_and_the_timed_ones_are_scored(se
     assert chosen["latency"][0]["against_fastest"]["verdict"] != "slower"
     assert [row["name"] for row in rows] == timed
     assert re.search(
-        r"of the float model .*it is expected to lose 0\.\d+ points \(counted: 0\.00\)",
+        r"of the float model .*it is expected to lose 0\.\d+ points \(counted: 0\.00 lost\)",
         verdict["reason"],
     )
     assert all(row["accuracy"]["n"] == NUM_PHOTOS["test"] for row in rows)

@@ -86,8 +86,12 @@ def test_the_expected_drop_varies_less_than_the_counted_one_and_means_the_same()
 @pytest.mark.parametrize(
     ("drop", "sentence"),
     [
-        (Drop(0.004, 0.014, "expected"), "is expected to lose 0.40 points (counted: 1.40)"),
-        (Drop(0.004, 0.014, "counted_lower_bound"), "loses at least 0.40 points (counted: 1.40)"),
+        (Drop(0.004, 0.014, "expected"), "is expected to lose 0.40 points (counted: 1.40 lost)"),
+        (Drop(0.004, -0.014, "expected"), "is expected to lose 0.40 points (counted: 1.40 gained)"),
+        (
+            Drop(0.004, 0.014, "counted_lower_bound"),
+            "loses at least 0.40 points (counted: 1.40 lost)",
+        ),
         (Drop.of_count(0.014), "loses 1.40 points"),
         (Drop.of_count(-0.014), "gains 1.40 points"),
     ],

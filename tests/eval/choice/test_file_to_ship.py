@@ -128,7 +128,7 @@ def test_a_limit_that_was_not_measured_is_not_called_held() -> None:
 def test_the_reason_says_what_kind_of_drop_decided() -> None:
     expected = replace(FILES[0], drop=Drop(0.004, 0.014, "expected"))
     reason = choose([expected], budget=BudgetConfig(max_drop=0.02)).reason
-    assert reason.endswith(": it is expected to lose 0.40 points (counted: 1.40)")
+    assert reason.endswith(": it is expected to lose 0.40 points (counted: 1.40 lost)")
 
 
 def test_nothing_to_choose_from_is_no_choice() -> None:
