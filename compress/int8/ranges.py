@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from compress.graph.gradients import tensors_of
+from compress.graph.preprocessing import Offset
 from compress.graph.tensor_names import INPUT
 from compress.int8.calibration import CalibratedModel
 from compress.int8.histogram import Histogram, Range, codes, count_codes
@@ -52,7 +53,8 @@ class FileRanges:
             for name, twin in self.twins.items()
             if twin in sensitivities
         }
-        is_exact = {n for n in costs if self.twins[n] == INPUT and self.ranges[n] == BYTE_RANGE}
+        exact = _ranges_of_bytes(calibrated.model)
+        is_exact = {name for name in costs if self.ranges[name] == exact.get(self.twins[name])}
         return costs | dict.fromkeys(is_exact, 0.0)
 
 
@@ -86,8 +88,21 @@ def choose_ranges(read: TensorReader, calibrated: CalibratedModel, *, ranges: Ra
     images = calibrated.images if others else ()
     chosen |= _ranges_of_values((read(image, others) for image in images), ranges)
     if calibrated.of_bytes:
-        chosen |= {name: BYTE_RANGE for name, twin in twins.items() if twin == INPUT}
+        exact = _ranges_of_bytes(calibrated.model)
+        chosen |= {name: exact[twin] for name, twin in twins.items() if twin in exact}
     return FileRanges(chosen, twins)
+
+
+def _ranges_of_bytes(model: keras.Model) -> dict[str, Range]:
+    """The ranges in which bytes are exact in int8, by tensor of a model that reads bytes."""
+    low, high = BYTE_RANGE
+    ranges = {INPUT: BYTE_RANGE}
+    for layer in model.layers:
+        if isinstance(layer, Offset):
+            offset = layer.offset[0]
+            if np.allclose(layer.offset, np.round(offset), rtol=0, atol=1e-3):
+                ranges[layer.name] = low + offset, high + offset
+    return ranges
 
 
 def _cheapest_ranges(calibrated: CalibratedModel, twins: dict[str, str]) -> dict[str, Range]:

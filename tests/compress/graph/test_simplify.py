@@ -15,44 +15,6 @@ def names(model: keras.Model) -> list[str]:
     return [type(layer).__name__ for layer in model.layers]
 
 
-def classifier(*preprocessing, padding: str = "same") -> keras.Model:
-    keras.utils.set_random_seed(1)
-    pixels = x = keras.Input((8, 8, 3), name="image")
-    for layer in preprocessing:
-        x = layer(x)
-    x = layers.Conv2D(4, 3, padding=padding, activation="silu", name="stem")(x)
-    return keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
-
-
-@pytest.mark.parametrize(
-    ("preprocessing", "remaining"),
-    [
-        ((layers.Rescaling(1 / 255),), []),
-        ((layers.Rescaling(1 / 127.5, offset=-1),), ["input_offset"]),
-        (
-            (
-                layers.Rescaling(1 / 255),
-                layers.Normalization(mean=[0.4, 0.5, 0.6], variance=[0.04, 0.05, 0.06]),
-                layers.Rescaling([1.1, 0.9, 1.0]),
-                layers.ZeroPadding2D(1),
-            ),
-            ["input_offset"],
-        ),
-        ((layers.Normalization(mean=0.5, variance=4.0, axis=None, invert=True),), ["input_offset"]),
-    ],
-    ids=["scaled", "centred", "as EfficientNet", "inverted"],
-)
-def test_the_scaling_of_pixels_moves_into_the_first_kernel(preprocessing, remaining) -> None:
-    model, images = classifier(*preprocessing), random_images(4, 8)
-    simpler = simplify(model)
-    np.testing.assert_allclose(
-        answers(simpler, images), answers(model, images), rtol=1e-4, atol=1e-5
-    )
-    scaling = (layers.Rescaling, layers.Normalization)
-    assert not any(isinstance(layer, scaling) for layer in simpler.layers)
-    assert [layer.name for layer in simpler.layers if layer.name == "input_offset"] == remaining
-
-
 def test_pixels_that_another_layer_reads_keep_their_scaling() -> None:
     pixels = keras.Input((8, 8, 3), name="image")
     x = layers.Rescaling(1 / 255)(pixels)

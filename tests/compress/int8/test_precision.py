@@ -143,7 +143,7 @@ def test_a_tensor_that_a_file_has_twice_costs_once() -> None:
         layer: SimpleNamespace(cost_within=lambda low, high, cost=cost: cost)
         for layer, cost in nats.items()
     }
-    calibrated = SimpleNamespace(sensitivities=sensitivities)
+    calibrated = SimpleNamespace(sensitivities=sensitivities, model=SimpleNamespace(layers=[]))
     assert choose_float_operations(chain, ranges, calibrated, keep=0.5) == {"b"}
 
 

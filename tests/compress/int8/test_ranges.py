@@ -1,6 +1,8 @@
+import keras
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+from keras import layers
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from compress.graph.gradients import tensors_of
@@ -153,3 +155,19 @@ def test_an_int8_file_has_the_steps_of_its_ranges(tiny_model, images, tmp_path):
     quantize = graph.operators[0]
     (step,) = graph.tensors[quantize.outputs[0]].quantization.scale
     assert step == pytest.approx(images.max() / 255, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("mean", "expected"),
+    [(127.5, (-128, 127)), (100.0, (-100, 155)), ([120.0, 120.2, 120.1], (-120, 135))],
+)
+def test_centred_bytes_are_not_rounded(mean, expected, images):
+    pixels = keras.Input((16, 16, 3), name="image")
+    x = layers.Normalization(mean=mean, variance=np.full_like(mean, 4), axis=-1)(pixels)
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, padding="same")(x))
+    model = keras.Model(pixels, layers.Dense(3)(x))
+    calibrated = CalibratedModel(model, np.round(images * 0.8))
+    content, chosen = tflite.float_file(calibrated, output="logits", ranges="loss")
+    (name,) = [name for name, twin in chosen.twins.items() if twin == "input_offset"]
+    assert chosen.ranges[name] == pytest.approx(expected)
+    assert chosen.costs(calibrated)[name] == 0
