@@ -10,8 +10,8 @@ from pydantic import Field
 
 from compress.graph.kernels import has_kernel, round_kernel
 from compress.graph.layer_graph import LayerGraph
-from compress.graph.replay import rebuild_model
 from compress.graph.preprocessing import Offset
+from compress.graph.replay import rebuild_model
 from compress.graph.tensor_names import INPUT, CallNames
 from compress.int8.calibration import CalibratedModel, Images, calibration_images
 from compress.methods import METHODS

@@ -167,7 +167,7 @@ def test_centred_bytes_are_not_rounded(mean, expected, images):
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, padding="same")(x))
     model = keras.Model(pixels, layers.Dense(3)(x))
     calibrated = CalibratedModel(model, np.round(images * 0.8))
-    content, chosen = tflite.float_file(calibrated, output="logits", ranges="loss")
+    _content, chosen = tflite.float_file(calibrated, output="logits", ranges="loss")
     (name,) = [name for name, twin in chosen.twins.items() if twin == "input_offset"]
     assert chosen.ranges[name] == pytest.approx(expected)
     assert chosen.costs(calibrated)[name] == 0
