@@ -12,7 +12,7 @@ from configs.artifacts import ending
 from configs.errors import UserError
 from configs.records import to_json
 from configs.schema import Choice
-from distill.data.manifest import Examples
+from distill.data.manifest import Examples, describe_empty
 from distill.data.scan import scan_folder
 from eval.devices.probe import ModelFileError, open_model
 from eval.devices.verify import Verification, spread, verify
@@ -182,7 +182,8 @@ def matched(
         raise UserError(
             f"{file} answers with {num_classes} classes, and the folder has "
             f"{len(examples.classes)} ({', '.join(examples.classes[:20])}). "
-            "Give a folder with one folder per class of the model, in alphabetical order."
+            "Give a folder with one folder per class of the model, in alphabetical order. "
+            f"{describe_empty(examples.empty_classes)}".rstrip()
         )
     return examples
 

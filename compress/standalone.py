@@ -27,7 +27,7 @@ from configs.errors import StepFailed, UserError, failure_of, ran_out_of_memory
 from configs.records import to_json
 from configs.resume import Built, Step, Workspace, take_step
 from configs.schema import BudgetConfig, Choice
-from distill.data.manifest import Examples
+from distill.data.manifest import Examples, describe_empty
 from distill.data.scan import scan_folder
 from distill.model_file import load_model
 from distill.predictions import model_probabilities
@@ -136,7 +136,8 @@ class _Work:
         if num_classes != len(splits["train"].classes):
             raise UserError(
                 f"{path} has {num_classes} classes, and the photos are in "
-                f"{len(splits['train'].classes)} folders. Give a folder with one folder per class."
+                f"{len(splits['train'].classes)} folders. Give a folder with one folder per class. "
+                f"{describe_empty(splits['train'].empty_classes)}".rstrip()
             )
         self.name, self.model, self.folder, self.pixels = path.stem, model, folder, pixels
         self.train = splits["train"]

@@ -63,8 +63,8 @@ class Choice(BaseModel):
 
 class DataConfig(Strict):
     source: str = "folder"
-    """Where photos come from. folder: one folder per class, or train/, validation/ and test/ that
-    hold one folder per class. digits: the handwritten digits of scikit-learn."""
+    """Where photos come from. folder: one folder per class, or split folders (train/, test/ and the
+    like) that hold one folder per class. digits: the handwritten digits of scikit-learn."""
     path: UserPath | None = None
     """The folder of photos, relative to the folder in which the command runs."""
     unlabelled: UserPath | None = None
@@ -73,8 +73,9 @@ class DataConfig(Strict):
     """Share of the photos that decide between models."""
     test: Share = 0.2
     """Share of the photos that only the report uses."""
-    max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """The run stops if a larger share of the photos is unusable."""
+    max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """The run stops if a larger share of the photos cannot be used: damaged ones, and kinds that
+    are not read, such as RAW."""
 
 
 class ViewsConfig(Strict):

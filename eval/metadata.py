@@ -9,13 +9,14 @@ import io
 import logging
 import os
 import struct
+import unicodedata
 import zipfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from configs.artifacts import ending
 from configs.records import to_json
@@ -35,7 +36,14 @@ MAX_JSON_BYTES = 4 << 20
 MAX_ZIP_BYTES = 2 * MAX_JSON_BYTES
 """How much of the end of a file is searched for a ZIP."""
 
+
+def class_name(text: str) -> str:
+    """The name of a class in Unicode form NFC, because macOS writes names of folders in another."""
+    return unicodedata.normalize("NFC", text)
+
+
 Share = Annotated[float, Field(ge=0, lt=1)]
+ClassName = Annotated[str, AfterValidator(class_name)]
 ImageSize = Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=2, max_length=2)]
 
 
@@ -59,7 +67,7 @@ class FileMetadata:
         version: of Potstill.
     """
 
-    classes: Annotated[list[str], Field(min_length=1)]
+    classes: Annotated[list[ClassName], Field(min_length=1)]
     output: OutputKind
     pixels: Pixels
     image_size: ImageSize

@@ -13,13 +13,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 from PIL.JpegImagePlugin import JpegImageFile
+
+from eval.photo_colours import to_rgb
 
 # Pillow warns of damaged EXIF and of large photos; `catch_warnings` is not safe in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+RAW_SUFFIXES = frozenset({
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".iiq", ".kdc", ".mrw", ".nef", ".nrw",
+    ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
+})  # fmt: skip
+"""What cameras call their RAW photos. Pillow would open the small preview inside a few of them."""
+
+PHOTO_SUFFIXES = RAW_SUFFIXES | {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".hif", ".bmp",
+    ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".jxl",
+}  # fmt: skip
+"""The endings of photos, of those too that cannot be read here: see `UnreadKind`."""
+
+HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+AVIF_BRANDS = frozenset({b"avif", b"avis"})
+"""Brands of files with an `ftyp` box at their start (ISO/IEC 23008-12, AVIF specification)."""
 
 MAX_JPEG_PIXELS = 400_000_000
 """Phones make JPEGs of 200 megapixels. Other formats end at Pillow's own limit of 179."""
@@ -30,8 +46,6 @@ BYTES_PER_PIXEL = 8
 COEFFICIENT_BYTES_PER_PIXEL = 6
 """The decoder holds 2 bytes for each of 3 channels of a whole progressive JPEG."""
 
-ROWS_PER_BAND = 256
-
 # What Pillow's decoders raise on damaged files.
 DAMAGED = (
     OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, MemoryError,
@@ -41,6 +55,10 @@ DAMAGED = (
 
 class UnreadablePhoto(Exception):
     """The file is not a photo, or is damaged; the message says which."""
+
+
+class UnreadKind(UnreadablePhoto):
+    """Photos of this kind cannot be read here; the message says what to do."""
 
 
 class ByteBudget:
@@ -87,9 +105,9 @@ class DecodedPhoto:
 def decoded_photo(path: Path, max_short_side: int | None = None) -> Iterator[DecodedPhoto]:
     """The photo, decoded to its last row; its bytes count in `DECODING` until the block ends.
 
-    Grey, palette, CMYK and 16-bit photos become 8-bit RGB. Transparent photos are laid on white.
-    An animation gives its first frame. A JPEG above Pillow's limit is decoded at an eighth of
-    its width and height.
+    Grey, palette, CMYK, 16-bit and float photos become 8-bit RGB; see `to_rgb`. An animation gives
+    its first frame. HEIC needs the package pillow-heif. A JPEG above Pillow's limit is decoded at
+    an eighth of its width and height.
 
     Args:
         max_short_side: the JPEG decoder may skip detail that a short side of so many pixels
@@ -97,6 +115,7 @@ def decoded_photo(path: Path, max_short_side: int | None = None) -> Iterator[Dec
 
     Raises:
         UnreadablePhoto: the file is empty, cut short, damaged, too large, or not a photo.
+        UnreadKind: nothing here reads photos of its kind.
         FileNotFoundError: there is no such file.
     """
     with ExitStack() as stack:
@@ -109,7 +128,7 @@ def decoded_photo(path: Path, max_short_side: int | None = None) -> Iterator[Dec
             stack.enter_context(DECODING.take(_bytes_to_decode(image, size)))
             image.load()
             upright = _upright(image)
-            rgb = _to_rgb(upright)
+            rgb = to_rgb(upright)
         except UnidentifiedImageError:
             raise UnreadablePhoto("not a photo, or of an unknown kind") from None
         except Image.DecompressionBombError:
@@ -152,7 +171,12 @@ def photo_size(path: Path) -> tuple[int, int]:
 
 def _open(path: Path) -> Image.Image:
     """The file with its header read; a JPEG may exceed Pillow's limit."""
+    if Path(path).suffix.lower() in RAW_SUFFIXES:
+        raise UnreadKind("RAW photos of cameras are not read. Export them as JPEG")
     try:
+        return Image.open(path)
+    except UnidentifiedImageError:
+        _learn_kind(path)
         return Image.open(path)
     except Image.DecompressionBombError:
         try:
@@ -162,6 +186,28 @@ def _open(path: Path) -> Image.Image:
         if jpeg is None or jpeg.width * jpeg.height > MAX_JPEG_PIXELS:
             raise
         return jpeg
+
+
+def _learn_kind(path: Path) -> None:
+    """Teach Pillow the kind of a file that it does not know, if a package can.
+
+    The content tells the kind, because phones and browsers also write HEIC and AVIF as .jpg.
+    """
+    with open(path, "rb") as file:
+        start = file.read(12)
+    brand = start[8:] if start[4:8] == b"ftyp" else b""
+    if brand in HEIC_BRANDS:
+        try:
+            import pillow_heif
+        except ImportError:
+            raise UnreadKind(
+                "HEIC photos need one more package: pip install 'potstill[heic]'"
+            ) from None
+        pillow_heif.register_heif_opener()
+    elif brand in AVIF_BRANDS and not features.check("avif"):
+        raise UnreadKind("this Pillow was built without AVIF: pip install --upgrade pillow")
+    elif start.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        raise UnreadKind("JPEG XL is not read. Convert the photos to JPEG or PNG")
 
 
 def _is_large(size: tuple[int, int]) -> bool:
@@ -201,33 +247,3 @@ def _upright(image: Image.Image) -> Image.Image:
         return image if is_upright else ImageOps.exif_transpose(image)
     except DAMAGED:
         return image  # the pixels are whole; only the EXIF is damaged
-
-
-def _largest(image: Image.Image) -> float:
-    """The largest value of an image with one channel."""
-    return float(np.asarray(image.getextrema()).max())
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    is_16_bit = image.mode.startswith("I;") or (image.mode == "I" and _largest(image) > 255)
-    rgb = Image.new("RGB", image.size)
-    # In bands, because some conversions need 40 bytes a pixel.
-    for top in range(0, image.height, ROWS_PER_BAND):
-        bottom = min(top + ROWS_PER_BAND, image.height)
-        band = image.crop((0, top, image.width, bottom))
-        rgb.paste(_band_to_rgb(band, is_16_bit=is_16_bit), (0, top))
-    return rgb
-
-
-def _band_to_rgb(band: Image.Image, *, is_16_bit: bool) -> Image.Image:
-    if band.mode.startswith("I") or band.mode == "F":
-        values = np.asarray(band, dtype="float64")
-        # 257, so that 65535 becomes 255.
-        scaled = np.clip(values, 0, 65535) / 257 if is_16_bit else np.clip(values, 0, 255)
-        return Image.fromarray(scaled.round().astype("uint8")).convert("RGB")
-    if band.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in band.info:
-        rgba = band.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return band.convert("RGB")

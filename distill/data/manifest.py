@@ -2,13 +2,14 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from configs.artifacts import read_json, write_text
+from configs.artifacts import ending, read_json, write_text
 from configs.run_dir import RunDir
 
 SPLITS = ("train", "validation", "test")
@@ -43,12 +44,14 @@ class Skipped:
     """A file that is not used.
 
     Attributes:
-        is_damaged: a photo was expected here and cannot be read.
+        is_lost_photo: a photo was expected here and cannot be read.
+        is_unread_kind: no photo of its kind can be read here; `reason` says what to do.
     """
 
     path: str
     reason: str
-    is_damaged: bool = False
+    is_lost_photo: bool = False
+    is_unread_kind: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,49 @@ class Examples:
     Attributes:
         labels: class indices, int32 (examples,); -1 for a photo without a label.
         classes: the names of all classes, in the order of their indices.
+        empty_classes: the names of class folders without a usable photo; they are no classes.
     """
 
     ids: list[str]
     paths: list[Path]
     labels: np.ndarray
     classes: list[str]
+    empty_classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def count_endings(skipped: Iterable[Skipped]) -> dict[str, int]:
+    """How many files of each ending are not used, the most frequent first."""
+    return dict(Counter(ending(file.path) for file in skipped).most_common())
+
+
+def describe_endings(num_by_ending: Mapping[str, int]) -> str:
+    """`count_endings` in words, as in "30 .heic, 2 .txt"."""
+    names = [f"{num} {name or 'without an ending'}" for name, num in num_by_ending.items()]
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more kinds" if names[10:] else "")
+
+
+def describe_skipped(skipped: Sequence[Skipped]) -> list[str]:
+    """Lines for the user: how many files are not used, and what to do about unread kinds."""
+    if not skipped:
+        return []
+    lines = [f"skipped {len(skipped)} files: {describe_endings(count_endings(skipped))}"]
+    by_reason: dict[str, list[Skipped]] = defaultdict(list)
+    for file in skipped:
+        if file.is_unread_kind:
+            by_reason[file.reason].append(file)
+    lines += [f"{describe_endings(count_endings(f))}: {reason}" for reason, f in by_reason.items()]
+    return lines
+
+
+def describe_empty(classes: Sequence[str]) -> str:
+    """A sentence that names the class folders without a usable photo; "" if there are none."""
+    if not classes:
+        return ""
+    names = ", ".join(classes[:20]) + (f" and {len(classes) - 20} more" if classes[20:] else "")
+    return f"These class folders are left out, because no photo in them can be used: {names}."
 
 
 def write_manifest(run: RunDir, photos: list[Photo], skipped: list[Skipped]) -> list[Path]:
@@ -94,7 +131,9 @@ def load_examples(run: RunDir, *splits: str) -> Examples:
     with open(run.photos_manifest, newline="", encoding="utf-8") as file:
         photos = [_photo(row) for row in csv.DictReader(file)]
     chosen = [photo for split in splits for photo in photos if photo.split == split]
-    return make_examples(chosen, Path(facts["root"]), facts["classes"])
+    # Manifests of older versions do not name empty class folders.
+    empty = facts.get("empty_classes", [])
+    return make_examples(chosen, Path(facts["root"]), facts["classes"], empty)
 
 
 def student_examples(run: RunDir) -> Examples:
@@ -107,7 +146,9 @@ def _photo(row: dict[str, str]) -> Photo:
     return Photo(**{**row, **size})  # type: ignore[arg-type]
 
 
-def make_examples(photos: Sequence[Photo], root: Path, classes: list[str]) -> Examples:
+def make_examples(
+    photos: Sequence[Photo], root: Path, classes: list[str], empty_classes: Sequence[str] = ()
+) -> Examples:
     """Examples of these photos; `root` is what their paths are relative to."""
     indices = {"": -1, **{name: i for i, name in enumerate(classes)}}
     return Examples(
@@ -115,4 +156,5 @@ def make_examples(photos: Sequence[Photo], root: Path, classes: list[str]) -> Ex
         paths=[root / photo.path for photo in photos],
         labels=np.array([indices[photo.label] for photo in photos], "int32"),
         classes=classes,
+        empty_classes=tuple(empty_classes),
     )

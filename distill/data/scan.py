@@ -1,8 +1,10 @@
 """From a source of photos to usable ones, each in its split."""
 
+import logging
+import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +21,18 @@ from distill.data.manifest import (
     Examples,
     Photo,
     Skipped,
+    count_endings,
+    describe_empty,
+    describe_endings,
+    describe_skipped,
     make_examples,
     write_manifest,
 )
 from distill.data.sources import SOURCES, ListedFile, Listing, unlabelled_files
 from distill.data.splits import SplitRule
-from eval.photo_files import PHOTO_SUFFIXES, UnreadablePhoto, photo_size
+from eval.photo_files import PHOTO_SUFFIXES, UnreadablePhoto, UnreadKind, photo_size
+
+log = logging.getLogger("potstill")
 
 DEFAULTS = DataConfig()
 
@@ -41,8 +49,10 @@ def data_step(run: RunDir, data: DataConfig) -> Step:
             "root": str(listing.root.resolve()),
             "source": data.source,
             "classes": _class_names(photos),
+            "empty_classes": _empty_classes(listing, photos),
             **{f"num_{split}": count[split] for split in (*SPLITS, UNLABELLED)},
             "num_skipped": len(skipped),
+            "skipped_endings": count_endings(skipped),
         }
 
     inputs = {"data": data.model_dump(mode="json"), "listing": listing_digest}
@@ -55,10 +65,10 @@ def scan_folder(
     """Examples by split of a folder of photos that belongs to no run, by the same split rule."""
     listing = SOURCES["folder"](path, Path())
     rule = SplitRule(validation=validation, test=test)
-    photos, _ = scan(listing, rule, max_skipped=DEFAULTS.max_skipped)
-    classes = _class_names(photos)
+    photos, _ = scan(listing, rule, max_skipped=DEFAULTS.max_skipped, in_run=False)
+    classes, empty = _class_names(photos), _empty_classes(listing, photos)
     return {
-        split: make_examples([photo for photo in photos if photo.split == split], path, classes)
+        split: make_examples([p for p in photos if p.split == split], path, classes, empty)
         for split in SPLITS
     }
 
@@ -89,12 +99,17 @@ class _Candidate:
 
 
 def scan(
-    listing: Listing, rule: SplitRule, *, max_skipped: float
+    listing: Listing, rule: SplitRule, *, max_skipped: float, in_run: bool = True
 ) -> tuple[list[Photo], list[Skipped]]:
     """Open every file, skip what cannot be used, and give each photo its split.
 
+    The log names what is not used: files by their endings, empty class folders, loose photos.
+
+    Args:
+        in_run: whether the user can set `data.max_skipped`.
+
     Raises:
-        UserError: too many photos are damaged, or the others cannot train a classifier.
+        UserError: too many photos cannot be used, or the others cannot train a classifier.
     """
     if rule.validation + rule.test >= 1:
         raise UserError(
@@ -113,10 +128,16 @@ def scan(
                 split = file.split or train_rule.split_of(result.sha256)
                 candidates.append(_Candidate(replace(result, split=split), file.split is not None))
             advance(number, f"{len(skipped)} skipped")
-    photos, duplicates = _without_duplicates(candidates)
+    unique, duplicates = _without_duplicates(candidates)
     skipped += duplicates
-    _check_damaged(listing, photos, skipped, max_skipped)
-    _check_classes(listing, photos)
+    photos = sorted(_with_full_splits(unique, train_rule), key=lambda photo: photo.id)
+    _check_lost(listing.root, len(photos), skipped, max_skipped=max_skipped, in_run=in_run)
+    _check_classes(listing, photos, skipped)
+    for line in describe_skipped(skipped):
+        log.info("%s", line)
+    empty = _empty_classes(listing, photos)
+    for line in [*([describe_empty(empty)] if empty else []), *listing.notes]:
+        log.warning("%s", line)
     return photos, skipped
 
 
@@ -126,22 +147,24 @@ def _read(root: Path, file: ListedFile) -> Photo | Skipped:
         file.path.encode("utf-8")
     except UnicodeEncodeError:
         readable = file.path.encode("utf-8", "backslashreplace").decode()
-        return Skipped(readable, "file name is not UTF-8", is_damaged=True)
+        return Skipped(readable, "file name is not UTF-8", is_lost_photo=True)
     if ending(path) not in PHOTO_SUFFIXES:
         return Skipped(file.path, f"not a photo ({ending(path) or 'no ending'})")
     try:
         width, height = photo_size(path)
         sha256 = file_sha256(path)
+    except UnreadKind as error:
+        return Skipped(file.path, str(error), is_lost_photo=True, is_unread_kind=True)
     except UnreadablePhoto as error:
-        return Skipped(file.path, str(error), is_damaged=True)
+        return Skipped(file.path, str(error), is_lost_photo=True)
     except OSError as error:
-        return Skipped(file.path, error.strerror or str(error), is_damaged=True)
+        return Skipped(file.path, error.strerror or str(error), is_lost_photo=True)
     return Photo(sha256[:16], file.path, file.label, "", width, height, sha256)
 
 
 def _without_duplicates(
     candidates: Iterable[_Candidate],
-) -> tuple[list[Photo], list[Skipped]]:
+) -> tuple[list[_Candidate], list[Skipped]]:
     """One photo for each content.
 
     A photo under two labels is not used, because nobody knows which label is right. Of a photo in
@@ -152,7 +175,7 @@ def _without_duplicates(
     same_content: dict[str, list[_Candidate]] = defaultdict(list)
     for candidate in candidates:
         same_content[candidate.photo.sha256].append(candidate)
-    photos, skipped = [], []
+    unique, skipped = [], []
     for group in same_content.values():
         group.sort(key=lambda c: (-order.index(c.photo.split), not c.has_split_folder))
         first, *others = [candidate.photo for candidate in group]
@@ -161,47 +184,73 @@ def _without_duplicates(
             reason = f"the same photo under {' and '.join(labels)}"
             skipped += [Skipped(photo.path, reason) for photo in (first, *others)]
             continue
-        photos.append(first)
+        unique.append(group[0])
         skipped += [Skipped(photo.path, f"the same photo as {first.path}") for photo in others]
-    return sorted(photos, key=lambda photo: photo.id), skipped
+    return unique, skipped
 
 
-def _check_damaged(
-    listing: Listing, photos: list[Photo], skipped: list[Skipped], max_skipped: float
+def _with_full_splits(candidates: Iterable[_Candidate], rule: SplitRule) -> Iterator[Photo]:
+    """The photos, those without a split folder split class by class."""
+    by_class: dict[str, list[Photo]] = defaultdict(list)
+    for candidate in candidates:
+        if candidate.has_split_folder:
+            yield candidate.photo
+        else:
+            by_class[candidate.photo.label].append(candidate.photo)
+    for photos in by_class.values():
+        splits = rule.splits_of_class(photo.sha256 for photo in photos)
+        for photo in photos:
+            yield replace(photo, split=splits[photo.sha256])
+
+
+def _check_lost(
+    root: Path, num_photos: int, skipped: list[Skipped], *, max_skipped: float, in_run: bool
 ) -> None:
-    damaged = [file for file in skipped if file.is_damaged]
-    expected = len(photos) + len(damaged)
-    if damaged and len(damaged) > max_skipped * expected:
-        examples = "\n  ".join(f"{file.path}: {file.reason}" for file in damaged[:5])
-        raise UserError(
-            f"{len(damaged)} of {expected} photos in {listing.root} cannot be used, more than "
-            f"data.max_skipped ({max_skipped:.0%}) allows:\n  {examples}\n"
-            "Repair or remove them, or raise the limit: --set data.max_skipped=0.5"
-        )
+    lost = [file for file in skipped if file.is_lost_photo]
+    expected = num_photos + len(lost)
+    if not lost or len(lost) <= max_skipped * expected:
+        return
+    first_by_reason = {file.reason: file for file in reversed(lost)}
+    examples = [f"{file.path}: {file.reason}" for file in reversed(first_by_reason.values())]
+    limit = "data.max_skipped" if in_run else "the limit"
+    enough = math.ceil(100 * len(lost) / expected) / 100
+    raised = f", or raise the limit: --set data.max_skipped={enough}" if in_run else ""
+    raise UserError(
+        f"{len(lost)} of {expected} photos in {root} cannot be used "
+        f"({describe_endings(count_endings(lost))}), more than {limit} ({max_skipped:.0%}) "
+        "allows:\n  " + "\n  ".join(examples[:5]) + f"\nRepair, convert or remove them{raised}"
+    )
 
 
-def _check_classes(listing: Listing, photos: list[Photo]) -> None:
+def _check_classes(listing: Listing, photos: list[Photo], skipped: list[Skipped]) -> None:
     count = Counter((photo.label, photo.split) for photo in photos)
-    classes = sorted({file.label for file in listing.files} - {""})
-    usable = [name for name in classes if any(count[name, split] for split in SPLITS)]
+    usable = _class_names(photos)
+    lines = "".join(f"\n{line}" for line in describe_skipped(skipped))
     if len(usable) < 2:
         raise UserError(
             f"{listing.root} holds usable photos of {len(usable)} class(es) "
             f"({', '.join(usable) or 'none'}). A classifier needs at least two folders of photos."
+            f"{lines}"
         )
     for name in usable:
         if not count[name, "train"]:
             raise UserError(
                 f"class {name!r} in {listing.root} has no photo to train on. Add at least ten "
-                "photos of it, or remove the folder."
+                f"photos of it, or remove the folder.{lines}"
             )
     for split in ("validation", "test"):
         if not any(count[name, split] for name in usable):
             raise UserError(
                 f"the {split} split is empty: {len(photos)} photos are too few, or "
-                f"data.{split} is too small. Add photos, or raise data.{split}."
+                f"data.{split} is too small. Add photos, or raise data.{split}.{lines}"
             )
 
 
 def _class_names(photos: list[Photo]) -> list[str]:
     return sorted({photo.label for photo in photos} - {""})
+
+
+def _empty_classes(listing: Listing, photos: list[Photo]) -> list[str]:
+    """The names of class folders without a usable photo."""
+    folders = {*listing.classes, *(file.label for file in listing.files)} - {""}
+    return sorted(folders - set(_class_names(photos)))

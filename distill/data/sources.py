@@ -1,24 +1,15 @@
 """`SOURCES`: where photos come from. A source lists files and does not open them."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from configs.artifacts import whole_file
 from configs.errors import UserError
 from configs.registry import Registry
+from distill.data.folders import EXAMPLE, files_below, read_layout
 
 SOURCES = Registry("source")
-
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "test": "test",
-}
 
 EXPECTED_FOLDER = "Expected a folder with one folder per class."
 
@@ -48,75 +39,39 @@ class Listing:
 
     Attributes:
         root: the folder that their paths are relative to.
+        classes: the names of class folders, of empty ones too; those of `files` need not be here.
+        notes: what else lies in the folder and is not used, in sentences for the user.
     """
 
     root: Path
     files: list[ListedFile]
+    classes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @SOURCES.add
 def folder(path: Path | None, run_data: Path) -> Listing:
-    """A folder with one folder per class, or with train/, validation/ and test/ folders of them."""
+    """A folder with one folder per class, or with split folders of them."""
     if path is None:
         raise UserError("data.path is not set. Name the folder of photos: --set data.path=FOLDER")
     if not path.exists():
         raise UserError(f"{path} does not exist. {EXPECTED_FOLDER}")
     if not path.is_dir():
         raise UserError(f"{path} is a file. {EXPECTED_FOLDER}")
-    top = _folders(path)
-    splits = {name: SPLIT_FOLDERS[name.lower()] for name in top if name.lower() in SPLIT_FOLDERS}
-    if "train" in splits.values():
-        others = sorted(set(top) - set(splits))
-        if others:
-            raise UserError(
-                f"{path} holds {', '.join(splits)} and also {', '.join(others)}. Expected either "
-                "class folders, or train/, validation/ and test/ with class folders inside."
-            )
-        files = _files_of_splits(path, splits)
-    else:
-        files = _files_of_classes(path, path, None)
-    if not files:
-        content = f"{len(top)} folders, all empty" if top else "no folders"
-        raise UserError(
-            f"{path} holds {content}. Expected one folder per class with photos inside, as in\n"
-            f"  {path}/cat/1.jpg\n  {path}/dog/1.jpg"
-        )
-    return Listing(path, files)
-
-
-def _files_of_splits(root: Path, splits: dict[str, str]) -> list[ListedFile]:
-    files: list[ListedFile] = []
-    for name, split in splits.items():
-        # The split rule draws from train what has no folder of its own.
-        files += _files_of_classes(root, root / name, None if split == "train" else split)
-    return files
-
-
-def _files_of_classes(root: Path, parent: Path, split: str | None) -> list[ListedFile]:
-    return [
-        ListedFile(path, label, split)
-        for label in _folders(parent)
-        for path in _files(root, parent / label)
+    layout = read_layout(path)
+    files = [
+        ListedFile(name, folder.label, folder.split)
+        for folder in layout.class_folders
+        for name in files_below(path, path / folder.path)
     ]
-
-
-def _folders(path: Path) -> list[str]:
-    return sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _files(root: Path, start: Path) -> Iterator[str]:
-    """Every file below `start` except hidden ones; links to folders are followed once."""
-    visited: set[str] = set()
-    for parent, folders, names in os.walk(start, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in visited:
-            folders.clear()  # a link leads back here
-            continue
-        visited.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield os.path.relpath(os.path.join(parent, name), root)
+    classes = sorted({folder.label for folder in layout.class_folders})
+    if not files:
+        content = f"{len(classes)} folders, all empty" if classes else "no folders"
+        raise UserError(
+            f"{path} holds {content}. Expected one folder per class with photos inside, "
+            f"{EXAMPLE.format(path)}"
+        )
+    return Listing(path, files, classes, layout.notes)
 
 
 def unlabelled_files(path: Path) -> list[str]:
@@ -128,7 +83,7 @@ def unlabelled_files(path: Path) -> list[str]:
     if not path.is_dir():
         raise UserError(f"data.unlabelled is {path}. Expected a folder of photos.")
     root = path.resolve()
-    return [str(root / name) for name in _files(root, root)]
+    return [str(root / name) for name in files_below(root, root)]
 
 
 @SOURCES.add

@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import unicodedata
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,13 @@ def test_the_zip_behind_a_large_model_is_read(tmp_path: Path) -> None:
 def test_the_written_values_are_those_that_are_read() -> None:
     assert METADATA.describe() == VALUES
     assert "split" not in FileMetadata(**{**vars(METADATA), "split": None}).describe()
+
+
+def test_class_names_that_macos_wrote_have_the_form_of_all_others(tflite_file: Path) -> None:
+    names = [unicodedata.normalize("NFD", name) for name in VALUES["classes"]]
+    assert names != VALUES["classes"]
+    add_member(tflite_file, json.dumps({"potstill": {**VALUES, "classes": names}}))
+    assert read_metadata(tflite_file) == METADATA
 
 
 @pytest.mark.parametrize("content", [{"author": "somebody"}, {"potstill": None}])

@@ -1,3 +1,4 @@
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from eval import photo_files
-from eval.photo_files import ByteBudget, UnreadablePhoto, decode_photo, photo_size
+from eval.photo_files import ByteBudget, UnreadablePhoto, UnreadKind, decode_photo, photo_size
 
 
 def save(path: Path, image: Image.Image, **options: object) -> Path:
@@ -17,7 +18,9 @@ def save(path: Path, image: Image.Image, **options: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif", "tif"])
+@pytest.mark.parametrize(
+    "suffix", ["jpg", "png", "webp", "bmp", "gif", "tif", "avif", "jfif", "jp2", "ppm"]
+)
 def test_every_kind_of_photo_becomes_rgb(tmp_path: Path, suffix: str) -> None:
     photo = decode_photo(save(tmp_path / f"a.{suffix}", Image.new("RGB", (6, 4), "red")))
     assert photo.shape == (4, 6, 3)
@@ -75,7 +78,9 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
     assert decode_photo(path)[1, 1].tolist() == [255, 0, 0]
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "tif", "bmp"])
+@pytest.mark.parametrize(
+    "suffix", ["jpg", "png", "webp", "gif", "tif", "bmp", "avif", "jfif", "jp2", "ppm"]
+)
 def test_a_truncated_photo_is_unreadable(tmp_path: Path, suffix: str) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     path = save(tmp_path / f"a.{suffix}", Image.fromarray(noise))
@@ -97,6 +102,68 @@ def test_no_photo_at_all_says_so(tmp_path: Path) -> None:
         decode_photo(tmp_path / "missing.jpg")
 
 
+HEIC_START = b"\0\0\0\x18ftypheic"
+
+
+@pytest.mark.parametrize("name", ["a.heic", "a.HEIF", "an_iphone_called_it.jpg"])
+def test_heic_without_its_package_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / name).write_bytes(HEIC_START + bytes(500))
+    with pytest.raises(UnreadKind, match=r"pip install 'potstill\[heic\]'"):
+        decode_photo(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.heic", "a.jpg"])
+def test_heic_is_read_with_its_package_and_set_upright_once(tmp_path: Path, name: str) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:, :20] = (250, 0, 0)  # red on the left, which is the top after a quarter turn
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path / "a.heic", Image.fromarray(pixels), exif=exif.tobytes(), quality=100)
+    (tmp_path / "a.heic").rename(tmp_path / name)
+    photo = decode_photo(tmp_path / name)
+    assert photo.shape == (60, 40, 3)
+    # HEVC rounds colours by a few steps.
+    np.testing.assert_allclose(photo[5, 20].astype(int), [250, 0, 0], atol=8)
+    np.testing.assert_allclose(photo[50, 20].astype(int), [0, 0, 0], atol=8)
+
+
+def test_a_damaged_heic_is_damaged_and_asks_for_no_package(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    (tmp_path / "a.heic").write_bytes(HEIC_START + bytes(500))
+    with pytest.raises(UnreadablePhoto) as error:
+        decode_photo(tmp_path / "a.heic")
+    assert not isinstance(error.value, UnreadKind)
+
+
+def test_avif_where_pillow_lacks_it_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "a.avif", Image.new("RGB", (6, 4)))
+    # As Pillow's own plugin does where the codec is missing.
+    monkeypatch.setattr("PIL.AvifImagePlugin.SUPPORTED", False)
+    monkeypatch.setattr("PIL.features.check", lambda name: False)
+    with pytest.raises(UnreadKind, match="Pillow was built without AVIF"):
+        decode_photo(path)
+
+
+@pytest.mark.parametrize("suffix", ["dng", "CR2", "nef"])
+def test_a_raw_photo_is_not_replaced_by_its_preview(tmp_path: Path, suffix: str) -> None:
+    preview = save(tmp_path / "preview.tif", Image.new("RGB", (6, 4)))
+    with pytest.raises(UnreadKind, match="RAW photos of cameras are not read"):
+        decode_photo(preview.rename(tmp_path / f"a.{suffix}"))
+
+
+def test_jpeg_xl_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jxl").write_bytes(b"\xff\x0a" + bytes(50))
+    with pytest.raises(UnreadKind, match="JPEG XL"):
+        decode_photo(tmp_path / "a.jxl")
+
+
 def test_a_decompression_bomb_is_unreadable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,7 +180,7 @@ def test_shrinking_stops_at_the_short_side_and_never_enlarges(tmp_path: Path, su
     assert decode_photo(path, max_short_side=500).shape == (100, 300, 3)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "P", "L", "I;16", "CMYK"])
+@pytest.mark.parametrize("mode", ["RGBA", "P", "L", "I;16", "CMYK", "F"])
 def test_a_tall_photo_is_converted_as_its_parts_are(tmp_path: Path, mode: str) -> None:
     noise = np.random.default_rng(2).integers(0, 256, (600, 7, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
@@ -178,8 +245,8 @@ def test_decodes_at_the_same_time_stay_within_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos_in_budget: float, at_once: int
 ) -> None:
     path = save(tmp_path / "a.png", Image.new("RGB", (50, 40)))
-    overlap = Overlap(photo_files._to_rgb)
-    monkeypatch.setattr(photo_files, "_to_rgb", overlap)
+    overlap = Overlap(photo_files.to_rgb)
+    monkeypatch.setattr(photo_files, "to_rgb", overlap)
     budget = int(photos_in_budget * 50 * 40 * photo_files.BYTES_PER_PIXEL)
     monkeypatch.setattr(photo_files, "DECODING", ByteBudget(budget))
     with ThreadPoolExecutor(6) as pool:

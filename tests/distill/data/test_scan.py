@@ -32,6 +32,11 @@ def scanned(
     return photos, {s.path: s.reason for s in skipped}
 
 
+def write_heic(path: Path) -> None:
+    """The first bytes of a HEIC file, which no decoder reads."""
+    path.write_bytes(b"\0\0\0\x18ftypheic" + path.name.encode() * 20)
+
+
 def test_class_folders_become_labelled_examples_in_three_splits(photo_folder: Path) -> None:
     photos, skipped = scanned(photo_folder)
     assert len(photos) == 60
@@ -81,7 +86,9 @@ def test_photos_of_every_mode_are_used(photo_folder: Path, mode: str, suffix: st
     assert not skipped
 
 
-@pytest.mark.parametrize("suffix", [".webp", ".bmp", ".gif", ".JPEG", ".PNG"])
+@pytest.mark.parametrize(
+    "suffix", [".webp", ".bmp", ".gif", ".JPEG", ".PNG", ".JFIF", ".avif", ".ppm"]
+)
 def test_photos_of_every_kind_of_file_are_used(photo_folder: Path, suffix: str) -> None:
     Image.effect_noise((20, 20), 50).convert("RGB").save(photo_folder / "cat" / f"odd{suffix}")
     assert f"cat/odd{suffix}" in {photo.path for photo in scanned(photo_folder)[0]}
@@ -173,6 +180,101 @@ def test_split_folders_decide_and_a_photo_in_train_and_test_is_only_tested(tmp_p
     assert skipped == {"train/cat/leak.png": "the same photo as test/cat/t0.png"}
 
 
+def test_kinds_that_are_not_read_count_as_lost_photos_and_other_files_do_not(
+    photo_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(12):
+        write_heic(photo_folder / "cat" / f"IMG_{number}.HEIC")
+    save_photo(photo_folder / "dog" / "shot.dng.png", seed=1).rename(
+        photo_folder / "dog" / "shot.DNG"
+    )
+    for number in range(200):
+        (photo_folder / "cat" / f"{number}.txt").touch()
+    with caplog.at_level("INFO"):
+        photos, skipped = scanned(photo_folder, max_skipped=13 / 73)
+    assert len(photos) == 60
+    assert "RAW photos" in skipped["dog/shot.DNG"]
+    assert skipped["cat/0.txt"] == "not a photo (.txt)"
+    assert "skipped 213 files: 200 .txt, 12 .heic, 1 .dng" in caplog.messages
+    assert any(line.startswith("1 .dng: RAW photos") for line in caplog.messages)
+    with pytest.raises(UserError, match=r"13 of 73 photos .*\(12 \.heic, 1 \.dng\), more than"):
+        scanned(photo_folder, max_skipped=12.9 / 73)
+
+
+def test_the_limit_that_the_error_names_is_enough(photo_folder: Path) -> None:
+    for number in range(31):
+        write_heic(photo_folder / "cat" / f"IMG_{number}.heic")
+    with pytest.raises(UserError) as error:
+        scanned(photo_folder, max_skipped=0.2)
+    assert "--set data.max_skipped=0.35" in str(error.value)  # 31 of 91 are 34.1 %
+    assert len(scanned(photo_folder, max_skipped=0.35)[0]) == 60
+
+
+def test_without_a_run_the_error_names_no_setting(photo_folder: Path) -> None:
+    for number in range(30):
+        write_heic(photo_folder / "cat" / f"IMG_{number}.heic")
+    with pytest.raises(UserError, match=r"30 \.heic") as error:
+        scan_folder(photo_folder)
+    assert "--set" not in str(error.value)
+
+
+def test_too_few_photos_and_the_endings_of_the_others(photo_folder: Path) -> None:
+    for path in photo_folder.glob("dog/*.png"):
+        path.rename(path.with_suffix(".heic.txt"))
+    with pytest.raises(UserError, match=r"at least two folders.*\nskipped 30 files: 30 \.txt"):
+        scanned(photo_folder)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_small_folder_has_all_splits(tmp_path: Path, seed: int) -> None:
+    """By the contents alone, four photos of a class leave a split empty in two of three folders."""
+    for number in range(4):
+        save_photo(tmp_path / "cat" / f"{number}.png", seed=100 * seed + number)
+        save_photo(tmp_path / "dog" / f"{number}.png", seed=100 * seed + 50 + number)
+    photos, _ = scanned(tmp_path)
+    splits = [(photo.label, photo.split) for photo in photos]
+    expected = {(c, s) for c in ("cat", "dog") for s in ("train", "validation", "test")}
+    assert set(splits) == expected
+
+
+def test_a_small_class_beside_a_test_folder_keeps_it_and_gives_validation_a_photo(
+    tmp_path: Path,
+) -> None:
+    for number in range(5):
+        for label, seed in (("cat", 0), ("dog", 50)):
+            save_photo(tmp_path / "training_set" / label / f"{number}.png", seed=seed + number)
+            save_photo(tmp_path / "test_set" / label / f"{number}.png", seed=500 + seed + number)
+    photos, _ = scanned(tmp_path)
+    for label in ("cat", "dog"):
+        drawn = {p.split for p in photos if p.path.startswith(f"training_set/{label}")}
+        assert drawn == {"train", "validation"}
+    assert sum(p.split == "test" for p in photos) == 10
+
+
+def test_a_class_that_has_every_split_is_split_by_its_contents_alone(photo_folder: Path) -> None:
+    rule = SplitRule(validation=0.2, test=0.3)
+    photos, _ = scanned(photo_folder)
+    assert {p.sha256: p.split for p in photos} == {
+        p.sha256: rule.split_of(p.sha256) for p in photos
+    }
+
+
+def test_class_folders_without_a_usable_photo_are_named(
+    photo_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (photo_folder / "orchid").mkdir()
+    (photo_folder / "lily").mkdir()
+    (photo_folder / "lily" / "notes.txt").touch()
+    run = RunDir(tmp_path / "run")
+    with caplog.at_level("WARNING"):
+        facts = take_step(data_step(run, DataConfig(path=photo_folder)))
+    assert facts["classes"] == ["cat", "dog"]
+    assert facts["empty_classes"] == ["lily", "orchid"]
+    assert any(line.endswith("can be used: lily, orchid.") for line in caplog.messages)
+    assert load_examples(run, "train").empty_classes == ("lily", "orchid")
+    assert scan_folder(photo_folder)["test"].empty_classes == ("lily", "orchid")
+
+
 def test_too_many_broken_photos_stop_the_scan(photo_folder: Path) -> None:
     for number in range(10):
         (photo_folder / "cat" / f"broken{number}.jpg").write_text("x")
@@ -209,6 +311,7 @@ def test_skipped_files_are_listed_in_the_run(photo_folder: Path, tmp_path: Path)
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == ["cat/empty.jpg"]
     assert facts["num_skipped"] == 1
+    assert facts["skipped_endings"] == {".jpg": 1}
 
 
 def test_the_digits_are_real_photos_of_ten_classes(tmp_path: Path) -> None:
