@@ -117,7 +117,8 @@ def onnxruntime(model: Any, path: Path, calibration: Calibration, num_images: in
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     from compress.graph.inference import TracedModel
-    from compress.recipes.converters import convert_to_onnx, quiet_converters
+    from compress.onnx.convert import convert_to_onnx
+    from compress.recipes.converters import quiet_converters
     from compress.recipes.onnx import CalibrationReader
 
     with quiet_converters(), tempfile.TemporaryDirectory() as folder:
@@ -141,7 +142,8 @@ def nncf(model: Any, path: Path, calibration: Calibration, num_images: int) -> N
 
     from compress.graph.inference import TracedModel
     from compress.graph.tensor_names import INPUT
-    from compress.recipes.converters import convert_to_onnx, quiet_converters
+    from compress.onnx.convert import convert_to_onnx
+    from compress.recipes.converters import quiet_converters
 
     with quiet_converters():
         converted = convert_to_onnx(TracedModel(model), "probabilities")

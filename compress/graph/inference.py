@@ -59,7 +59,14 @@ def _trace(model: keras.Model, output: OutputKind) -> Any:
         return answers(tf.cast(model(image, training=False), tf.float32))
 
     signature = tf.TensorSpec((1, height, width, 3), tf.float32, name=INPUT)
-    return infer.get_concrete_function(signature)
+    # Keras compiles grouped convolutions with XLA, as a function inside this one. tf2onnx cannot
+    # read a call of it, and in TFLite its tensors lose the names of their layers.
+    eagerly = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        return infer.get_concrete_function(signature)
+    finally:
+        tf.config.run_functions_eagerly(eagerly)
 
 
 def weights_sha256(model: keras.Model) -> str:

@@ -1,7 +1,7 @@
 """ONNX recipes: a Keras model -> an .onnx file with a static batch of 1 and tensors named by us."""
 
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,8 +20,10 @@ from compress.int8.precision import (
     describe_precision,
 )
 from compress.int8.ranges import Ranges, TensorReader, choose_ranges
+from compress.onnx.convert import convert_to_onnx
+from compress.onnx.operations import GELU
 from compress.recipes.conversion import Conversion
-from compress.recipes.converters import convert_to_onnx, quiet_converters
+from compress.recipes.converters import quiet_converters
 from compress.recipes.tflite import NumImages
 from configs.registry import Registry
 from configs.schema import OutputKind
@@ -112,6 +114,7 @@ def int8(
         quant_pre_process(converted, prepared)
         file_ranges = choose_ranges(tensor_reader(prepared), calibrated, ranges=ranges)
         operations = operations_of(prepared)
+        float_only = _without_int8_arithmetic(prepared)
         in_float = choose_float_operations(operations, file_ranges, calibrated, keep_float)
         quantize_static(
             prepared,
@@ -122,11 +125,13 @@ def int8(
             weight_type=QuantType.QInt8,
             per_channel=True,
             reduce_range=types.kernel_steps < INT8_STEPS,
-            nodes_to_exclude=sorted(in_float),
+            nodes_to_exclude=sorted(in_float | float_only),
             extra_options={"TensorQuantOverrides": _overrides(file_ranges.ranges)},
         )
     if ranges != "loss" and not in_float:
         return OnnxInt8(cpu, *types)
+    operations = [operation for operation in operations if operation.name not in float_only]
+    in_float -= float_only
     precision = describe_precision(operations, file_ranges, calibrated, in_float)
     return OnnxInt8(cpu, *types, precision.kept_float, precision.rounding)
 
@@ -139,6 +144,12 @@ def operations_of(path: Path) -> list[Operation]:
         Operation(node.name, [n for n in node.input if n not in constants], list(node.output))
         for node in graph.node
     ]
+
+
+def _without_int8_arithmetic(path: Path) -> set[str]:
+    """The nodes that no runtime executes in int8; rounding between them would only cost."""
+    nodes = onnx.load(path).graph.node
+    return {n.name for n in nodes if n.op_type == "LayerNormalization" or GELU in n.name}
 
 
 def tensor_reader(path: Path) -> TensorReader:
@@ -154,6 +165,8 @@ def tensor_reader(path: Path) -> TensorReader:
         for tensor in (*model.graph.value_info, *model.graph.output)
         if tensor.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and tensor.name in computed
     ]
+    maps = [tensor for tensor in floats if len(tensor.type.tensor_type.shape.dim) == 4]
+    channels_first = {tensor.name for tensor in maps} - _channels_last(nodes)
     del model.graph.output[:]
     model.graph.output.extend(floats)
     options = onnxruntime.SessionOptions()
@@ -168,12 +181,26 @@ def tensor_reader(path: Path) -> TensorReader:
         needed = [name for name in output_names if names is None or name in names]
         # For no names onnxruntime would return all tensors.
         values = session.run(needed, {INPUT: image[None]}) if needed else []
-        # ONNX has channels first, Keras last.
-        values = [np.moveaxis(value, 1, -1) if value.ndim == 4 else value for value in values]
         tensors = dict(zip(needed, values, strict=True))
+        for name in channels_first.intersection(tensors):
+            tensors[name] = np.moveaxis(tensors[name], 1, -1)
         return tensors if names is not None and INPUT not in names else {INPUT: image, **tensors}
 
     return read
+
+
+def _channels_last(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """The feature maps with channels last, as in Keras: between two transposes."""
+    last: set[str] = set()
+    for node in nodes:
+        if node.op_type == "Transpose":
+            (perm,) = (list(attribute.ints) for attribute in node.attribute)
+            is_last = perm == [0, 2, 3, 1]
+        else:
+            is_last = not last.isdisjoint(node.input)
+        if is_last:
+            last.update(node.output)
+    return last
 
 
 def _overrides(ranges: dict[str, Range]) -> dict[str, list[dict[str, Any]]]:

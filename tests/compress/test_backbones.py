@@ -70,3 +70,51 @@ def test_every_backbone_can_lose_channels(backbone):
     model, images = backbone
     smaller = without_channels(model, images, keep=0.5, multiple_of=8)
     assert 0.45 < count_macs(smaller) / count_macs(model) <= 0.5
+
+
+@pytest.fixture(scope="module")
+def convnext():
+    """A ConvNeXt with answers as sure as those of a trained one, and photos of large patches."""
+    keras.utils.set_random_seed(1)
+    model = keras.applications.ConvNeXtTiny(weights=None, classes=4, input_shape=(64, 64, 3))
+    rng = np.random.default_rng(1)
+    for weights in model.weights:
+        kind = weights.path.split("/")[-1]
+        if kind == "kernel":
+            weights.assign(rng.normal(0, 1.2 / np.sqrt(_fan_in(weights.shape)), weights.shape))
+        elif kind == "gamma":  # of a LayerScale, 1e-6 before any training, or a LayerNormalization
+            weights.assign(rng.uniform(0.2, 0.8, weights.shape))
+        else:
+            weights.assign(weights + rng.normal(0, 0.1, weights.shape))
+    patches = rng.uniform(0, 255, (32, 8, 8, 3)).astype("float32")
+    return model, np.repeat(np.repeat(patches, 8, axis=1), 8, axis=2)
+
+
+def _fan_in(shape):
+    """How many values a kernel weighs; one of (7, 7, 1, channels) belongs to a grouped layer."""
+    return int(np.prod(shape[:-1]))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("recipe", "tolerance"),
+    [
+        ("tflite.float32", 1e-3),
+        ("onnx.float32", 1e-3),
+        # Two hundred tensors of 8 bits.
+        ("tflite.int8", 0.1),
+        ("onnx.int8", 0.1),
+    ],
+)
+def test_convnext_crosses_with_gelu_layer_normalization_and_layer_scale(
+    convnext, recipe, tolerance, tmp_path
+):
+    model, images = convnext
+    expected = model.predict(images, verbose=0)
+    assert expected.max(axis=1).mean() > 0.35, "answers that tell classes apart"
+    path = tmp_path / f"convnext.{recipe.split('.')[0]}"
+    RECIPES[recipe](Conversion(model, lambda: iter(images)), path, output="probabilities")
+    answers = open_model(path).predict(images)
+    assert np.abs(answers - expected).max() <= tolerance
+    assert (answers.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.9

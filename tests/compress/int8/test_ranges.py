@@ -8,13 +8,10 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from compress.graph.gradients import tensors_of
 from compress.int8.calibration import CalibratedModel
 from compress.int8.ranges import BYTE_RANGE, HEADROOM, choose_ranges, find_twins
+from compress.onnx.convert import convert_to_onnx
 from compress.recipes import RECIPES, onnx, tflite
 from compress.recipes.conversion import Conversion
-from compress.recipes.converters import (
-    convert_to_onnx,
-    run_tflite_converter,
-    tflite_converter,
-)
+from compress.recipes.converters import run_tflite_converter, tflite_converter
 from configs.errors import UserError
 
 

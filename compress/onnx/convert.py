@@ -1,0 +1,77 @@
+"""The inference of a model as an ONNX model, not yet quantized."""
+
+import numpy as np
+import onnx
+
+from compress.graph.inference import TracedModel
+from compress.graph.tensor_names import INPUT
+from compress.onnx.operations import HANDLERS, REWRITERS
+from configs.errors import UserError
+from configs.schema import OutputKind
+
+OPSET = 17
+"""Of ONNX. Older runtimes on devices read it, and image classifiers need nothing newer."""
+
+
+def convert_to_onnx(traced: TracedModel, output: OutputKind) -> onnx.ModelProto:
+    """The inference of a model as an ONNX model, its input and output named.
+
+    Raises:
+        UserError: a layer has no counterpart in ONNX.
+    """
+    import tf2onnx
+
+    function = traced.frozen_function(output)
+    image, answer = function.inputs[0].name, function.outputs[0].name
+    converted, _ = tf2onnx.convert.from_graph_def(
+        function.graph.as_graph_def(),
+        input_names=[image],
+        output_names=[answer],
+        opset=OPSET,
+        custom_op_handlers=HANDLERS,
+        custom_rewriter=REWRITERS,
+    )
+    _rename_tensors(converted.graph, {image: INPUT, answer: output})
+    _split_second_biases(converted.graph)
+    try:
+        onnx.checker.check_model(converted)
+    except onnx.checker.ValidationError as error:
+        raise UserError(
+            f"tf2onnx could not convert the model: {str(error).splitlines()[0]}.\n"
+            "A layer has no counterpart in ONNX. Replace it, or write TFLite (tflite.float32)."
+        ) from error
+    return converted
+
+
+def _rename_tensors(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    taken = {tensor for node in graph.node for tensor in (*node.input, *node.output)} - set(names)
+    assert not taken & set(names.values()), f"{taken & set(names.values())} named twice"
+    for tensor in (*graph.input, *graph.output):
+        tensor.name = names.get(tensor.name, tensor.name)
+    for node in graph.node:
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.get(tensor, tensor) for tensor in tensors]
+
+
+def _split_second_biases(graph: onnx.GraphProto) -> None:
+    """Add the second bias of a Conv with a node of its own; a Conv of ONNX has only one.
+
+    tf2onnx makes this mistake where feature maps are one pixel large. It takes the other input of
+    a residual connection for a second bias, (channels,).
+    """
+    axes = onnx.numpy_helper.from_array(np.array([1, 2]), "second_bias_axes")
+    for node in list(graph.node):
+        if node.op_type != "Conv" or len(node.input) <= 3:
+            continue
+        second, result = node.input.pop(), node.output[0]
+        node.output[0] = f"{result}_first_bias"
+        summand = f"{result}_second_bias"
+        added = [
+            onnx.helper.make_node("Unsqueeze", [second, axes.name], [summand], name=summand),
+            onnx.helper.make_node("Add", [node.output[0], summand], [result], name=result),
+        ]
+        index = list(graph.node).index(node) + 1
+        for offset, new_node in enumerate(added):
+            graph.node.insert(index + offset, new_node)
+        if axes.name not in {tensor.name for tensor in graph.initializer}:
+            graph.initializer.append(axes)
