@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from commands.contract import ContractOptions
 from commands.options import (
     LimitOptions,
-    PixelOptions,
     Result,
     StepOptions,
     Target,
@@ -66,7 +66,7 @@ def export(target: Target, options: StepOptions) -> Result:
 def quantize(
     target: ModelTarget,
     options: StepOptions,
-    pixels: PixelOptions,
+    contract: ContractOptions,
     limits: LimitOptions,
     data: Annotated[
         Path | None, typer.Option("--data", help="For a model: folder of class folders.")
@@ -92,7 +92,7 @@ def quantize(
     from configs.artifacts import ending
 
     if ending(target) not in MODEL_ENDINGS:
-        refuse(target, ONLY_MODEL, pixels, limits, data=data, recipe=recipe, out=out)
+        refuse(target, ONLY_MODEL, contract, limits, data=data, recipe=recipe, out=out)
         refuse(target, ONLY_MODEL, qat_epochs=qat_epochs)
         return _write_files("quantize", target, options)
     refuse(target, ONLY_RUN, options)
@@ -107,7 +107,7 @@ def quantize(
         recipes=recipe or ([] if budget else ["int8"]),
         out=out,
         budget=budget,
-        pixels=pixels.parse(),
+        contract=contract.choice(data),
         qat_epochs=qat_epochs,
     )
     return _result_of(made)

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from commands.contract import ContractOptions
 from commands.options import (
     ConfigOptions,
-    PixelOptions,
     Result,
     RunOptions,
     StepOptions,
@@ -42,7 +42,7 @@ Threads = Annotated[
 def accuracy(
     target: Targets,
     options: StepOptions,
-    pixels: PixelOptions,
+    contract: ContractOptions,
     data: Annotated[
         Path | None, typer.Option("--data", help="For files: folder of class folders.")
     ] = None,
@@ -54,9 +54,11 @@ def accuracy(
         from compress.bare_files import score_files
 
         files = [Path(word) for word in target]
-        rows = score_files(files, data=data, pixels=pixels.parse(), num_threads=num_threads or 1)
+        rows = score_files(
+            files, data=data, choice=contract.choice(data), num_threads=num_threads or 1
+        )
         return _rows(rows)
-    refuse(_one(target), ONLY_FILES, pixels, data=data, num_threads=num_threads)
+    refuse(_one(target), ONLY_FILES, contract, data=data, num_threads=num_threads)
     from compress.run.execution import take
     from compress.run.measure import report_rows
 
@@ -220,12 +222,12 @@ def gate(
 def predict(
     file: Annotated[Path, typer.Argument(help="A .tflite or .onnx file.")],
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Photos.")],
-    pixels: PixelOptions,
+    contract: ContractOptions,
 ) -> Result:
     """Show what a file says about photos."""
     from compress.bare_files import predict_photos
 
-    answers = predict_photos(file, photos, pixels=pixels.parse())
+    answers = predict_photos(file, photos, choice=contract.choice())
     lines = []
     for answer in answers:
         best = "  ".join(f"{p['class']} {p['probability']:.1%}" for p in answer["answers"][:3])

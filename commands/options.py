@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from configs.registry import Registry
     from configs.run_dir import RunDir
     from configs.schema import BudgetConfig, Experiment
-    from eval.pixels import Pixels
 
 Target = Annotated[
     str,
@@ -64,24 +63,6 @@ class StepOptions(RunOptions):
         list[str] | None,
         typer.Option("--force", metavar="STEP", help="Redo a step that is up to date; repeatable."),
     ] = None
-
-
-@dataclass(frozen=True)
-class PixelOptions:
-    """What a model that Potstill did not make expects of its input."""
-
-    pixels: Annotated[
-        str | None,
-        typer.Option("--pixels", help="Range of the pixels: 0..255, 0..1 or -1..1."),
-    ] = None
-    mean: Annotated[str | None, typer.Option("--mean", help="R,G,B subtracted, in 0..255.")] = None
-    std: Annotated[str | None, typer.Option("--std", help="R,G,B divided by, in 0..255.")] = None
-
-    def parse(self) -> "Pixels | None":
-        """The pixels that the options describe; None where none is given."""
-        from eval.pixels import pixels_from_options
-
-        return pixels_from_options(self.pixels, self.mean, self.std)
 
 
 @dataclass(frozen=True)

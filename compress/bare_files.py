@@ -7,19 +7,25 @@ from typing import Any
 
 import numpy as np
 
+from compress.foreign.contracts import (
+    NO_CHOICE,
+    ContractChoice,
+    contract_of,
+    matched,
+    settle_file,
+)
 from compress.run.pipeline import as_photos
 from configs.artifacts import ending
 from configs.errors import UserError
 from configs.records import to_json
 from configs.schema import Choice
-from distill.data.manifest import Examples, describe_empty
+from distill.data.manifest import Examples
 from distill.data.scan import scan_folder
 from eval.devices.probe import ModelFileError, open_model
 from eval.devices.verify import Verification, spread, verify
 from eval.images import evaluation_image
-from eval.metadata import FileMetadata, SplitShares, expected_pixels, read_metadata
+from eval.metadata import FileMetadata, SplitShares, read_metadata
 from eval.photo_files import UnreadablePhoto
-from eval.pixels import Pixels
 from eval.scoring.file_rows import References, file_row
 from eval.scoring.predictions import file_probabilities, predict_file
 from eval.timing.latency import Latency
@@ -33,7 +39,11 @@ NUM_RUNS = 200
 
 
 def score_files(
-    files: list[Path], *, data: Path | None, pixels: Pixels | None = None, num_threads: int = 1
+    files: list[Path],
+    *,
+    data: Path | None,
+    choice: ContractChoice = NO_CHOICE,
+    num_threads: int = 1,
 ) -> list[dict[str, Any]]:
     """Rows as in report.json, scored on the test part of `data`.
 
@@ -44,17 +54,17 @@ def score_files(
     if data is None:
         raise UserError("--data is missing. Give a folder with one folder of photos per class.")
     rows: list[dict[str, Any]] = []
-    tests: dict[SplitShares | None, Examples] = {}
+    scans: dict[SplitShares | None, dict[str, Examples]] = {}
     for file, metadata in described.items():
         split = metadata.split if metadata else None
-        if split not in tests:
+        if split not in scans:
             shares = asdict(split) if split else {}
-            tests[split] = scan_folder(data, **shares)["test"]
-        examples = matched(tests[split], metadata, open_model(file).num_classes, file)
+            scans[split] = scan_folder(data, **shares)
+        contract = settle_file(file, metadata, choice, scans[split])
+        num_classes = open_model(file).num_classes
+        examples = matched(scans[split]["test"], contract.labels, num_classes, file)
         photos = as_photos("test", examples)
-        probs = file_probabilities(
-            file, photos, num_threads=num_threads, pixels=expected_pixels(metadata, pixels)
-        )
+        probs = file_probabilities(file, photos, num_threads=num_threads, contract=contract)
         row = file_row(
             file,
             recipe=metadata.recipe if metadata else None,
@@ -159,53 +169,26 @@ def describe(file: Path) -> FileMetadata | None:
         raise UserError(f"{file} is not a model that can be run here: {error}") from None
 
 
-def matched(
-    examples: Examples, metadata: FileMetadata | None, num_classes: int, file: Path
-) -> Examples:
-    """The same photos with the class numbers of the file.
-
-    Raises:
-        UserError: the file does not know a class of the folder, or their number differs.
-    """
-    if metadata and metadata.classes:
-        unknown = sorted(set(examples.classes) - set(metadata.classes))
-        if unknown:
-            raise UserError(
-                f"{file} knows {', '.join(metadata.classes[:20])}, and not "
-                f"{', '.join(unknown[:20])}. Give it a folder with its own classes."
-            )
-        number = np.array([metadata.classes.index(name) for name in examples.classes], "int32")
-        return Examples(
-            examples.ids, examples.paths, number[examples.labels], list(metadata.classes)
-        )
-    if num_classes != len(examples.classes):
-        raise UserError(
-            f"{file} answers with {num_classes} classes, and the folder has "
-            f"{len(examples.classes)} ({', '.join(examples.classes[:20])}). "
-            "Give a folder with one folder per class of the model, in alphabetical order. "
-            f"{describe_empty(examples.empty_classes)}".rstrip()
-        )
-    return examples
-
-
 def predict_photos(
-    file: Path, photos: list[Path], *, pixels: Pixels | None = None
+    file: Path,
+    photos: list[Path],
+    *,
+    choice: ContractChoice = NO_CHOICE,
 ) -> list[dict[str, Any]]:
     """The classes of each photo by falling probability."""
-    metadata = describe(file)
+    contract = contract_of(file, describe(file), choice)
+    log.info("%s: contract: %s", file.name, contract.line)
     model = open_model(file)
-    names = metadata.classes if metadata else [str(i) for i in range(model.num_classes)]
+    names = contract.labels or [str(i) for i in range(max(model.num_classes, 2))]
     images = []
     for photo in photos:
         if not photo.is_file():
             raise UserError(f"{photo} does not exist. Expected a photo.")
         try:
-            images.append(evaluation_image(photo, model.input_shape[:2]))
+            images.append(evaluation_image(photo, model.input_shape[:2], contract))
         except UnreadablePhoto as error:
             raise UserError(f"this is no photo that can be read: {error}.") from None
-    probs = predict_file(
-        file, [image[None] for image in images], expected_pixels(metadata, pixels), 1, None
-    )
+    probs = predict_file(file, [image[None] for image in images], contract, 1, None)
     return [
         {
             "photo": str(photo),

@@ -16,6 +16,7 @@ from compress.int8.equalization import find_spans
 from compress.methods.equalize import equalize
 from compress.recipes import RECIPES
 from compress.recipes.conversion import Conversion
+from configs.contract import InputContract
 from configs.errors import UserError
 from configs.records import to_json
 from configs.schema import BudgetConfig, Choice
@@ -25,7 +26,6 @@ from eval.choice.drop import RoundingDrop, drop_by_rounding
 from eval.choice.file_to_ship import MeasuredFile, Verdict, choose
 from eval.devices.probe import ModelFileError
 from eval.footprint import file_bytes
-from eval.pixels import Pixels
 from eval.scoring.predictions import Photos, file_probabilities
 from eval.timing.latency import Latency
 from eval.timing.results import time_together
@@ -115,7 +115,7 @@ def search(
     train: Examples,
     validation: Photos,
     validation_probs: np.ndarray,
-    pixels: Pixels,
+    contract: InputContract,
     train_for_int8: Callable[[keras.Model], keras.Model] | None = None,
 ) -> tuple[list[CandidateResult], dict[Path, Latency], Verdict]:
     """Make candidates from the simplest up until one holds the limits; time those that do.
@@ -124,6 +124,7 @@ def search(
         write: writes the file of a candidate; returns it with its manifest.
         train: the photos to calibrate on.
         validation_probs: of the model, on the validation photos.
+        contract: of its files.
         train_for_int8: quantization-aware training; None leaves such candidates out.
 
     Returns:
@@ -132,7 +133,7 @@ def search(
     Raises:
         UserError: not even a float32 file can be made.
     """
-    plain = Conversion(model, calibration_photos(train, image_size_of(model), pixels))
+    plain = Conversion(model, calibration_photos(train, image_size_of(model), contract))
     equalized: Conversion | None = None
     results = [CandidateResult(c) for c in LADDER if train_for_int8 or not c.trained]
     for result in results:
@@ -151,7 +152,7 @@ def search(
             if candidate.trained and train_for_int8:
                 parent = Conversion(train_for_int8(parent.model), plain.photos)
             result.file, result.facts = write(parent, candidate)
-            probs = file_probabilities(result.file, validation, num_threads=1, pixels=pixels)
+            probs = file_probabilities(result.file, validation, num_threads=1, contract=contract)
         except (UserError, ModelFileError) as error:
             if candidate.name == "float32":
                 raise  # the model is at fault, not the recipe

@@ -28,7 +28,6 @@ from distill.data.pipelines import steps_per_epoch, view_inputs
 from distill.labels.soft_labels import soft_labels_path
 from distill.model_file import describe, load_model, save_model
 from distill.training.classifier import CHECKPOINT
-from eval.pixels import OWN_PIXELS
 
 
 @dataclass(frozen=True)
@@ -143,9 +142,7 @@ def _apply(task: Task, model: keras.Model) -> tuple[keras.Model, dict[str, Any]]
     with contextlib.ExitStack() as progress_bar:
         if "calibration" in needs:
             examples = load_examples(run, "train")
-            arguments["calibration"] = calibration_photos(
-                examples, image_size_of(model), OWN_PIXELS
-            )
+            arguments["calibration"] = calibration_photos(examples, image_size_of(model))
         if "remember" in needs:
             arguments["remember"] = remember
         checkpoint = task.workspace.file(CHECKPOINT)

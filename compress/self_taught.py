@@ -13,6 +13,7 @@ from compress.graph.replay import copy_layer, rebuild_model
 from compress.methods import METHODS
 from compress.prune import method_step
 from configs.artifacts import digest, write_text
+from configs.contract import InputContract
 from configs.errors import UserError
 from configs.loading.experiment import to_yaml
 from configs.records import to_json
@@ -32,13 +33,18 @@ from distill.data.scan import data_step
 from distill.labels.soft_labels import soft_labels_step
 from distill.model_file import describe, load_model, save_model
 from distill.teacher import teacher_step
-from eval.pixels import OWN_PIXELS, Pixels
 
 SMALLEST_SIDE = 32
 
 
 def self_taught_qat(
-    model: keras.Model, *, teacher: Path, data: Path, epochs: int, folder: Path, pixels: Pixels
+    model: keras.Model,
+    *,
+    teacher: Path,
+    data: Path,
+    epochs: int,
+    folder: Path,
+    contract: InputContract,
 ) -> keras.Model:
     """Train a model for int8 with the method `qat`, from the labels and from its own answers.
 
@@ -50,7 +56,7 @@ def self_taught_qat(
         teacher: the file of the classifier as it was given.
         data: the folder of photos; only its training and validation parts are used.
         folder: the directory of the run.
-        pixels: what the model expects of its input.
+        contract: of the classifier as it was given.
 
     Returns:
         A model that answers with logits.
@@ -59,10 +65,10 @@ def self_taught_qat(
         UserError: the model cannot be trained like this.
     """
     height, width = image_size_of(model)
-    if pixels != OWN_PIXELS:
+    if contract.fit != "crop" or contract.channels == "grey":
         raise UserError(
-            "training feeds pixels from 0 to 255, and this model expects another range. Put the "
-            "scaling into the model (a Rescaling layer in front) and leave the option out."
+            "training crops photos and sees them in colours, and this model takes "
+            f"{contract.line}. Leave --qat-epochs out."
         )
     if height != width or height < SMALLEST_SIDE:
         raise UserError(
@@ -70,7 +76,8 @@ def self_taught_qat(
             f"{height} x {width}."
         )
     run, start = RunDir(folder), ending_in_logits(model)
-    experiment = _experiment(teacher.resolve(), data.resolve(), height, epochs)
+    file = TeacherFile.from_contract(teacher.resolve(), height, contract)
+    experiment = _experiment(file, data.resolve(), epochs)
     write_text(run.experiment, to_yaml(experiment))
     qat = Choice(name="qat", options=METHODS.check("qat", {"epochs": epochs}))
     take_step(data_step(run, experiment.data))
@@ -82,13 +89,16 @@ def self_taught_qat(
     return load_model(run.model("qat"))
 
 
-def _experiment(teacher: Path, data: Path, image_size: int, epochs: int) -> Experiment:
+def _experiment(teacher: TeacherFile, data: Path, epochs: int) -> Experiment:
     return Experiment(
         data=DataConfig(path=data),
-        teacher=GivenTeacherConfig(files=[TeacherFile(path=teacher, image_size=image_size)]),
+        teacher=GivenTeacherConfig(files=[teacher]),
         soft_labels=SoftLabelsConfig(num_views=epochs),
         student=StudentConfig(
-            backbone=Choice(name=teacher.stem), image_size=image_size, epochs=epochs, control=False
+            backbone=Choice(name=teacher.path.stem),
+            image_size=teacher.image_size,
+            epochs=epochs,
+            control=False,
         ),
     )
 

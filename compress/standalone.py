@@ -15,6 +15,8 @@ from compress.budget import (
     Candidate,
     search,
 )
+from compress.foreign.contracts import NO_CHOICE, ContractChoice, matched, settle_model
+from compress.foreign.door import with_output_layer, wrapped
 from compress.graph.classifier import image_size_of
 from compress.graph.inference import weights_sha256
 from compress.int8.calibration import calibration_photos
@@ -23,18 +25,18 @@ from compress.recipes.conversion import Conversion
 from compress.recipes.write import file_name, write_file
 from compress.self_taught import self_taught_qat
 from configs.artifacts import digest, file_sha256
+from configs.contract import InputContract
 from configs.errors import StepFailed, UserError, failure_of, ran_out_of_memory
 from configs.records import to_json
 from configs.resume import Built, Step, Workspace, take_step
 from configs.schema import BudgetConfig, Choice
-from distill.data.manifest import Examples, describe_empty
+from distill.data.manifest import Examples
 from distill.data.scan import scan_folder
 from distill.model_file import load_model
 from distill.predictions import model_probabilities
 from eval.choice.drop import drop_of
 from eval.choice.file_to_ship import MeasuredFile, choose
 from eval.footprint import file_bytes
-from eval.pixels import OWN_PIXELS, Pixels
 from eval.scoring.file_rows import FileRow, References, file_row
 from eval.scoring.predictions import Photos, file_probabilities
 from eval.timing.latency import Latency
@@ -75,7 +77,7 @@ def quantize_model(
     recipes: list[str],
     out: Path | None,
     budget: BudgetConfig | None,
-    pixels: Pixels | None = None,
+    contract: ContractChoice = NO_CHOICE,
     qat_epochs: int | None = None,
 ) -> Quantized:
     """Convert a model by some recipes, or search for the fastest file within a budget.
@@ -88,25 +90,28 @@ def quantize_model(
             without any recipe, `compress/budget.py` searches.
         out: where the files go; None for the folder of the model.
         budget: the limits that the chosen file must hold.
+        contract: what the user says of the model.
         qat_epochs: for how long the search may train the model for int8; None for not at all.
 
     Raises:
         UserError: a name, the model or the folder does not fit.
         StepFailed: no file could be made.
     """
-    pixels = pixels or OWN_PIXELS
     choices = [_choice(name) for name in dict.fromkeys(recipes)]
     if data is None:
         raise UserError("--data is missing. Give a folder with one folder of photos per class.")
-    model = load_model(path)
+    model = with_output_layer(load_model(path), contract.statement.output_layer)
+    splits = scan_folder(data)
+    settled = settle_model(model, path, contract, splits)
+    model = wrapped(model, settled)
     image_size_of(model)
-    work = _Work(path, model, scan_folder(data), pixels, out or path.parent)
+    work = _Work(path, model, splits, settled, out or path.parent)
     if not choices:
         assert budget is not None, "neither recipes nor a budget"
         train = None if qat_epochs is None else partial(_trained, work, path, data, qat_epochs)
         return _searched(work, budget, train)
     conversion = Conversion(
-        model, calibration_photos(work.train, image_size_of(model), work.pixels)
+        model, calibration_photos(work.train, image_size_of(model), work.contract)
     )
     facts: dict[Path, dict[str, Any]] = {}
     failures: dict[str, str] = {}
@@ -130,21 +135,25 @@ class _Work:
     """One model, the photos that it is measured on, and the folder of its files."""
 
     def __init__(
-        self, path: Path, model: Any, splits: dict[str, Examples], pixels: Pixels, folder: Path
+        self,
+        path: Path,
+        model: Any,
+        splits: dict[str, Examples],
+        contract: InputContract,
+        folder: Path,
     ) -> None:
         num_classes = max(model.output_shape[-1], 2)  # a single score separates two classes
-        if num_classes != len(splits["train"].classes):
-            raise UserError(
-                f"{path} has {num_classes} classes, and the photos are in "
-                f"{len(splits['train'].classes)} folders. Give a folder with one folder per class. "
-                f"{describe_empty(splits['train'].empty_classes)}".rstrip()
-            )
-        self.name, self.model, self.folder, self.pixels = path.stem, model, folder, pixels
+        splits = {
+            split: matched(examples, contract.labels, num_classes, path)
+            for split, examples in splits.items()
+        }
+        self.name, self.model, self.folder = path.stem, model, folder
+        self.came_as, self.contract = contract, contract.behind_the_door()
         self.train = splits["train"]
         self.inputs = {
             "model": file_sha256(path),
             "photos": digest([self.train.ids, self.train.labels.tolist(), self.train.classes]),
-            "pixels": pixels.describe(),
+            "contract": contract.describe(),
         }
         self.photos = {
             split: Photos(split, splits[split].paths, splits[split].labels)
@@ -152,7 +161,7 @@ class _Work:
         }
         self.probs = {
             split: model_probabilities(
-                model, splits[split], name=f"{path.stem} {split}", pixels=pixels
+                model, splits[split], name=f"{path.stem} {split}", contract=self.contract
             )
             for split in self.photos
         }
@@ -179,7 +188,7 @@ class _Work:
                 choice,
                 parent=parent,
                 classes=self.train.classes,
-                pixels=self.pixels,
+                contract=self.came_as,
             )
             return [file], facts
 
@@ -194,7 +203,7 @@ class _Work:
 
     def answers(self, file: Path, split: str) -> np.ndarray:
         """Probabilities of one file on the photos of a split."""
-        return file_probabilities(file, self.photos[split], num_threads=1, pixels=self.pixels)
+        return file_probabilities(file, self.photos[split], num_threads=1, contract=self.contract)
 
     def row(self, file: Path, facts: dict[str, Any], latency: Latency) -> FileRow:
         """The row of one file, scored on the test photos."""
@@ -240,7 +249,7 @@ def _trained(work: _Work, path: Path, data: Path, epochs: int, model: Any) -> An
     """A model of the search after quantization-aware training."""
     folder = work.folder / f"{work.name}-qat"
     return self_taught_qat(
-        model, teacher=path, data=data, epochs=epochs, folder=folder, pixels=work.pixels
+        model, teacher=path, data=data, epochs=epochs, folder=folder, contract=work.came_as
     )
 
 
@@ -258,7 +267,7 @@ def _searched(work: _Work, budget: BudgetConfig, train: Callable[[Any], Any] | N
         train=work.train,
         validation=work.photos["validation"],
         validation_probs=work.probs["validation"],
-        pixels=work.pixels,
+        contract=work.contract,
         train_for_int8=train,
     )
     facts = {result.file: result.facts for result in results if result.file}

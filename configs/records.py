@@ -8,11 +8,17 @@ their field: the key `source` holds the field `parent`. Such a field has an alia
 
 from typing import Any, TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from configs.errors import UserError
 
 Record = TypeVar("Record")
+
+
+class Strict(BaseModel):
+    """A frozen section of a config in which unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 def to_json(record: Any) -> Any:

@@ -14,17 +14,13 @@ from pydantic import (
     model_validator,
 )
 
+from configs.contract import TeacherFile
 from configs.loading.paths import UserPath
+from configs.records import Strict
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 OutputKind = Literal["probabilities", "logits"]
-
-
-class Strict(BaseModel):
-    """A frozen section of a config in which unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Choice(BaseModel):
@@ -144,27 +140,6 @@ class TrainingConfig(Strict):
 
 class TeacherConfig(TrainingConfig):
     """A teacher that the run trains on its photos."""
-
-
-class TeacherFile(Strict):
-    """A trained model to use as a teacher: .keras, a SavedModel folder, .onnx or .tflite."""
-
-    path: UserPath
-    """The file or folder, relative to the folder in which the command runs."""
-    image_size: Annotated[int, Field(ge=8, le=2048)]
-    """Height and width of the model's input, in pixels."""
-    pixels: Literal["0..255", "0..1", "-1..1"] | None = None
-    """Range of pixels that the model expects. null: the range that the file states, or 0..255."""
-    mean: tuple[float, float, float] | None = None
-    """The model expects (pixel - mean) / std of red, green and blue in 0..255. Replaces pixels."""
-    std: tuple[Positive, Positive, Positive] | None = None
-    """See mean."""
-
-    @model_validator(mode="after")
-    def _pixels_said_once(self) -> "TeacherFile":
-        if self.pixels is not None and (self.mean or self.std):
-            raise ValueError("pixels and mean/std both set the range of pixels; leave one out")
-        return self
 
 
 class GivenTeacherConfig(Strict):

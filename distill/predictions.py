@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from configs.artifacts import file_sha256, whole_file
+from configs.contract import OWN_CONTRACT, InputContract
 from configs.progress import track
 from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
@@ -22,7 +23,6 @@ from distill.teacher import (
     teacher_digest,
 )
 from distill.training.classifier import EVALUATION_BATCH
-from eval.pixels import Pixels
 from eval.scoring.corruption.photos import CorruptedPhotos, corrupted_step, save_answers
 from eval.scoring.probabilities import as_probabilities, output_kind, two_classes
 
@@ -99,23 +99,23 @@ def save_predictions(path: Path, probs: dict[str, np.ndarray]) -> None:
 
 
 def model_probabilities(
-    model: keras.Model, examples: Examples, *, name: str, pixels: Pixels | None = None
+    model: keras.Model, examples: Examples, *, name: str, contract: InputContract = OWN_CONTRACT
 ) -> np.ndarray:
     """Probabilities of a Keras model that returns logits or probabilities.
 
     Args:
-        pixels: the pixel values that a foreign model expects; ours take 0..255.
+        contract: how a foreign model wants photos to be fitted; the model takes raw pixels.
 
     Returns:
         float32, (examples, classes).
     """
     height, width = model.input_shape[1:3]
-    batches = evaluation_images(examples, (height, width), EVALUATION_BATCH)
+    batches = evaluation_images(examples, (height, width), EVALUATION_BATCH, contract)
     outputs_by_batch = []
     with track(f"{name}: accuracy", len(examples)) as advance:
         for images, _ in batches:
-            inputs = images if pixels is None else pixels.apply(images)
-            outputs_by_batch.append(np.asarray(model.predict_on_batch(inputs)))
+            outputs_by_batch.append(np.asarray(model.predict_on_batch(images)))
             advance(sum(map(len, outputs_by_batch)))
     outputs = np.concatenate(outputs_by_batch)
-    return as_probabilities(two_classes(outputs, output_kind(outputs)))
+    kind = contract.answers or output_kind(outputs)
+    return as_probabilities(two_classes(outputs, kind), kind)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from configs.artifacts import digest, file_sha256, read_json
+from configs.contract import OWN_CONTRACT, InputContract
 from configs.progress import track
 from configs.records import to_json
 from configs.resume import Built, Step, Workspace, output_sha256
@@ -18,7 +19,7 @@ from distill.data.manifest import Examples, load_examples
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import evaluation_images, labelled_views, view_inputs
 from distill.labels.teacher_files import (
-    Answers,
+    Outputs,
     as_logits,
     open_teacher_file,
     path_sha256,
@@ -45,10 +46,12 @@ class Teacher:
     Attributes:
         image_size: height and width of its input, in pixels.
         logits: float32 images (batch, size, size, 3) of 0..255 -> float32 (batch, classes).
+        contract: how whole photos are fitted to it.
     """
 
     image_size: int
     logits: Callable[[np.ndarray], np.ndarray]
+    contract: InputContract = OWN_CONTRACT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +116,15 @@ def _given_step(run: RunDir, config: GivenTeacherConfig) -> Step:
         validation = load_examples(run, "validation")
         opened = [open_teacher_file(file, validation.classes) for file in config.files]
         outputs = [
-            _on_photos(validation, file.image_size, answers, file.path.name)
-            for file, answers in zip(config.files, opened, strict=True)
+            _on_photos(
+                validation, file.image_size, teacher.outputs, file.path.name, teacher.contract
+            )
+            for file, teacher in zip(config.files, opened, strict=True)
         ]
-        kinds = [output_kind(file_outputs) for file_outputs in outputs]
+        kinds = [
+            teacher.contract.answers or output_kind(file_outputs)
+            for teacher, file_outputs in zip(opened, outputs, strict=True)
+        ]
         logits = mean_log_probabilities(list(map(as_logits, outputs, kinds)))
         num_right = int((logits.argmax(axis=1) == validation.labels).sum())
         _warn_of_chance(num_right, validation)
@@ -181,8 +189,8 @@ def load_teachers(run: RunDir, experiment: Experiment) -> list[Teacher]:
     kinds = read_json(_manifest(run))["output_kinds"]
     opened = [open_teacher_file(file, classes) for file in config.files]
     return [
-        Teacher(file.image_size, _logits(answers, kind))
-        for file, answers, kind in zip(config.files, opened, kinds, strict=True)
+        Teacher(file.image_size, _logits(teacher.outputs, kind), teacher.contract)
+        for file, teacher, kind in zip(config.files, opened, kinds, strict=True)
     ]
 
 
@@ -190,7 +198,7 @@ def evaluation_logits(teachers: list[Teacher], examples: Examples) -> np.ndarray
     """Logits of all teachers together for the evaluation views, float32 (examples, classes)."""
     return mean_log_probabilities(
         [
-            _on_photos(examples, teacher.image_size, teacher.logits, "teacher")
+            _on_photos(examples, teacher.image_size, teacher.logits, "teacher", teacher.contract)
             for teacher in teachers
         ]
     )
@@ -210,12 +218,17 @@ def mean_log_probabilities(logits: list[np.ndarray]) -> np.ndarray:
     return np.asarray(np.mean([log_softmax(array) for array in logits], axis=0))
 
 
-def _logits(answers: Answers, kind: str) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda images: as_logits(answers(images), kind)
+def _logits(outputs: Outputs, kind: str) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda images: as_logits(outputs(images), kind)
 
 
-def _on_photos(examples: Examples, image_size: int, answers: Answers, name: str) -> np.ndarray:
-    batches = evaluation_images(examples, (image_size, image_size), EVALUATION_BATCH)
+def _on_photos(
+    examples: Examples, image_size: int, answers: Outputs, name: str, contract: InputContract
+) -> np.ndarray:
+    # Grey is made of the colours by `answers`, because views have three channels.
+    in_colours = contract.changed("views", channels="rgb")
+    size = (image_size, image_size)
+    batches = evaluation_images(examples, size, EVALUATION_BATCH, in_colours)
     outputs: list[np.ndarray] = []
     with track(f"{name}: accuracy", len(examples)) as advance:
         for images, _ in batches:

@@ -8,41 +8,85 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from eval.photo_files import UnreadablePhoto, decoded_photo
 
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "area": Image.Resampling.BOX,
+}
+"""Pillow's filters; all but `nearest` average over the pixels that they leave out."""
 
-def evaluation_view(photo: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """The largest centred part with the input's shape, resized to it (bilinear, antialiased).
+
+class Fitting(Protocol):
+    """How a photo is fitted to the input of a model. An `InputContract` says it."""
+
+    @property
+    def fit(self) -> str: ...
+    @property
+    def interpolation(self) -> str: ...
+    @property
+    def channels(self) -> str: ...
+
+
+def evaluation_view(
+    photo: np.ndarray, image_size: tuple[int, int], fitting: Fitting | None = None
+) -> np.ndarray:
+    """A photo as a model sees it when it is measured.
 
     Args:
         photo: uint8, (height, width, 3).
         image_size: height and width of the model's input, in pixels.
+        fitting: None for the largest centred part with the shape of the input, resized to it
+            (bilinear, antialiased), in colours.
 
     Returns:
-        uint8, (*image_size, 3).
+        uint8, (*image_size, 3), or (*image_size, 1) of a grey model.
     """
-    return _view(Image.fromarray(photo), image_size)
+    return _view(Image.fromarray(photo), image_size, fitting)
 
 
-def evaluation_image(path: Path, image_size: tuple[int, int]) -> np.ndarray:
-    """`evaluation_view` of a file: uint8, (*image_size, 3).
+def evaluation_image(
+    path: Path, image_size: tuple[int, int], fitting: Fitting | None = None
+) -> np.ndarray:
+    """`evaluation_view` of a file.
 
     Raises:
         UnreadablePhoto: the file is damaged or not a photo; the message begins with its path.
     """
     try:
         with decoded_photo(path) as photo:
-            return _view(photo.image, image_size)
+            return _view(photo.image, image_size, fitting)
     except UnreadablePhoto as error:
         raise UnreadablePhoto(f"{path}: {error}") from None
 
 
-def _view(photo: Image.Image, image_size: tuple[int, int]) -> np.ndarray:
+def _view(photo: Image.Image, image_size: tuple[int, int], fitting: Fitting | None) -> np.ndarray:
+    fit, interpolation = (fitting.fit, fitting.interpolation) if fitting else ("crop", "bilinear")
+    resampling = RESAMPLING[interpolation]
+    if fitting and fitting.channels == "grey":
+        photo = photo.convert("L")
     height, width = image_size
+    if fit == "stretch":
+        view = photo.resize((width, height), resampling)
+    elif fit == "pad":
+        view = _padded(photo, width, height, resampling)
+    else:
+        view = _cropped(photo, width, height, resampling)
+    return np.asarray(view).reshape(height, width, -1)
+
+
+def _cropped(
+    photo: Image.Image, width: int, height: int, resampling: Image.Resampling
+) -> Image.Image:
+    """The largest centred part with the shape of the input, resized to it."""
     scale = min(photo.height / height, photo.width / width)
     crop_height, crop_width = scale * height, scale * width
     top, left = (photo.height - crop_height) / 2, (photo.width - crop_width) / 2
@@ -53,7 +97,18 @@ def _view(photo: Image.Image, image_size: tuple[int, int]) -> np.ndarray:
         min(left + crop_width, photo.width),
         min(top + crop_height, photo.height),
     )
-    return np.asarray(photo.resize((width, height), Image.Resampling.BILINEAR, box=box))
+    return photo.resize((width, height), resampling, box=box)
+
+
+def _padded(
+    photo: Image.Image, width: int, height: int, resampling: Image.Resampling
+) -> Image.Image:
+    """The whole photo, resized to fit inside, between black borders of equal width."""
+    scale = min(height / photo.height, width / photo.width)
+    size = max(round(scale * photo.width), 1), max(round(scale * photo.height), 1)
+    padded = Image.new(photo.mode, (width, height))
+    padded.paste(photo.resize(size, resampling), ((width - size[0]) // 2, (height - size[1]) // 2))
+    return padded
 
 
 def evaluation_batches(

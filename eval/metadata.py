@@ -12,17 +12,17 @@ import struct
 import unicodedata
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from configs.artifacts import ending
+from configs.contract import Channels, Fit, Interpolation, Pixels, Statement
 from configs.records import to_json
-from configs.schema import OutputKind
 from eval.devices.machine import package_version
-from eval.pixels import OWN_PIXELS, Pixels
 
 log = logging.getLogger("potstill")
 Record = TypeVar("Record")
@@ -60,20 +60,28 @@ class FileMetadata:
     """What readers of a file need to know.
 
     Attributes:
-        pixels: what the file expects of its input.
+        output: `scores` are independent probabilities, as of several sigmoids.
+        pixels: the range that the file expects.
         image_size: height and width of the input, in pixels.
         parent: name of the model the file was made from.
         split: of the photos the parent was trained on, so that the same photos test the file again.
+        channels: of the input: RGB, or grey for one channel.
+        fit, interpolation: how a photo is fitted to the input.
+        contract: of the foreign model that the file was made from, where it was not this one's.
         version: of Potstill.
     """
 
     classes: Annotated[list[ClassName], Field(min_length=1)]
-    output: OutputKind
+    output: Literal["probabilities", "logits", "scores"]
     pixels: Pixels
     image_size: ImageSize
     parent: Annotated[str, Field(alias="source")]
     recipe: str
     split: SplitShares | None = None
+    channels: Channels = "rgb"
+    fit: Fit = "crop"
+    interpolation: Interpolation = "bilinear"
+    contract: dict[str, object] | None = None
     version: str = field(default_factory=lambda: package_version("potstill") or "")
 
     @property
@@ -83,9 +91,26 @@ class FileMetadata:
         return f"{self.parent}, {self.recipe}: {len(self.classes)} classes at {size} pixels"
 
     def describe(self) -> dict[str, Any]:
-        """The JSON value that is written under OWN_KEY, without null."""
+        """The JSON value that is written under OWN_KEY, without null and without defaults."""
         values = {**to_json(self), "pixels": self.pixels.describe()}
-        return {key: value for key, value in values.items() if value is not None}
+        defaults = {"channels": "rgb", "fit": "crop", "interpolation": "bilinear"}
+        return {
+            key: value
+            for key, value in values.items()
+            if value is not None and defaults.get(key) != value
+        }
+
+    @property
+    def statement(self) -> Statement:
+        """What the file says of its contract: everything."""
+        return Statement(
+            pixels=self.pixels,
+            channels=self.channels,
+            fit=self.fit,
+            interpolation=self.interpolation,
+            labels=tuple(self.classes),
+            answers=self.output,
+        )
 
 
 @dataclass(frozen=True)
@@ -128,15 +153,26 @@ def read_metadata(path: Path, num_classes: int | None = None) -> FileMetadata | 
     return metadata
 
 
-def expected_pixels(metadata: FileMetadata | None, from_options: Pixels | None) -> Pixels:
-    """What a file expects of its input: what the user says, otherwise what the file says."""
-    if from_options is not None:
-        return from_options
-    return metadata.pixels if metadata else OWN_PIXELS
+class ZipMembers:
+    """The small text files in the ZIP behind a model, read within bounds.
+
+    Raises nothing for what is damaged or hostile: a member that cannot be read is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._stream = _end_of(path)
+
+    def text(self, name: str) -> str | None:
+        """A member as text; None without it."""
+        try:
+            content = _zip_member(self._stream, name)
+            return None if content is None else content.decode()
+        except (_Unreadable, UnicodeDecodeError):
+            return None
 
 
 def _from_zip(path: Path) -> FileMetadata | None:
-    content = _json_member(_end_of(path))
+    content = _zip_member(_end_of(path), JSON_MEMBER)
     return None if content is None else _parsed(_MEMBER, content).potstill
 
 
@@ -147,30 +183,47 @@ def _end_of(path: Path) -> io.BytesIO:
         return io.BytesIO(file.read(MAX_ZIP_BYTES))
 
 
-def _json_member(stream: io.BytesIO) -> bytes | None:
-    """The content of `metadata.json` in a ZIP; None without a ZIP or without this member."""
+def _zip_member(stream: io.BytesIO, name: str) -> bytes | None:
+    """The content of a member of a ZIP; None without a ZIP or without this member."""
     try:
         if not zipfile.is_zipfile(stream):
             return None
         with zipfile.ZipFile(stream) as archive:
-            if JSON_MEMBER not in archive.namelist():
+            if name not in archive.namelist():
                 return None
-            member = archive.getinfo(JSON_MEMBER)
+            member = archive.getinfo(name)
             # The other methods decompress a whole block at once, whatever its size.
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise _Unreadable(f"{JSON_MEMBER} is compressed in a way that is not supported")
+                raise _Unreadable(f"{name} is compressed in a way that is not supported")
             if member.flag_bits & 1:
-                raise _Unreadable(f"{JSON_MEMBER} is encrypted")
+                raise _Unreadable(f"{name} is encrypted")
             with archive.open(member) as file:
                 content = file.read(MAX_JSON_BYTES + 1)
     except _DAMAGED_ZIP as error:
         raise _Unreadable(f"its ZIP is damaged ({error})") from None
     if max(member.file_size, len(content)) > MAX_JSON_BYTES:
-        raise _Unreadable(f"{JSON_MEMBER} has more than {MAX_JSON_BYTES:,} bytes")
+        raise _Unreadable(f"{name} has more than {MAX_JSON_BYTES:,} bytes")
     return content
 
 
 def _from_onnx(path: Path) -> FileMetadata | None:
+    text = _onnx_properties(path).get(OWN_KEY)
+    if text is None:
+        return None
+    if len(text) > MAX_JSON_BYTES:
+        raise _Unreadable(f"{OWN_KEY} has more than {MAX_JSON_BYTES:,} bytes")
+    return _parsed(_OWN, text)
+
+
+def onnx_properties(path: Path) -> Mapping[str, str]:
+    """The metadata_props of an ONNX file; empty for a file that cannot be loaded."""
+    try:
+        return _onnx_properties(path)
+    except _Unreadable:
+        return {}
+
+
+def _onnx_properties(path: Path) -> Mapping[str, str]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -180,15 +233,10 @@ def _from_onnx(path: Path) -> FileMetadata | None:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-        text = session.get_modelmeta().custom_metadata_map.get(OWN_KEY)
+        return dict(session.get_modelmeta().custom_metadata_map)
     except Exception as error:  # onnxruntime's own classes share no base but this
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _Unreadable(f"it cannot be loaded ({first_line})") from None
-    if text is None:
-        return None
-    if len(text) > MAX_JSON_BYTES:
-        raise _Unreadable(f"{OWN_KEY} has more than {MAX_JSON_BYTES:,} bytes")
-    return _parsed(_OWN, text)
 
 
 def _parsed(adapter: TypeAdapter[Record], content: bytes | str) -> Record:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from configs.contract import TeacherFile
 from configs.schema import (
     Choice,
     CompressConfig,
@@ -14,7 +15,6 @@ from configs.schema import (
     GivenTeacherConfig,
     SoftLabelsConfig,
     StudentConfig,
-    TeacherFile,
 )
 from distill.backbones import BACKBONES
 

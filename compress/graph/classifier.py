@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from compress.graph.replay import named_layers
+from configs.contract import Answers
 from configs.errors import UserError
 from configs.schema import OutputKind
 
@@ -14,8 +15,43 @@ PASSES_VALUES_ON = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Dro
 """Layers that return the values that they read."""
 
 
+@keras.saving.register_keras_serializable("potstill")
+class DeclaredAnswers(keras.layers.Layer):
+    """Passes answers on, and says what they are where no activation does.
+
+    Args:
+        answers: as in an `InputContract`.
+    """
+
+    def __init__(self, answers: Answers, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.answers = answers
+
+    def call(self, x: Any) -> Any:
+        return x
+
+    @property
+    def activation_name(self) -> str:
+        """The activation that would return such answers."""
+        if self.answers == "logits":
+            return "linear"
+        return "softmax" if self.answers == "probabilities" else "sigmoid"
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "answers": self.answers}
+
+
 def image_size_of(model: keras.Model) -> tuple[int, int]:
     """(height, width) of the input of an image classifier, in pixels.
+
+    Raises:
+        UserError: as `input_shape_of`.
+    """
+    return input_shape_of(model)[:2]
+
+
+def input_shape_of(model: keras.Model) -> tuple[int, int, int]:
+    """(height, width, channels) of the input of an image classifier; 3 channels, or 1 for grey.
 
     Raises:
         UserError: the model is not an image classifier that a file can hold.
@@ -25,7 +61,7 @@ def image_size_of(model: keras.Model) -> tuple[int, int]:
     if len(inputs) != 1 or len(outputs) != 1:
         raise _unfit(model, f"it has {len(inputs)} inputs and {len(outputs)} outputs")
     shape, scores = tuple(inputs[0].shape), tuple(outputs[0].shape)
-    if len(shape) != 4 or shape[3] != 3:
+    if len(shape) != 4 or shape[3] not in (1, 3):
         raise _unfit(model, f"its input has the shape {shape}")
     if shape[1] is None or shape[2] is None:
         raise _unfit(
@@ -44,13 +80,13 @@ def image_size_of(model: keras.Model) -> tuple[int, int]:
             f"its layers compute in {half_types.pop()}; rebuild it after "
             'keras.config.set_dtype_policy("float32") and give it the same weights',
         )
-    return shape[1], shape[2]
+    return shape[1], shape[2], shape[3]
 
 
 def _unfit(model: keras.Model, reason: str) -> UserError:
     return UserError(
         f"model {model.name!r} cannot be written to a file: {reason}. Expected one input "
-        "(batch, height, width, 3) and one output (batch, classes), as in a Keras functional "
+        "(batch, height, width, 3 or 1) and one output (batch, classes), as in a Keras functional "
         "or sequential image classifier."
     )
 
@@ -65,9 +101,16 @@ def last_activation(model: keras.Model) -> str:
         if not isinstance(layer, PASSES_VALUES_ON):
             break
         tensor = layer._inbound_nodes[node_index].input_tensors[0]
+    if isinstance(layer, DeclaredAnswers):
+        return layer.activation_name
     if type(layer).__name__ in ("Softmax", "Sigmoid"):  # a layer, or an operation of keras.ops
         return type(layer).__name__.lower()
     return getattr(getattr(layer, "activation", None), "__name__", "linear")
+
+
+def has_scores(model: keras.Model) -> bool:
+    """Whether the outputs are independent probabilities of several classes."""
+    return last_activation(model) == "sigmoid" and model.outputs[0].shape[-1] > 1
 
 
 def output_function(model: keras.Model, output: OutputKind) -> Callable[[Any], Any]:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from compress.graph.classifier import image_size_of, output_function
+from compress.graph.classifier import input_shape_of, output_function
 from compress.graph.tensor_names import INPUT
 from configs.schema import OutputKind
 
@@ -51,14 +51,14 @@ def _trace(model: keras.Model, output: OutputKind) -> Any:
 
     With Keras' dynamic batch the runtimes would split EfficientNetB0 into 17 pieces.
     """
-    height, width = image_size_of(model)
+    shape = input_shape_of(model)
     answers = output_function(model, output)
 
     @tf.function(autograph=False)
     def infer(image: tf.Tensor) -> tf.Tensor:
         return answers(tf.cast(model(image, training=False), tf.float32))
 
-    signature = tf.TensorSpec((1, height, width, 3), tf.float32, name=INPUT)
+    signature = tf.TensorSpec((1, *shape), tf.float32, name=INPUT)
     # Keras compiles grouped convolutions with XLA, as a function inside this one. tf2onnx cannot
     # read a call of it, and in TFLite its tensors lose the names of their layers.
     eagerly = tf.config.functions_run_eagerly()

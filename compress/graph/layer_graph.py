@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from compress.graph.classifier import image_size_of
+from compress.graph.classifier import input_shape_of
 from compress.graph.replay import replay
 from compress.graph.tensor_names import CallNames
 from configs.errors import UserError
@@ -53,7 +53,7 @@ class LayerGraph:
 
             return call
 
-        inputs = keras.Input((*image_size_of(model), 3))
+        inputs = keras.Input(input_shape_of(model))
         return cls(inputs, replay(model, inputs, recorded), calls)
 
     def writer(self, tensor: Any) -> LayerCall | None:

@@ -14,20 +14,21 @@ from compress.int8.bias_correction import correct_biases
 from compress.int8.sensitivity import NUM_GRADIENT_IMAGES, Sensitivity, measure_sensitivities
 from configs.errors import UserError
 from distill.data.manifest import Examples
-from eval.images import evaluation_image
-from eval.pixels import Pixels
+from eval.images import Fitting, evaluation_image
 
 Images = Callable[[], Iterator[np.ndarray]]
 """Starts an iterator of calibration images, float32 (height, width, 3)."""
 
 
-def calibration_photos(examples: Examples, size: tuple[int, int], pixels: Pixels) -> Images:
+def calibration_photos(
+    examples: Examples, size: tuple[int, int], fitting: Fitting | None = None
+) -> Images:
     """Training photos through the evaluation view; the classes take turns.
 
     Args:
         examples: the training split.
         size: (height, width) of the model's input.
-        pixels: what the model expects of its input.
+        fitting: how a foreign model wants photos to be fitted; None as our own.
 
     Returns:
         A function that starts over at the first photo. Its images are float32 (height, width, 3).
@@ -38,7 +39,7 @@ def calibration_photos(examples: Examples, size: tuple[int, int], pixels: Pixels
 
     def images() -> Iterator[np.ndarray]:
         for index in order:
-            yield pixels.apply(evaluation_image(examples.paths[index], size))
+            yield evaluation_image(examples.paths[index], size, fitting).astype("float32")
 
     return images
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import onnx
 
-from compress.recipes.tflite_metadata import LABELS_MEMBER, with_metadata
+from compress.recipes.tflite_metadata import with_metadata
 from configs.artifacts import ending
+from eval.foreign_metadata import LABELS_MEMBER
 from eval.metadata import JSON_MEMBER, OWN_KEY, FileMetadata
 
 EPOCH = (1980, 1, 1, 0, 0, 0)

@@ -11,31 +11,13 @@ from flatbuffers import Builder
 
 from compress.graph.tensor_names import INPUT
 from compress.recipes.flatbuffer import pack
+from eval.foreign_metadata import LABELS_MEMBER, MEMBERS, NORMALIZATION_OPTIONS, TFLITE_ENTRY
 from eval.metadata import FileMetadata
 
-TFLITE_ENTRY = "TFLITE_METADATA"
-LABELS_MEMBER = "labels.txt"
-"""The file with the labels, in the ZIP behind the model."""
-# Tables of our own: only mediapipe and the dead tflite-support bring this schema as Python code,
-# and mediapipe needs a newer absl-py than tensorflow-model-optimization allows.
-MEMBERS = {
-    "ModelMetadata": "name description version subgraph_metadata author license associated_files "
-    "min_parser_version",
-    "SubGraphMetadata": "name description input_tensor_metadata output_tensor_metadata",
-    "TensorMetadata": "name description dimension_names content process_units stats "
-    "associated_files",
-    "Content": "content_properties_type content_properties",
-    "ImageProperties": "color_space",
-    "FeatureProperties": "",
-    "ProcessUnit": "options_type options",
-    "NormalizationOptions": "mean std",
-    "AssociatedFile": "name description type",
-}
-"""The tables that we write and all their members in the order of TFLite's metadata_schema.fbs."""
 PARSER_VERSION = "1.0.0"
 """Every reader of the schema knows these members."""
 RGB, TENSOR_AXIS_LABELS = 1, 2
-FEATURE_PROPERTIES, IMAGE_PROPERTIES, NORMALIZATION_OPTIONS = 1, 2, 1
+FEATURE_PROPERTIES, IMAGE_PROPERTIES = 1, 2
 
 
 class _Table(NamedTuple):

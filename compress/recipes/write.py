@@ -10,18 +10,18 @@ import numpy as np
 import tensorflow as tf
 from pydantic import Field
 
-from compress.graph.classifier import image_size_of, output_function
+from compress.graph.classifier import has_scores, image_size_of, output_function
 from compress.recipes import RECIPES
 from compress.recipes.conversion import Conversion
 from compress.recipes.metadata import write_metadata
 from configs.artifacts import ending, whole_file
+from configs.contract import OWN_CONTRACT, OWN_PIXELS, InputContract
 from configs.errors import StepFailed
 from configs.records import to_json
 from configs.schema import Choice, OutputKind
 from eval.devices.probe import open_model
 from eval.footprint import zip_bytes
 from eval.metadata import FileMetadata, SplitShares
-from eval.pixels import OWN_PIXELS, Pixels
 
 NUM_PARITY_IMAGES = 8
 MAX_PARITY_DIFF = 1e-3
@@ -72,7 +72,7 @@ def write_file(
     *,
     parent: str,
     classes: list[str],
-    pixels: Pixels = OWN_PIXELS,
+    contract: InputContract = OWN_CONTRACT,
     output: OutputKind = "probabilities",
     split: SplitShares | None = None,
 ) -> dict[str, Any]:
@@ -82,7 +82,8 @@ def write_file(
         conversion: the model and its calibration photos, shared by all files of the model.
         parent: the name of the model, for the metadata.
         classes: the class names in the order of the model's answers.
-        pixels: what the model expects of its input; the calibration photos have it already.
+        contract: of the model as it came. The one at hand takes raw pixels, and its calibration
+            photos are fitted already.
         split: shares of the validation and test photos.
 
     Returns:
@@ -99,12 +100,16 @@ def write_file(
             parity = check_parity(conversion.model, unfinished, images, output=output)
         metadata = FileMetadata(
             classes=classes,
-            output=output,
-            pixels=pixels,
+            output="scores" if has_scores(conversion.model) else output,
+            pixels=OWN_PIXELS,
             image_size=list(image_size_of(conversion.model)),
             parent=parent,
             recipe=recipe.name,
             split=split,
+            channels="grey" if contract.channels == "grey" else "rgb",
+            fit=contract.fit,
+            interpolation=contract.interpolation,
+            contract=contract.describe() or None,
         )
         write_metadata(unfinished, metadata)
     facts = FileManifest(parent, recipe.name, ending(path)[1:], parity, zip_bytes(path))

@@ -14,7 +14,6 @@ from configs.schema import Choice, Experiment
 from distill.data.manifest import load_examples
 from distill.model_file import load_model
 from eval.metadata import SplitShares
-from eval.pixels import OWN_PIXELS
 
 
 def file_steps(
@@ -29,7 +28,7 @@ def file_steps(
     def conversion() -> Conversion:
         model = load_model(run.model(parent))
         photos = load_examples(run, "train")
-        return Conversion(model, calibration_photos(photos, image_size_of(model), OWN_PIXELS))
+        return Conversion(model, calibration_photos(photos, image_size_of(model)))
 
     for recipe in recipes:
         yield _file_step(run, experiment, parent, recipe, conversion)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from distill.data.manifest import Examples, load_examples, student_examples
 from distill.data.mixing import draw_mix, mix_images
 from distill.data.photo_store import PhotoStore
 from distill.data.views import training_view
-from eval.images import evaluation_batches
+from eval.images import Fitting, evaluation_batches, evaluation_image
 
 LabelReader = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Reads soft labels: (example indices, view numbers) -> logits, float32 (batch, classes)."""
@@ -208,10 +209,17 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 
 
 def evaluation_images(
-    examples: Examples, image_size: tuple[int, int], batch_size: int
+    examples: Examples,
+    image_size: tuple[int, int],
+    batch_size: int,
+    fitting: Fitting | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(images float32 (batch, height, width, 3), labels (batch,)) through the evaluation view."""
-    start = 0
-    for images in evaluation_batches(examples.paths, image_size, batch_size):
+    """(images float32 (batch, height, width, 3), labels (batch,)) through the evaluation view.
+
+    Args:
+        fitting: how a foreign model wants photos to be fitted; None as our own.
+    """
+    start, read = 0, partial(evaluation_image, fitting=fitting)
+    for images in evaluation_batches(examples.paths, image_size, batch_size, read):
         yield images.astype("float32"), examples.labels[start : start + len(images)]
         start += len(images)

@@ -3,30 +3,48 @@
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from configs.artifacts import ending, file_sha256
+from configs.contract import InputContract, TeacherFile, settled
 from configs.errors import UserError
-from configs.schema import TeacherFile
 from distill.model_file import load_model
-from eval.devices.probe import ModelFileError, open_model
-from eval.metadata import FileMetadata, expected_pixels, read_metadata
-from eval.pixels import RANGES, Pixels
+from eval.devices.probe import Model, ModelFileError, open_model
+from eval.file_contract import file_contract
+from eval.metadata import read_metadata
 from eval.scoring.probabilities import two_classes
 
 SMALLEST_PROBABILITY = 1e-7
 """Stands for a probability of 0, whose logarithm is not a number. int8 files round to 0."""
 
-Answers = Callable[[np.ndarray], np.ndarray]
+LUMA = np.array([0.299, 0.587, 0.114], "float32")
+"""Shares of red, green and blue in grey (ITU-R BT.601), as in Pillow."""
+
+Outputs = Callable[[np.ndarray], np.ndarray]
 """float32 images (batch, size, size, 3) of 0..255 -> outputs of a model, (batch, classes)."""
 
 
-def open_teacher_file(file: TeacherFile, classes: list[str]) -> Answers:
-    """A function from images to the outputs of a model file, logits or probabilities.
+@dataclass(frozen=True)
+class OpenTeacher:
+    """A model file that answers about views.
+
+    Attributes:
+        outputs: logits or probabilities, in the order of the classes of the photos.
+        contract: what the model expects; `outputs` converts what is not about whole photos.
+    """
+
+    outputs: Outputs
+    contract: InputContract
+
+
+def open_teacher_file(file: TeacherFile, classes: list[str]) -> OpenTeacher:
+    """A model file, ready to answer.
 
     Args:
         classes: of the photos, in the order of their indices.
@@ -40,23 +58,27 @@ def open_teacher_file(file: TeacherFile, classes: list[str]) -> Answers:
             f"teacher.files names {file.path}, which does not exist. Expected a .keras, .onnx or "
             ".tflite file or a SavedModel folder."
         )
-    metadata = None
+    contract = settled(("options", file.statement))
     if file.path.is_dir():
         predict = _saved_model(file)
     elif ending(file.path) in (".onnx", ".tflite"):
-        predict = _runtime_file(file)
-        metadata = read_metadata(file.path)
+        model = _runtime_file(file)
+        predict = model.predict
+        contract = file_contract(
+            file.path,
+            read_metadata(file.path),
+            num_channels=model.input_shape[2],
+            num_classes=model.num_classes,
+            options=file.statement,
+        )
     else:
         predict = _keras_file(file)
-    if metadata is not None and metadata.classes != classes:
-        raise UserError(
-            f"{file.path} has the classes {', '.join(metadata.classes[:20])}, and the photos have "
-            f"{', '.join(classes[:20])}. Expected a teacher with the same classes."
-        )
-    pixels = _pixels(file, metadata)
+    order = _order(file, contract.labels, classes)
 
     def answers(images: np.ndarray) -> np.ndarray:
-        outputs = np.asarray(predict(pixels.apply(images)), "float32")
+        if contract.channels == "grey":
+            images = images @ LUMA[:, None]
+        outputs = np.asarray(predict(contract.apply(images)), "float32")
         is_one_score = len(classes) == 2 and outputs.shape == (len(images), 1)
         if outputs.shape != (len(images), len(classes)) and not is_one_score:
             raise UserError(
@@ -64,35 +86,61 @@ def open_teacher_file(file: TeacherFile, classes: list[str]) -> Answers:
                 f"{len(classes)} classes ({', '.join(classes[:20])}). Expected a teacher with one "
                 "output for each class, in alphabetical order."
             )
-        return outputs
+        if order is not None and is_one_score:
+            raise UserError(
+                f"{file.path} answers with one score, that of the second class. Its labels "
+                f"are {', '.join(contract.labels or ())}, and the second class of the photos is "
+                f"{classes[1]}. Rename the folders, or use a teacher with a score per class."
+            )
+        return outputs if order is None else outputs[:, order]
 
-    return answers
-
-
-def _pixels(file: TeacherFile, metadata: FileMetadata | None) -> Pixels:
-    if file.pixels is not None:
-        return RANGES[file.pixels]
-    if file.mean or file.std:
-        return Pixels(file.mean or (0.0, 0.0, 0.0), file.std or (1.0, 1.0, 1.0))
-    return expected_pixels(metadata, None)
+    return OpenTeacher(answers, contract)
 
 
-def _runtime_file(file: TeacherFile) -> Answers:
+def _order(
+    file: TeacherFile, labels: tuple[str, ...] | None, classes: list[str]
+) -> list[int] | None:
+    """Which output belongs to each class of the photos; None where nothing changes.
+
+    Raises:
+        UserError: the teacher has other classes.
+    """
+    if labels is None or list(labels) == classes:
+        return None
+    if sorted(labels) != sorted(classes):
+        raise UserError(
+            f"{file.path} has the classes {', '.join(labels[:20])}, and the photos have "
+            f"{', '.join(classes[:20])}. Expected a teacher with the same classes."
+        )
+    return [labels.index(name) for name in classes]
+
+
+def _runtime_file(file: TeacherFile) -> Model:
     try:
-        return open_model(file.path, os.cpu_count() or 1, file.image_size).predict
+        return open_model(file.path, os.cpu_count() or 1, file.image_size)
     except ModelFileError as error:
         raise UserError(
             f"{file.path} cannot be run here: {error}. Expected an .onnx or .tflite file."
         ) from None
 
 
-def _keras_file(file: TeacherFile) -> Answers:
+def _keras_file(file: TeacherFile) -> Outputs:
     model = load_model(file.path)
+    if file.output_layer is not None:
+        try:
+            model = keras.Model(model.inputs, model.get_layer(file.output_layer).output)
+        except ValueError:
+            raise UserError(
+                f"{file.path} has no layer {file.output_layer}, which output_layer names. Its last "
+                f"layers are {', '.join(layer.name for layer in model.layers[-5:])}."
+            ) from None
+    if file.layout == "nchw":
+        return lambda images: np.asarray(model.predict_on_batch(images.transpose(0, 3, 1, 2)))
     _check_input(file, model.input_shape)
     return lambda images: np.asarray(model.predict_on_batch(images))
 
 
-def _saved_model(file: TeacherFile) -> Answers:
+def _saved_model(file: TeacherFile) -> Outputs:
     try:
         loaded = tf.saved_model.load(str(file.path))
         serve = loaded.signatures["serving_default"]
@@ -120,7 +168,8 @@ def _saved_model(file: TeacherFile) -> Answers:
 
 
 def _check_input(file: TeacherFile, shape: Any) -> None:
-    expected = (None, file.image_size, file.image_size, 3)
+    num_channels = 1 if file.channels == "grey" else 3
+    expected = (None, file.image_size, file.image_size, num_channels)
     sizes = tuple(shape) if isinstance(shape, tuple | list | tf.TensorShape) else ()
     fits = len(sizes) == 4 and all(
         None in (size, right) or size == right for size, right in zip(sizes, expected, strict=True)

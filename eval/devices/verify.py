@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from configs.artifacts import ending
+from configs.contract import Statement
 from eval.devices.probe import open_model
 from eval.devices.registry import DEVICES, Device, Options, device_label
+from eval.file_contract import file_contract
 from eval.images import evaluation_image
-from eval.metadata import expected_pixels, read_metadata
-from eval.pixels import Pixels
+from eval.metadata import read_metadata
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,12 @@ def verify(
     device: str,
     options: Options,
     num_threads: int = 1,
-    pixels: Pixels | None = None,
+    options_of_contract: Statement | None = None,
 ) -> list[Verification]:
     """Put photos through files on a device and here, for every file that the device executes.
 
     Args:
-        pixels: what the files expect, for files that do not say it themselves.
+        options_of_contract: what the user says of the files.
 
     Raises:
         StepFailed: a file cannot be executed there.
@@ -60,7 +61,7 @@ def verify(
                 label,
                 file,
                 photos,
-                pixels=expected_pixels(read_metadata(file), pixels),
+                statement=options_of_contract,
                 num_threads=num_threads,
             )
             for file in able
@@ -73,12 +74,19 @@ def _compare(
     file: Path,
     photos: list[Path],
     *,
-    pixels: Pixels,
+    statement: Statement | None,
     num_threads: int,
 ) -> Verification:
     model = open_model(file, num_threads)
     size = model.input_shape[:2]
-    images = np.stack([pixels.apply(evaluation_image(photo, size)) for photo in photos])
+    contract = file_contract(
+        file,
+        read_metadata(file, model.num_classes),
+        num_channels=model.input_shape[2],
+        num_classes=model.num_classes,
+        options=statement,
+    )
+    images = contract.apply(np.stack([evaluation_image(photo, size, contract) for photo in photos]))
     session = device.open(file, num_threads=num_threads)
     try:
         there = np.stack([session.predict(image) for image in images])

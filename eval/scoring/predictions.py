@@ -2,18 +2,19 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from configs.artifacts import file_sha256, whole_file
+from configs.contract import OWN_CONTRACT, InputContract
 from configs.errors import StepFailed, UserError
 from configs.progress import track
 from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from eval.devices.probe import ModelFileError, open_model
-from eval.images import evaluation_batches
-from eval.pixels import OWN_PIXELS, Pixels
+from eval.images import evaluation_batches, evaluation_image
 from eval.scoring.probabilities import as_probabilities
 
 BATCH_SIZE = 32
@@ -31,14 +32,15 @@ class Photos:
 def predict_file(
     path: Path,
     batches: Iterable[np.ndarray],
-    pixels: Pixels = OWN_PIXELS,
+    contract: InputContract = OWN_CONTRACT,
     num_threads: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Probabilities of a model file, float32 (examples, classes).
 
     Args:
-        batches: uint8 images (batch, height, width, 3) of the evaluation view.
+        batches: uint8 images (batch, height, width, channels) of the evaluation view.
+        contract: what the file expects.
         progress: called with the number of images that are done.
 
     Raises:
@@ -53,23 +55,24 @@ def predict_file(
         raise UserError(f"{path} answers with a single score; expected one for each class.")
     outputs = [np.zeros((0, model.num_classes), "float32")]
     for images in batches:
-        outputs.append(model.predict(pixels.apply(images)))
+        outputs.append(model.predict(contract.apply(images)))
         if progress:
             progress(sum(map(len, outputs)))
     answers = np.concatenate(outputs)
     if not np.isfinite(answers).all():
         raise StepFailed(f"{path} answers with NaN or infinity: its arithmetic overflows.")
-    return as_probabilities(answers)
+    return as_probabilities(answers, contract.answers)
 
 
 def file_probabilities(
-    path: Path, photos: Photos, *, num_threads: int, pixels: Pixels = OWN_PIXELS
+    path: Path, photos: Photos, *, num_threads: int, contract: InputContract = OWN_CONTRACT
 ) -> np.ndarray:
     """Probabilities of one file on one split, float32 (examples, classes)."""
     size = open_model(path, num_threads).input_shape[:2]
-    batches = evaluation_batches(photos.paths, size, BATCH_SIZE)
+    read = partial(evaluation_image, fitting=contract)
+    batches = evaluation_batches(photos.paths, size, BATCH_SIZE, read)
     with track(f"{path.name}: {photos.split}", len(photos.paths)) as advance:
-        return predict_file(path, batches, pixels, num_threads, advance)
+        return predict_file(path, batches, contract, num_threads, advance)
 
 
 def file_predictions_step(

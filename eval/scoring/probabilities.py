@@ -2,13 +2,17 @@
 
 import numpy as np
 
-from configs.schema import OutputKind
+from configs.contract import Answers
 
 
-def as_probabilities(outputs: np.ndarray) -> np.ndarray:
-    """Probabilities of answers, (examples, classes): renormalised, or logits through softmax."""
+def as_probabilities(outputs: np.ndarray, answers: Answers | None = None) -> np.ndarray:
+    """Probabilities of answers, (examples, classes): renormalised, or logits through softmax.
+
+    Args:
+        answers: what the answers are; None to tell it from the values.
+    """
     outputs = outputs.astype("float32")
-    if output_kind(outputs) == "probabilities":
+    if (answers or output_kind(outputs)) != "logits":
         sums = outputs.sum(axis=1, keepdims=True)
         # Where every class was rounded to 0, all classes are equally likely.
         return np.where(sums > 0, outputs / np.maximum(sums, 1e-7), 1 / outputs.shape[1])
@@ -21,11 +25,12 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
-def output_kind(outputs: np.ndarray) -> OutputKind:
-    """Whether a model answers with probabilities or with logits.
+def output_kind(outputs: np.ndarray) -> Answers:
+    """Whether a model answers with probabilities, with independent scores, or with logits.
 
-    All rows decide together, because a model returns one or the other. An int8 output holds
-    probabilities in steps of 1/256, so a sum may be off by half a step for each class.
+    All rows decide together, because a model returns one kind. Probabilities add up to one, scores
+    of 0 to 1 do not. An int8 output holds probabilities in steps of 1/256, so a sum may be off by
+    half a step for each class.
 
     Args:
         outputs: (examples, classes), or (examples, 1) for the score of the second of two classes.
@@ -34,7 +39,9 @@ def output_kind(outputs: np.ndarray) -> OutputKind:
     in_range = outputs.min(initial=0) >= 0 and outputs.max(initial=0) <= 1.01
     largest_error = np.abs(outputs.sum(axis=1) - 1).max(initial=0)
     sums_to_one = num_classes == 1 or largest_error <= max(0.05, num_classes / 512)
-    return "probabilities" if in_range and sums_to_one else "logits"
+    if not in_range:
+        return "logits"
+    return "probabilities" if sums_to_one else "scores"
 
 
 def two_classes(outputs: np.ndarray, kind: str) -> np.ndarray:
@@ -45,5 +52,5 @@ def two_classes(outputs: np.ndarray, kind: str) -> np.ndarray:
     """
     if outputs.shape[1] != 1:
         return outputs
-    first = 1 - outputs if kind == "probabilities" else np.zeros_like(outputs)
+    first = 1 - outputs if kind != "logits" else np.zeros_like(outputs)
     return np.hstack([first, outputs])

@@ -9,8 +9,8 @@ import pytest
 
 from compress import budget, standalone
 from compress.recipes import RECIPES
+from configs.contract import RANGES
 from eval.metadata import read_metadata
-from eval.pixels import RANGES
 
 
 @pytest.fixture
@@ -55,9 +55,11 @@ def test_a_foreign_model_becomes_measured_files(
     metadata = read_metadata(foreign.parent / "out" / "mine-int8.tflite")
     assert metadata is not None
     assert metadata.classes == ["cat", "dog"]
-    assert metadata.pixels == RANGES["0..1"]
+    assert metadata.pixels == RANGES["0..255"]  # the range of the model is inside the file
+    assert metadata.contract is not None
+    assert metadata.contract["pixels"] == RANGES["0..1"].describe()
 
-    # The file says itself what pixels it expects: the same scores without --pixels.
+    # The file takes raw pixels: the same scores without --pixels.
     file = foreign.parent / "out" / "mine-float32.tflite"
     again = last_json(program("evaluate", "accuracy", file, "--data", photo_folder, "--json"))
     expected = rows["mine-float32.tflite"]["accuracy"]

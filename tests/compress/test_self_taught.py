@@ -12,10 +12,10 @@ from compress import budget
 from compress.self_taught import ending_in_logits, self_taught_qat
 from compress.standalone import quantize_model
 from configs.artifacts import read_json
+from configs.contract import OWN_CONTRACT, InputContract
 from configs.errors import UserError
 from configs.run_dir import RunDir
 from configs.schema import BudgetConfig
-from eval.pixels import OWN_PIXELS, RANGES
 from small_models import logits_of, random_images, settle
 from support import save_photo
 
@@ -116,15 +116,15 @@ def test_a_search_trains_where_it_may_and_says_what_of(photos, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("model", "pixels", "says"),
+    ("model", "contract", "says"),
     [
-        (classifier(layers.Dense(2)), RANGES["0..1"], "pixels from 0 to 255"),
-        (classifier(layers.Dense(2), size=16), OWN_PIXELS, "this model takes 16 x 16"),
-        (classifier(layers.Dense(1, activation="sigmoid")), OWN_PIXELS, "ends in 1 of sigmoid"),
-        (classifier(layers.Dense(2, activation="sigmoid")), OWN_PIXELS, "ends in 2 of sigmoid"),
+        (classifier(layers.Dense(2)), InputContract(fit="stretch"), "training crops photos"),
+        (classifier(layers.Dense(2), size=16), OWN_CONTRACT, "this model takes 16 x 16"),
+        (classifier(layers.Dense(1, activation="sigmoid")), OWN_CONTRACT, "ends in 1 of sigmoid"),
+        (classifier(layers.Dense(2, activation="sigmoid")), OWN_CONTRACT, "ends in 2 of sigmoid"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(model, pixels, says, photos, tmp_path) -> None:
+def test_what_cannot_be_trained_is_refused(model, contract, says, photos, tmp_path) -> None:
     model.save(tmp_path / "mine.keras")
     with pytest.raises(UserError, match=says):
         self_taught_qat(
@@ -133,6 +133,6 @@ def test_what_cannot_be_trained_is_refused(model, pixels, says, photos, tmp_path
             data=photos,
             epochs=1,
             folder=tmp_path / "run",
-            pixels=pixels,
+            contract=contract,
         )
     assert not (tmp_path / "run").exists()

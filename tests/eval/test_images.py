@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs.contract import InputContract
 from eval.images import evaluation_batches, evaluation_image, evaluation_view
 
 
@@ -38,3 +39,50 @@ def test_batches_are_the_images_in_order(tmp_path: Path) -> None:
     single = np.stack([evaluation_image(path, (4, 4)) for path in paths])
     assert (np.concatenate(batches) == single).all()
     assert single[:, 0, 0, 0].tolist() == list(range(11))
+
+
+def test_stretching_keeps_the_edges_of_the_photo() -> None:
+    photo = np.zeros((4, 8, 3), "uint8")
+    photo[:, :2] = 200  # a quarter of the width
+    view = evaluation_view(photo, (4, 4), InputContract(fit="stretch", interpolation="area"))
+    assert view[0, :, 0].tolist() == [200, 0, 0, 0]
+    assert (evaluation_view(photo, (4, 4)) == 0).all()  # the crop leaves the edges out
+
+
+def test_padding_puts_black_borders_of_equal_width() -> None:
+    photo = np.full((4, 8, 3), 200, "uint8")
+    view = evaluation_view(photo, (8, 8), InputContract(fit="pad"))
+    assert view[:, 0, 0].tolist() == [0, 0, 200, 200, 200, 200, 0, 0]
+    view = evaluation_view(photo.transpose(1, 0, 2), (8, 8), InputContract(fit="pad"))
+    assert view[0, :, 0].tolist() == [0, 0, 200, 200, 200, 200, 0, 0]
+
+
+def test_photos_of_the_shape_of_the_input_are_fitted_alike() -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (12, 12, 3)).astype("uint8")
+    views = [
+        evaluation_view(photo, (6, 6), InputContract(fit=fit)) for fit in ("crop", "stretch", "pad")
+    ]
+    assert (views[0] == views[1]).all()
+    assert (views[0] == views[2]).all()
+
+
+def test_a_grey_view_has_one_channel() -> None:
+    photo = np.zeros((4, 4, 3), "uint8")
+    photo[...] = (100, 150, 200)
+    view = evaluation_view(photo, (2, 2), InputContract(channels="grey"))
+    assert view.shape == (2, 2, 1)
+    # ITU-R BT.601: 0.299 * 100 + 0.587 * 150 + 0.114 * 200
+    assert view[0, 0, 0] == 141
+    grey = np.full((4, 4, 3), 77, "uint8")
+    assert (evaluation_view(grey, (4, 4), InputContract(channels="grey")) == 77).all()
+
+
+def test_interpolations_differ_and_nearest_invents_no_colour() -> None:
+    photo = np.zeros((8, 8, 3), "uint8")
+    photo[::2] = 255
+    views = {
+        name: evaluation_view(photo, (3, 3), InputContract(interpolation=name))
+        for name in ("nearest", "bilinear", "bicubic", "lanczos", "area")
+    }
+    assert set(np.unique(views["nearest"])) <= {0, 255}
+    assert len({view.tobytes() for view in views.values()}) >= 4

@@ -15,8 +15,8 @@ from typing import Any
 import onnx
 import pytest
 
-from eval.metadata import MAX_JSON_BYTES, FileMetadata, SplitShares, expected_pixels, read_metadata
-from eval.pixels import RANGES
+from configs.contract import RANGES
+from eval.metadata import MAX_JSON_BYTES, FileMetadata, SplitShares, read_metadata
 
 VALUES: dict[str, Any] = {
     "classes": ["rose", "tulip", "löwenzahn", "other"],
@@ -291,9 +291,3 @@ def test_metadata_of_another_number_of_classes_is_ignored(
     assert read_metadata(tflite_file, num_classes=4) == METADATA
     assert read_metadata(tflite_file, num_classes=3) is None
     assert "4 classes, the model 3" in warnings[0]
-
-
-def test_the_users_pixels_count_more_than_the_files() -> None:
-    assert expected_pixels(METADATA, None) == RANGES["-1..1"]
-    assert expected_pixels(METADATA, RANGES["0..1"]) == RANGES["0..1"]
-    assert expected_pixels(None, None) == RANGES["0..255"]

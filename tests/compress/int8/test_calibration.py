@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from compress.int8.calibration import CalibratedModel, calibration_photos
+from configs.contract import InputContract
 from distill.data.manifest import Examples
 from eval.images import evaluation_image
-from eval.pixels import Pixels
 from support import save_photo
 
 
@@ -29,10 +29,9 @@ def test_calibration_photos_come_from_the_classes_in_turns_and_as_the_model_want
     paths = [save_photo(tmp_path / f"{name}.png", seed=seed) for seed, name in enumerate(names)]
     labels = np.array([0, 0, 1, 0, 1], "int32")
     examples = Examples(names, paths, labels, ["cat", "dog"])
-    pixels = Pixels((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
-    photos = calibration_photos(examples, (8, 12), pixels)
-    expected = [
-        (evaluation_image(paths[index], (8, 12)) - 127.5) / 127.5 for index in (0, 2, 1, 4, 3)
-    ]
+    contract = InputContract(fit="stretch", channels="grey")
+    photos = calibration_photos(examples, (8, 12), contract)
+    expected = [evaluation_image(paths[index], (8, 12), contract) for index in (0, 2, 1, 4, 3)]
+    assert expected[0].shape == (8, 12, 1)
     for _ in range(2):  # every call starts over
         np.testing.assert_allclose(list(photos()), expected, atol=1e-6)

@@ -16,8 +16,8 @@ from flatbuffers.table import Table
 from onnx import TensorProto, helper
 
 from compress.recipes.metadata import write_metadata
+from configs.contract import RANGES
 from eval.metadata import FileMetadata, read_metadata
-from eval.pixels import RANGES
 
 METADATA = FileMetadata(
     classes=["rose", "it's", "löwenzahn\n😀"],

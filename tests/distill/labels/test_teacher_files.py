@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from compress.recipes import onnx as onnx_recipes
 from compress.recipes import tflite as tflite_recipes
 from compress.recipes.conversion import Conversion
+from configs.contract import TeacherFile
 from configs.errors import UserError
-from configs.schema import TeacherFile
 from distill.labels.teacher_files import as_logits, open_teacher_file, path_sha256
 from small_models import random_images
 from support import save_photo
@@ -67,7 +67,7 @@ def channels_first(original: Path, target: Path) -> None:
 def test_a_file_answers_like_its_model(
     files: dict[str, Path], model: keras.Model, images: np.ndarray, kind: str
 ) -> None:
-    answers = open_teacher_file(TeacherFile(path=files[kind], image_size=16), CLASSES)
+    answers = open_teacher_file(TeacherFile(path=files[kind], image_size=16), CLASSES).outputs
     expected = np.asarray(model.predict_on_batch(images))
     # Other kernels sum in another order.
     np.testing.assert_allclose(answers(images), expected, atol=1e-5)
@@ -80,7 +80,7 @@ def test_the_ending_of_a_file_may_be_in_capitals(
     capitals = tmp_path / f"MODEL.{kind.upper()}"
     shutil.copy(files[kind], capitals)
     expected, outputs = (
-        open_teacher_file(TeacherFile(path=path, image_size=16), CLASSES)(images)
+        open_teacher_file(TeacherFile(path=path, image_size=16), CLASSES).outputs(images)
         for path in (files[kind], capitals)
     )
     np.testing.assert_array_equal(outputs, expected)
@@ -92,6 +92,7 @@ def test_the_ending_of_a_file_may_be_in_capitals(
         ({}, 0, 1),
         ({"pixels": "0..1"}, 0, 255),
         ({"pixels": "-1..1"}, 127.5, 127.5),
+        ({"pixels": "torch"}, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
         ({"mean": (100, 110, 120), "std": (50, 60, 70)}, (100, 110, 120), (50, 60, 70)),
         ({"mean": (100, 110, 120)}, (100, 110, 120), 1),
     ],
@@ -100,10 +101,45 @@ def test_a_file_gets_the_pixels_it_expects(
     files: dict[str, Path], model: keras.Model, images: np.ndarray, options, mean, std
 ) -> None:
     file = TeacherFile(path=files["keras"], image_size=16, **options)
-    answers = open_teacher_file(file, CLASSES)
+    answers = open_teacher_file(file, CLASSES).outputs
     inputs = ((images - np.array(mean)) / np.array(std)).astype("float32")
     expected = np.asarray(model.predict_on_batch(inputs))
     np.testing.assert_allclose(answers(images), expected, atol=1e-4)
+
+
+def test_a_teacher_of_blue_first_gets_blue_first(
+    files: dict[str, Path], model: keras.Model, images: np.ndarray
+) -> None:
+    file = TeacherFile(path=files["keras"], image_size=16, pixels="caffe")
+    expected = model.predict_on_batch((images - [123.68, 116.779, 103.939])[..., ::-1])
+    outputs = open_teacher_file(file, CLASSES).outputs(images)
+    np.testing.assert_allclose(outputs, expected, atol=1e-4)
+
+
+def test_labels_in_another_order_are_put_in_the_order_of_the_photos(
+    files: dict[str, Path], model: keras.Model, images: np.ndarray
+) -> None:
+    file = TeacherFile(path=files["keras"], image_size=16, labels=["dog", "cat"])
+    outputs = open_teacher_file(file, CLASSES).outputs(images)
+    np.testing.assert_array_equal(outputs, model.predict_on_batch(images)[:, ::-1])
+
+
+def test_a_layer_inside_may_answer(
+    files: dict[str, Path], model: keras.Model, images: np.ndarray
+) -> None:
+    whole = keras.Model(model.inputs, keras.layers.Softmax(name="soft")(model.outputs[0]))
+    path = files["keras"].with_name("soft.keras")
+    whole.save(path)
+    file = TeacherFile(path=path, image_size=16, output_layer=model.layers[-1].name)
+    outputs = open_teacher_file(file, CLASSES).outputs(images)
+    np.testing.assert_allclose(outputs, model.predict_on_batch(images), atol=1e-6)
+    with pytest.raises(UserError, match="no layer head, which output_layer names"):
+        open_teacher_file(TeacherFile(path=path, image_size=16, output_layer="head"), CLASSES)
+
+
+def test_means_of_pixels_from_0_to_1_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"mean: \[123.675, 116.28, 103.53\]"):
+        TeacherFile(path=tmp_path, image_size=16, mean=(0.485, 0.456, 0.406))
 
 
 def test_logits_of_probabilities_have_these_probabilities() -> None:
@@ -132,7 +168,7 @@ def test_a_file_for_images_of_another_size_is_refused(files: dict[str, Path], ki
 def test_a_teacher_of_other_classes_is_refused(files: dict[str, Path], images: np.ndarray) -> None:
     answers = open_teacher_file(
         TeacherFile(path=files["keras"], image_size=16), ["cat", "dog", "owl"]
-    )
+    ).outputs
     with pytest.raises(UserError, match=r"shape \(2,\), and the photos have 3 classes"):
         answers(images)
 

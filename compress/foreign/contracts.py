@@ -1,0 +1,154 @@
+"""The contract of a foreign model or file: what the user and the model say, tried on photos."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from compress.foreign.door import check_input, graph_statement
+from configs.contract import InputContract, Statement, settled
+from configs.errors import UserError
+from distill.data.manifest import Examples, describe_empty
+from eval.devices.probe import open_model
+from eval.file_contract import file_contract
+from eval.foreign_metadata import labels_beside
+from eval.metadata import FileMetadata, class_name
+from eval.scoring.trial import TrialPhotos, settle_by_trial, trial_photos
+
+log = logging.getLogger("potstill")
+
+
+NO_STATEMENT = Statement()
+
+
+@dataclass(frozen=True)
+class ContractChoice:
+    """What the user says of the contract of a model.
+
+    Attributes:
+        statement: what the options say.
+        automatic: whether a better contract is taken (`--contract auto`) or only reported.
+    """
+
+    statement: Statement = NO_STATEMENT
+    automatic: bool = False
+
+
+NO_CHOICE = ContractChoice()
+
+
+def contract_of(file: Path, metadata: FileMetadata | None, choice: ContractChoice) -> InputContract:
+    """What a file expects, before it is tried.
+
+    Args:
+        metadata: our own, of the file.
+    """
+    model = open_model(file)
+    return file_contract(
+        file,
+        metadata,
+        num_channels=model.input_shape[2],
+        num_classes=model.num_classes,
+        options=choice.statement,
+    )
+
+
+def settle_file(
+    file: Path,
+    metadata: FileMetadata | None,
+    choice: ContractChoice,
+    splits: dict[str, Examples],
+) -> InputContract:
+    """The contract of a file, tried on training and validation photos; one line shows it."""
+    contract = contract_of(file, metadata, choice)
+    model = open_model(file)
+    matched(splits["test"], contract.labels, model.num_classes, file)
+    contract = settle_by_trial(
+        lambda images, tried: model.predict(tried.apply(images)),
+        model.input_shape[:2],
+        labelled_photos(splits),
+        contract,
+        model=file.name,
+        automatic=choice.automatic,
+    )
+    log.info("%s: contract: %s", file.name, contract.line)
+    return contract
+
+
+def settle_model(
+    model: keras.Model, path: Path, choice: ContractChoice, splits: dict[str, Examples]
+) -> InputContract:
+    """The contract of a Keras model, tried on training and validation photos; one line shows it.
+
+    Args:
+        path: of its file; `labels.txt` may lie beside it.
+    """
+    check_input(model)
+    beside, num_classes = labels_beside(path), max(model.outputs[0].shape[-1], 2)
+    if beside.labels is not None and len(beside.labels) != num_classes:
+        beside = Statement()
+    contract = settled(
+        ("options", choice.statement), ("labels.txt", beside), ("graph", graph_statement(model))
+    )
+    matched(splits["test"], contract.labels, num_classes, path)
+    is_first = contract.layout == "nchw"
+
+    def predict(images: np.ndarray, tried: InputContract) -> np.ndarray:
+        inputs = tried.apply(images)
+        inputs = inputs.transpose(0, 3, 1, 2) if is_first else inputs
+        return np.asarray(model.predict_on_batch(inputs), "float32")
+
+    contract = settle_by_trial(
+        predict,
+        model.input_shape[2:4] if is_first else model.input_shape[1:3],
+        labelled_photos(splits),
+        contract,
+        model=path.name,
+        automatic=choice.automatic,
+    )
+    log.info("%s: contract: %s", path.name, contract.line)
+    return contract
+
+
+def labelled_photos(splits: dict[str, Examples]) -> TrialPhotos:
+    """The photos that a contract is tried on: never test photos."""
+    parts = [splits["train"], splits["validation"]]
+    return trial_photos(
+        [path for part in parts for path in part.paths],
+        [part.classes[label] for part in parts for label in part.labels],
+    )
+
+
+def matched(
+    examples: Examples, labels: Sequence[str] | None, num_classes: int, file: Path
+) -> Examples:
+    """The same photos with the class numbers of the model.
+
+    Args:
+        labels: the names of the classes in the order of the answers; None if nobody knows them.
+        num_classes: that the model answers with.
+
+    Raises:
+        UserError: the model does not know a class of the folder, or their number differs.
+    """
+    if labels:
+        names = [class_name(label) for label in labels]
+        unknown = sorted(set(examples.classes) - set(names))
+        if unknown:
+            raise UserError(
+                f"{file} knows {', '.join(names[:20])}, and not {', '.join(unknown[:20])}. Give "
+                "it a folder with its own classes, or its labels with --labels labels.txt."
+            )
+        number = np.array([names.index(name) for name in examples.classes], "int32")
+        return Examples(examples.ids, examples.paths, number[examples.labels], names)
+    if num_classes != len(examples.classes):
+        raise UserError(
+            f"{file} answers with {num_classes} classes, and the folder has "
+            f"{len(examples.classes)} ({', '.join(examples.classes[:20])}). "
+            "Give a folder with one folder per class of the model, in alphabetical order. "
+            f"{describe_empty(examples.empty_classes)}".rstrip()
+        )
+    return examples

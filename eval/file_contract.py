@@ -1,0 +1,45 @@
+"""The input contract of a model file: what the user says, then the file, then its shape."""
+
+from pathlib import Path
+
+from configs.artifacts import ending
+from configs.contract import InputContract, Statement, settled
+from eval.foreign_metadata import labels_beside, onnx_statement, tflite_statement
+from eval.metadata import FileMetadata
+
+
+def file_contract(
+    path: Path,
+    metadata: FileMetadata | None,
+    *,
+    num_channels: int,
+    num_classes: int,
+    options: Statement | None = None,
+) -> InputContract:
+    """What a file expects of a photo, and what its answers mean.
+
+    Args:
+        metadata: our own, of the file.
+        num_channels, num_classes: of the model in the file. Labels of another number are not its
+            own.
+    """
+    foreign = beside = None
+    if metadata is None:
+        is_onnx = ending(path) == ".onnx"
+        foreign = onnx_statement(path) if is_onnx else tflite_statement(path)
+        beside = labels_beside(path)
+        foreign, beside = (
+            Statement(pixels=said.pixels, labels=None) if not _fits(said, num_classes) else said
+            for said in (foreign, beside)
+        )
+    shape = Statement(channels="grey") if num_channels == 1 else None
+    return settled(
+        ("options", options),
+        ("metadata", metadata.statement if metadata else foreign),
+        ("labels.txt", beside),
+        ("shape", shape),
+    )
+
+
+def _fits(statement: Statement, num_classes: int) -> bool:
+    return statement.labels is None or len(statement.labels) == max(num_classes, 2)

@@ -1,0 +1,65 @@
+"""The options of the input contract, as a user types them."""
+
+from pathlib import Path
+
+import pytest
+
+from commands.contract import ContractOptions
+from configs.contract import RANGES, Pixels, Statement
+from configs.errors import UserError
+
+
+def test_options_become_a_statement(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("0 red\n1 blue\n")
+    choice = ContractOptions(
+        mean="10,20,30", std="2", fit="pad", labels=str(labels), answers="scores", contract="auto"
+    ).choice()
+    assert choice.automatic
+    assert choice.statement == Statement(
+        pixels=Pixels((10, 20, 30), (2, 2, 2)), fit="pad", labels=("red", "blue"), answers="scores"
+    )
+    assert ContractOptions().choice().statement == Statement()
+
+
+def test_caffe_means_that_blue_comes_first() -> None:
+    statement = ContractOptions(pixels="caffe").choice().statement
+    assert statement == Statement(pixels=RANGES["caffe"], channels="bgr")
+    with pytest.raises(UserError, match="blue comes first, and --channels is rgb"):
+        ContractOptions(pixels="caffe", channels="rgb").choice()
+
+
+def test_folders_are_put_in_natural_order(tmp_path: Path) -> None:
+    for name in ("10", "2", "1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").touch()
+    order = ContractOptions(labels="natural").choice(tmp_path).statement.labels
+    assert order == ("1", "2", "10")
+    assert ContractOptions(labels="alphabetical").choice(tmp_path).statement.labels == (
+        "1", "10", "2",
+    )  # fmt: skip
+    with pytest.raises(UserError, match="there is no --data"):
+        ContractOptions(labels="natural").choice()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"pixels": "0..7"}, "--pixels 0..7: expected one of 0..255, 0..1, -1..1, caffe, torch"),
+        ({"pixels": "0..1", "mean": "3"}, "say the same thing twice"),
+        ({"mean": "1,2"}, "--mean 1,2: expected R,G,B"),
+        ({"std": "1,0,1"}, "--std 1,0,1: expected R,G,B"),
+        ({"fit": "letterbox"}, "--fit letterbox: expected one of crop, stretch, pad"),
+        ({"channels": "RGB"}, "--channels RGB: expected one of rgb, bgr, grey"),
+        ({"contract": "yes"}, "--contract yes: expected one of auto"),
+        ({"labels": "none.txt"}, "--labels none.txt does not exist"),
+        (
+            {"mean": "0.485,0.456,0.406", "std": "0.229,0.224,0.225"},
+            "--mean 123.675,116.28,103.53 --std 58.395,57.12,57.375",
+        ),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(options: dict[str, str], says: str) -> None:
+    with pytest.raises(UserError) as error:
+        ContractOptions(**options).choice()
+    assert says in str(error.value)

@@ -1,0 +1,147 @@
+"""A contract is tried on photos, and a better one is named."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.contract import RANGES, InputContract
+from eval.scoring.trial import settle_by_trial, trial_photos
+
+COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
+
+
+@pytest.fixture
+def photos(tmp_path: Path):
+    """Twenty photos of each colour; the left and right quarter of each are grey."""
+    paths, names = [], []
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        for i in range(20):
+            pixels = np.full((8, 16, 3), 128.0)
+            pixels[:, 4:12] = np.array(colour) + rng.normal(0, 10, 3)
+            path = tmp_path / name / f"{i}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(np.clip(pixels, 0, 255).astype("uint8")).save(path)
+            paths.append(path)
+            names.append(name)
+    return trial_photos(paths, names)
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    messages: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    monkeypatch.setattr(logging.getLogger("potstill"), "handlers", [handler])
+    return messages
+
+
+def nearest_colour(own: InputContract, order: list[str] | None = None):
+    """A model that names the nearest of the colours, and takes pixels as `own` says."""
+    names = order or sorted(COLOURS)
+    # How the mean colour of a photo looks to a model that is fed as it expects.
+    fed = own.apply(np.array([[COLOURS[name] for name in names]], "uint8"))[0]
+
+    def predict(images: np.ndarray, tried: InputContract) -> np.ndarray:
+        means = tried.apply(images)[:, 2:6, 2:6].mean(axis=(1, 2))
+        distances = np.linalg.norm(means[:, None] - fed[None], axis=2)
+        # What looks like none of the colours is called by the first name.
+        is_far = distances.min(axis=1) > np.linalg.norm(fed[0] - fed[1]) / 2
+        distances[is_far, 0] = 0
+        return -distances
+
+    return predict
+
+
+def settled(predict, photos, contract=None, *, automatic=False) -> InputContract:
+    return settle_by_trial(
+        predict, (8, 8), photos, contract or InputContract(), model="m", automatic=automatic
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "option"),
+    [
+        (InputContract(pixels=RANGES["0..1"]), "--pixels 0..1"),
+        (InputContract(pixels=RANGES["-1..1"]), "--pixels -1..1"),
+        (InputContract(channels="bgr"), "--channels bgr"),
+    ],
+)
+def test_a_wrong_contract_is_warned_about_and_a_right_one_found(
+    own: InputContract, option: str, photos, warnings: list[str]
+) -> None:
+    predict = nearest_colour(own)
+    assert settled(predict, photos).pixels == RANGES["0..255"]
+    assert len(warnings) == 1
+    assert f"with {option} it is 100% of 60. Add {option}, or --contract auto." in warnings[0]
+    taken = settled(predict, photos, automatic=True)
+    assert (taken.pixels, taken.channels) == (own.pixels, own.channels)
+    assert set(taken.stated_by) >= {"answers"}
+    assert len(warnings) == 1
+
+
+def test_a_right_contract_gets_no_word_and_its_answers_a_kind(photos, warnings: list[str]) -> None:
+    contract = settled(nearest_colour(InputContract()), photos)
+    assert contract == InputContract(answers="logits")
+    assert warnings == []
+
+
+def test_the_order_of_labels_is_tried(photos, warnings: list[str]) -> None:
+    names = ["green", "red", "blue"]
+    contract = InputContract(labels=tuple(names))
+    taken = settled(nearest_colour(InputContract()), photos, contract, automatic=True)
+    assert taken.labels == ("blue", "green", "red")
+    settled(nearest_colour(InputContract()), photos, contract)
+    assert "Add --labels alphabetical" in warnings[0]
+
+
+def test_any_other_order_is_only_reported(photos, warnings: list[str]) -> None:
+    order = ["red", "blue", "green"]
+    taken = settled(nearest_colour(InputContract(), order), photos, automatic=True)
+    assert taken.labels is None
+    assert any("In the order red, blue, green, 100 %" in message for message in warnings)
+
+
+def test_chance_is_said(photos, warnings: list[str]) -> None:
+    def guess(images: np.ndarray, tried: InputContract) -> np.ndarray:
+        return np.eye(3, dtype="float32")[np.zeros(len(images), int)] * 9 - 3
+
+    settled(guess, photos)
+    assert "answers 33% of 60 of training and validation photos correctly" in warnings[0]
+    assert "may be chance for 3 classes" in warnings[0]
+
+
+def test_the_fit_is_tried(tmp_path: Path, warnings: list[str]) -> None:
+    paths, names = [], []
+    for i in range(60):
+        name = ("dark", "light")[i % 2]
+        pixels = np.full((8, 16, 3), 128, "uint8")
+        pixels[:, :3] = pixels[:, -3:] = 250 if name == "light" else 5
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        paths.append(tmp_path / f"{i}.png")
+        names.append(name)
+
+    def edges(images: np.ndarray, tried: InputContract) -> np.ndarray:
+        edge = images[:, :, 0].mean(axis=(1, 2)) / 255
+        return np.stack([1 - edge, edge], axis=1)
+
+    settle_by_trial(
+        edges,
+        (8, 8),
+        trial_photos(paths, names),
+        InputContract(),
+        model="m",
+        automatic=False,
+    )
+    assert "with --fit stretch it is 100% of 60" in warnings[0]
+
+
+def test_the_classes_take_turns() -> None:
+    paths = [Path(f"{i}") for i in range(200)]
+    chosen = trial_photos(paths, ["a"] * 195 + ["b"] * 5)
+    assert len(chosen.paths) == 60
+    assert chosen.names.count("b") == 5
+    assert chosen.names[:4] == ["a", "b", "a", "b"]
