@@ -7,6 +7,7 @@ import typer
 
 from commands.contract import ContractOptions
 from commands.options import (
+    CodeOptions,
     LimitOptions,
     Result,
     StepOptions,
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 app = new_app("Prune and quantize a student, and write TFLite and ONNX files.")
 
-MODEL_ENDINGS = (".keras", ".h5")
-ONLY_MODEL = "it is for a .keras model. For a run, set it in the config (--set)."
+ONLY_MODEL = (
+    "it is for a model (a .keras or .h5 file, or a SavedModel folder). For a run, set it in the "
+    "config (--set)."
+)
 ONLY_RUN = "it is for a run. Give a config, a folder of photos or a run directory."
 ONLY_SEARCH = "it is for a search. Give a limit (--max-drop 0.005) and no --recipe."
 
@@ -31,7 +34,7 @@ ModelTarget = Annotated[
     str,
     typer.Argument(
         metavar="TARGET | MODEL.keras",
-        help="As in the other commands, or a .keras file: any image classifier.",
+        help="As in the other commands, or a model: a .keras or .h5 file, or a SavedModel folder.",
         show_default=False,
     ),
 ]
@@ -68,6 +71,7 @@ def quantize(
     options: StepOptions,
     contract: ContractOptions,
     limits: LimitOptions,
+    code: CodeOptions,
     data: Annotated[
         Path | None, typer.Option("--data", help="For a model: folder of class folders.")
     ] = None,
@@ -88,11 +92,11 @@ def quantize(
         ),
     ] = None,
 ) -> Result:
-    """Write the config's quantized files, or those of a .keras model."""
-    from configs.artifacts import ending
+    """Write the config's quantized files, or those of a Keras model (.keras, .h5, SavedModel)."""
+    from configs.artifacts import is_keras_model
 
-    if ending(target) not in MODEL_ENDINGS:
-        refuse(target, ONLY_MODEL, contract, limits, data=data, recipe=recipe, out=out)
+    if not is_keras_model(target):
+        refuse(target, ONLY_MODEL, contract, limits, code, data=data, recipe=recipe, out=out)
         refuse(target, ONLY_MODEL, qat_epochs=qat_epochs)
         return _write_files("quantize", target, options)
     refuse(target, ONLY_RUN, options)
@@ -109,6 +113,8 @@ def quantize(
         budget=budget,
         contract=contract.choice(data),
         qat_epochs=qat_epochs,
+        imports=code.import_ or [],
+        allow_lambda=bool(code.allow_lambda),
     )
     return _result_of(made)
 

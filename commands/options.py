@@ -66,6 +66,24 @@ class StepOptions(RunOptions):
 
 
 @dataclass(frozen=True)
+class CodeOptions:
+    """Which code of a model's author may run."""
+
+    import_: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--import",
+            metavar="FILE.py",
+            help="For a model: Python file that defines its custom layers; repeatable.",
+        ),
+    ] = None
+    allow_lambda: Annotated[
+        bool | None,
+        typer.Option("--allow-lambda", help="For a model: run the code of its Lambda layers."),
+    ] = None
+
+
+@dataclass(frozen=True)
 class LimitOptions:
     """The limits of the file that is looked for."""
 

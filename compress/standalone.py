@@ -1,7 +1,7 @@
 """The last mile alone: a `.keras` model and a folder of photos become measured files."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from compress.budget import (
 )
 from compress.foreign.contracts import NO_CHOICE, ContractChoice, matched, settle_model
 from compress.foreign.door import with_output_layer, wrapped
+from compress.foreign.load import load_foreign
 from compress.graph.classifier import image_size_of
 from compress.graph.inference import weights_sha256
 from compress.int8.calibration import calibration_photos
@@ -24,7 +25,7 @@ from compress.recipes import RECIPES
 from compress.recipes.conversion import Conversion
 from compress.recipes.write import file_name, write_file
 from compress.self_taught import self_taught_qat
-from configs.artifacts import digest, file_sha256
+from configs.artifacts import digest, path_sha256
 from configs.contract import InputContract
 from configs.errors import StepFailed, UserError, failure_of, ran_out_of_memory
 from configs.records import to_json
@@ -32,7 +33,6 @@ from configs.resume import Built, Step, Workspace, take_step
 from configs.schema import BudgetConfig, Choice
 from distill.data.manifest import Examples
 from distill.data.scan import scan_folder
-from distill.model_file import load_model
 from distill.predictions import model_probabilities
 from eval.choice.drop import drop_of
 from eval.choice.file_to_ship import MeasuredFile, choose
@@ -79,6 +79,8 @@ def quantize_model(
     budget: BudgetConfig | None,
     contract: ContractChoice = NO_CHOICE,
     qat_epochs: int | None = None,
+    imports: Sequence[Path] = (),
+    allow_lambda: bool = False,
 ) -> Quantized:
     """Convert a model by some recipes, or search for the fastest file within a budget.
 
@@ -92,15 +94,19 @@ def quantize_model(
         budget: the limits that the chosen file must hold.
         contract: what the user says of the model.
         qat_epochs: for how long the search may train the model for int8; None for not at all.
+        imports: Python files that define layers of the model.
+        allow_lambda: whether the Lambda layers of the model may run.
 
     Raises:
         UserError: a name, the model or the folder does not fit.
         StepFailed: no file could be made.
     """
+    path = path.absolute()  # the name of the folder "." is not "."
     choices = [_choice(name) for name in dict.fromkeys(recipes)]
     if data is None:
         raise UserError("--data is missing. Give a folder with one folder of photos per class.")
-    model = with_output_layer(load_model(path), contract.statement.output_layer)
+    model = load_foreign(path, imports=imports, allow_lambda=allow_lambda)
+    model = with_output_layer(model, contract.statement.output_layer)
     splits = scan_folder(data)
     settled = settle_model(model, path, contract, splits)
     model = wrapped(model, settled)
@@ -116,9 +122,9 @@ def quantize_model(
     facts: dict[Path, dict[str, Any]] = {}
     failures: dict[str, str] = {}
     for choice in choices:
-        file = work.folder / file_name(path.stem, choice.name)
+        file = work.folder / file_name(work.name, choice.name)
         try:
-            facts[file] = work.write(conversion, file, choice, path.stem)
+            facts[file] = work.write(conversion, file, choice, work.name)
         except OSError:
             raise  # it is not the recipe's fault, and the next file would fail too
         except Exception as error:
@@ -147,11 +153,13 @@ class _Work:
             split: matched(examples, contract.labels, num_classes, path)
             for split, examples in splits.items()
         }
-        self.name, self.model, self.folder = path.stem, model, folder
+        # A SavedModel is a folder, and its name may have a dot in it.
+        self.name = path.name if path.is_dir() else path.stem
+        self.model, self.folder = model, folder
         self.came_as, self.contract = contract, contract.behind_the_door()
         self.train = splits["train"]
         self.inputs = {
-            "model": file_sha256(path),
+            "model": path_sha256(path),
             "photos": digest([self.train.ids, self.train.labels.tolist(), self.train.classes]),
             "contract": contract.describe(),
         }
@@ -161,7 +169,7 @@ class _Work:
         }
         self.probs = {
             split: model_probabilities(
-                model, splits[split], name=f"{path.stem} {split}", contract=self.contract
+                model, splits[split], name=f"{self.name} {split}", contract=self.contract
             )
             for split in self.photos
         }

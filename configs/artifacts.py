@@ -36,6 +36,29 @@ def ending(path: Path | str) -> str:
     return Path(path).suffix.lower()
 
 
+MODEL_ENDINGS = (".keras", ".h5", ".hdf5")
+
+
+def is_saved_model(path: Path | str) -> bool:
+    """Whether a folder holds a model as TensorFlow writes it."""
+    return Path(path, "saved_model.pb").is_file()
+
+
+def is_keras_model(path: Path | str) -> bool:
+    """Whether a path names a Keras model: by its ending, or a SavedModel folder."""
+    return ending(path) in MODEL_ENDINGS or is_saved_model(path)
+
+
+def path_sha256(path: Path) -> str:
+    """The digest of a file, or of all files in a folder and their names."""
+    if not path.is_dir():
+        return file_sha256(path)
+    files = [file for file in path.rglob("*") if file.is_file()]
+    names = sorted(file.relative_to(path).as_posix() for file in files)
+    listing = "".join(f"{file_sha256(path / name)} {name}\n" for name in names)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
 def unfinished_name(name: str, process: int) -> str:
     """The temporary name of a file while a process of this machine writes it.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from configs.artifacts import digest, file_sha256, read_json
+from configs.artifacts import digest, file_sha256, path_sha256, read_json
 from configs.contract import OWN_CONTRACT, InputContract
 from configs.progress import track
 from configs.records import to_json
@@ -22,7 +22,6 @@ from distill.labels.teacher_files import (
     Outputs,
     as_logits,
     open_teacher_file,
-    path_sha256,
 )
 from distill.losses import label_objective
 from distill.model_file import ModelFacts, load_model

@@ -1,17 +1,15 @@
 """Teachers given as files: Keras models, SavedModels, ONNX and TFLite files."""
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from configs.artifacts import ending, file_sha256
+from configs.artifacts import ending
 from configs.contract import InputContract, TeacherFile, settled
 from configs.errors import UserError
 from distill.model_file import load_model
@@ -193,13 +191,3 @@ def as_logits(outputs: np.ndarray, kind: str) -> np.ndarray:
     if kind == "logits":
         return outputs
     return np.log(np.maximum(outputs, SMALLEST_PROBABILITY))
-
-
-def path_sha256(path: Path) -> str:
-    """The digest of a file, or of all files in a folder and their names."""
-    if not path.is_dir():
-        return file_sha256(path)
-    files = [file for file in path.rglob("*") if file.is_file()]
-    names = sorted(file.relative_to(path).as_posix() for file in files)
-    listing = "".join(f"{file_sha256(path / name)} {name}\n" for name in names)
-    return hashlib.sha256(listing.encode()).hexdigest()

@@ -13,9 +13,10 @@ from onnx import TensorProto, helper
 from compress.recipes import onnx as onnx_recipes
 from compress.recipes import tflite as tflite_recipes
 from compress.recipes.conversion import Conversion
+from configs.artifacts import path_sha256
 from configs.contract import TeacherFile
 from configs.errors import UserError
-from distill.labels.teacher_files import as_logits, open_teacher_file, path_sha256
+from distill.labels.teacher_files import as_logits, open_teacher_file
 from small_models import random_images
 from support import save_photo
 

@@ -1,0 +1,142 @@
+"""The door for models that Potstill did not make: any container becomes a plain Keras 3 model."""
+
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from compress.foreign.classes import check_classes, keras_operations, objects_of
+from compress.foreign.container import Container, open_container
+from compress.foreign.custom import CustomObjects, import_layers
+from compress.foreign.keras2.layers import NoCounterpart
+from compress.foreign.keras2.load import load_keras2, wrappers_of
+from compress.foreign.plain import as_plain
+from compress.foreign.saved_model import load_graph
+from compress.graph.replay import named_layers
+from configs.errors import UserError
+
+log = logging.getLogger("potstill")
+
+CANNOT = (ValueError, OSError, KeyError, TypeError, AttributeError, ImportError, RuntimeError)
+"""What Keras raises for a file that it cannot load."""
+MAX_REASON = 300
+
+
+def load_foreign(
+    path: Path, *, imports: Sequence[Path] = (), allow_lambda: bool = False
+) -> keras.Model:
+    """A model of somebody else's as a plain Keras 3 model in float32.
+
+    Nothing that is in the file is executed, except the code of Lambda layers if it is allowed.
+
+    Args:
+        path: a .keras, .h5 or .hdf5 file of Keras 3 or Keras 2, or a SavedModel folder.
+        imports: Python files that define the layers of the model.
+        allow_lambda: whether the code of Lambda layers may run.
+
+    Raises:
+        UserError: it is no model, or none that can be loaded here.
+    """
+    container = open_container(path)
+    objects = import_layers(imports)
+    load = _load_saved_model if container.kind == "saved_model" else _load_file
+    return as_plain(load(container, objects, allow_lambda), path.name)
+
+
+def _load_file(container: Container, objects: CustomObjects, allow_lambda: bool) -> keras.Model:
+    wrapped = wrappers_of(container)
+    check_classes(container, {*objects, *wrapped}, allow_lambda)
+    is_custom = any(named.name in objects for named in objects_of(container.config))
+    with _readable(container) as file:
+        try:
+            if container.is_keras2 and not is_custom:
+                return load_keras2(container, file)
+            return _load_keras3(container, file, objects, allow_lambda)
+        except NoCounterpart as error:
+            raise UserError(
+                f"{container.path} is a model of Keras 2 that cannot be read as Keras 3: {error}. "
+                "Write a SavedModel where it was made, with model.export(folder), and give that "
+                "folder."
+            ) from None
+        except CANNOT as error:
+            raise _not_loaded(container, error) from error
+
+
+def _load_keras3(
+    container: Container, file: Path, objects: CustomObjects, allow_lambda: bool
+) -> keras.Model:
+    if allow_lambda:
+        # Layers are copied later, and Keras would ask again for each copy.
+        keras.config.enable_unsafe_deserialization()
+    keras.saving.get_custom_objects().update(objects)  # for copies, too
+    names = {**keras_operations(), **objects} if container.kind == "h5" else dict(objects)
+    model = keras.saving.load_model(
+        file, custom_objects=names, compile=False, safe_mode=not allow_lambda
+    )
+    if container.kind == "h5":
+        _finish_h5(model, container.config)
+    return model
+
+
+def _finish_h5(model: keras.Model, config: Any) -> None:
+    """What Keras forgets when it loads an .h5 file, and does when it loads a .keras file."""
+    alphas = dict(_lora_alphas(config))
+    for _, layer in named_layers(model):
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # it derives constants from its weights
+        if getattr(layer, "lora_enabled", False):
+            layer.lora_alpha = alphas.get(layer.name, layer.lora_rank)
+
+
+def _lora_alphas(node: Any) -> Iterator[tuple[str, float]]:
+    """(name, factor) of the layers that LoRA trained."""
+    parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    if isinstance(node, dict) and node.get("lora_alpha") is not None:
+        yield node["name"], node["lora_alpha"]
+    for part in parts:
+        yield from _lora_alphas(part)
+
+
+def _load_saved_model(
+    container: Container, objects: CustomObjects, allow_lambda: bool
+) -> keras.Model:
+    """The layers of a SavedModel if it describes them and Keras 3 has them; else its graph."""
+    path = container.path
+    wrapped = wrappers_of(container)
+    if container.config is None:
+        return load_graph(path)
+    try:
+        check_classes(container, wrapped, allow_lambda)
+        return load_keras2(container, path)
+    except (UserError, *CANNOT) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        log.info("%s: its layers cannot be read, so its graph is: %s", path.name, reason)
+        return load_graph(path)
+
+
+@contextmanager
+def _readable(container: Container) -> Iterator[Path]:
+    """The file under a name with the ending of its content, by which Keras chooses how to read."""
+    ending = f".{container.kind}"
+    if container.path.suffix == ending:
+        yield container.path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, f"model{ending}")
+        link.symlink_to(container.path.absolute())
+        yield link
+
+
+def _not_loaded(container: Container, error: Exception) -> UserError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    reader = "tf_keras 2" if container.is_keras2 else f"Keras {keras.__version__}"
+    return UserError(
+        f"{container.path} is a Keras model that does not load here: {lines[0]:.{MAX_REASON}}\n"
+        f"Keras {container.keras_version or '2'} saved it, and {reader} reads it here. Save it "
+        "again with model.save() under a version that is not newer, or write a SavedModel with "
+        "model.export(folder) and give that folder."
+    )

@@ -1,0 +1,118 @@
+"""A SavedModel without Keras layers, as `model.export()` writes it: a graph inside of one layer."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from configs.errors import UserError
+
+SIGNATURES = ("serving_default", "serve")
+TOUCHES_FILES = {
+    "EagerPyFunc", "LoadLibrary", "MatchingFiles", "PyFunc", "PyFuncStateless", "ReadFile", "Save",
+    "SaveSlices", "SaveV2", "WriteFile",
+}  # fmt: skip
+"""Operations that run Python code or touch files. No classifier needs them to answer."""
+CHANGES_ITSELF = {"AssignAddVariableOp", "AssignSubVariableOp", "AssignVariableOp"}
+"""Operations by which an answer changes the next one."""
+
+
+class Graph(keras.Layer):
+    """The inference graph of a SavedModel, with its weights as constants.
+
+    Args:
+        function: (batch, height, width, channels) -> answers.
+    """
+
+    def __init__(self, function: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.function = function
+
+    def call(self, image: Any) -> Any:
+        (answers,) = self.function(tf.cast(image, self.function.inputs[0].dtype))
+        return tf.cast(answers, tf.float32)
+
+    def get_config(self) -> Mapping[str, Any]:
+        # Copies within this process share the function. It is never written to a file.
+        return {**super().get_config(), "function": self.function}
+
+
+def load_graph(path: Path) -> keras.Model:
+    """A model with one layer, which runs the graph of a SavedModel.
+
+    Raises:
+        UserError: it cannot be served, has several inputs or outputs, or touches files.
+    """
+    loaded = _loaded(path)  # the signature reads its variables
+    function = _frozen(path, _signature(path, loaded))
+    image = function.inputs[0]
+    inputs = keras.Input(tuple(image.shape[1:]), batch_size=image.shape[0], name="image")
+    return keras.Model(inputs, Graph(function, name="graph")(inputs), name=path.resolve().name)
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        return tf.saved_model.load(str(path))
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        raise UserError(
+            f"{path} is not a SavedModel that loads here: {str(error).splitlines()[0]}. Write it "
+            "again with model.export(folder)."
+        ) from None
+
+
+def _signature(path: Path, loaded: Any) -> Any:
+    names = [name for name in SIGNATURES if name in loaded.signatures]
+    if not names:
+        raise UserError(
+            f"{path} has the signatures {', '.join(loaded.signatures) or 'none'}. Expected "
+            "serving_default. Write it again with model.export(folder)."
+        )
+    serve = loaded.signatures[names[0]]
+    inputs, outputs = serve.structured_input_signature[1], serve.structured_outputs
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise UserError(
+            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs. Expected an image "
+            "classifier with one input and one output."
+        )
+    return serve
+
+
+def _frozen(path: Path, signature: Any) -> Any:
+    """The function with constants in place of its variables."""
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
+
+    operations = _operations(signature)
+    if touching := sorted(operations & TOUCHES_FILES):
+        raise UserError(
+            f"{path} runs {', '.join(touching)}, which touches files or runs code. Potstill runs "
+            "neither. Export the model without it."
+        )
+    # Keras 3 exports augmentation layers as if they were trained: every answer is another one.
+    if not operations & CHANGES_ITSELF:
+        return convert_variables_to_constants_v2(signature)
+    raise UserError(
+        f"{path} draws random numbers when it answers. Keras exports augmentation layers "
+        "(RandomFlip and others) so. Remove them and export again, or give the .keras file of the "
+        "model."
+    )
+
+
+def _operations(function: Any) -> set[str]:
+    """The kinds of operations that a function runs, those of inner functions included."""
+    graph = function.graph.as_graph_def()
+    inner = {part.signature.name: part for part in graph.library.function}
+    kinds: set[str] = set()
+    entered: set[str] = set()
+    nodes = list(graph.node)
+    while nodes:
+        node = nodes.pop()
+        kinds.add(node.op)
+        called = {attribute.func.name for attribute in node.attr.values()} & set(inner)
+        for name in called - entered:
+            entered.add(name)
+            nodes.extend(inner[name].node_def)
+    return kinds
