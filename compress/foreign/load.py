@@ -122,7 +122,7 @@ def _load_saved_model(
 def _readable(container: Container) -> Iterator[Path]:
     """The file under a name with the ending of its content, by which Keras chooses how to read."""
     ending = f".{container.kind}"
-    if container.path.suffix == ending:
+    if container.path.name.endswith(ending):
         yield container.path
         return
     with tempfile.TemporaryDirectory() as folder:
