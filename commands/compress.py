@@ -20,6 +20,7 @@ from commands.options import (
 
 if TYPE_CHECKING:
     from compress.standalone import Quantized
+    from configs.schema import LeastRuntime
 
 app = new_app("Prune and quantize a student, and write TFLite and ONNX files.")
 
@@ -82,6 +83,14 @@ def quantize(
     out: Annotated[
         Path | None, typer.Option("--out", help="For a model: where the files go.")
     ] = None,
+    least_runtime: Annotated[
+        str | None,
+        typer.Option(
+            "--least-runtime",
+            metavar="tflite=VERSION",
+            help="For a model: the oldest runtime that has to open the files, as tflite=2.14.",
+        ),
+    ] = None,
     qat_epochs: Annotated[
         int | None,
         typer.Option(
@@ -97,7 +106,7 @@ def quantize(
 
     if not is_keras_model(target):
         refuse(target, ONLY_MODEL, contract, limits, code, data=data, recipe=recipe, out=out)
-        refuse(target, ONLY_MODEL, qat_epochs=qat_epochs)
+        refuse(target, ONLY_MODEL, qat_epochs=qat_epochs, least_runtime=least_runtime)
         return _write_files("quantize", target, options)
     refuse(target, ONLY_RUN, options)
     budget = limits.budget()
@@ -115,8 +124,32 @@ def quantize(
         qat_epochs=qat_epochs,
         imports=code.import_ or [],
         allow_lambda=bool(code.allow_lambda),
+        least_runtime=_parsed_runtime(least_runtime),
     )
     return _result_of(made)
+
+
+def _parsed_runtime(text: str | None) -> "LeastRuntime":
+    """The value of --least-runtime.
+
+    Raises:
+        UserError: it is not tflite=VERSION.
+    """
+    from pydantic import ValidationError
+
+    from configs.errors import UserError
+    from configs.schema import LeastRuntime
+
+    if text is None:
+        return LeastRuntime()
+    name, _, version = text.partition("=")
+    try:
+        return LeastRuntime.model_validate({name: version})
+    except ValidationError:
+        raise UserError(
+            f"--least-runtime is {text!r}; expected the name and version of a runtime, as "
+            "tflite=2.14."
+        ) from None
 
 
 def _result_of(made: "Quantized") -> Result:

@@ -6,13 +6,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from configs.records import from_json
 from eval.choice.compare import RunRow
 from eval.devices.registry import DeviceCheck
 from eval.devices.wheels import RUNTIMES
+from eval.needs import Runtime, operators_text
 from eval.timing.latency import milliseconds
 
 FILE_COLUMNS = [
-    "file", "KB", "top-1", "95 %", "drop", "same as parent", "p50 ms", "p90 ms", "MiB",
+    "file", "KB", "top-1", "95 %", "drop", "same as parent", "p50 ms", "p90 ms", "MiB", "needs",
 ]  # fmt: skip
 RUN_COLUMNS = [
     "run", "photos", "teacher", "student", "control", "file", "top-1", "drop", "p50 ms", "KB",
@@ -43,8 +45,20 @@ def table_text(
 
 
 def files_table(rows: list[dict[str, Any]], chosen: str | None = None) -> str:
-    """Rows of `files` in report.json; the chosen file is marked with an asterisk."""
-    return table_text(FILE_COLUMNS, [_file_cells(row, chosen) for row in rows])
+    """Rows of `files` in report.json; the chosen file is marked with an asterisk.
+
+    A file with operators that XNNPACK leaves to slower code names them: they explain a slow file.
+    """
+    columns, cells = list(FILE_COLUMNS), [_file_cells(row, chosen) for row in rows]
+    if any(others := [operators_text(_outside_xnnpack(row)) for row in rows]):
+        columns.append("outside XNNPACK")
+        cells = [[*row, text] for row, text in zip(cells, others, strict=True)]
+    return table_text(columns, cells, left=(0, *range(len(FILE_COLUMNS) - 1, len(columns))))
+
+
+def _outside_xnnpack(row: dict[str, Any]) -> dict[str, int]:
+    latency = row["latency"][0] if row.get("latency") else {}
+    return (latency.get("delegate") or {}).get("others") or {}
 
 
 def _file_cells(row: dict[str, Any], chosen: str | None) -> list[str]:
@@ -63,6 +77,7 @@ def _file_cells(row: dict[str, Any], chosen: str | None) -> list[str]:
         latency_text(latency.get("p50_ms")),
         latency_text(latency.get("p90_ms")),
         number(latency.get("peak_rss_mib"), 0),
+        from_json(Runtime, row["runtime"]).text if row.get("runtime") else "",
     ]
 
 

@@ -14,6 +14,7 @@ from compress.foreign.contracts import (
     matched,
     settle_file,
 )
+from compress.recipes.runtimes import runtime_of
 from compress.run.pipeline import as_photos
 from configs.artifacts import ending
 from configs.errors import UserError
@@ -73,6 +74,8 @@ def score_files(
             photos=photos,
             references=References(),
             latency=[],
+            # Of a file that another tool wrote or changed, the entry may be out of date.
+            runtime=runtime_of(file) if metadata else None,
         )
         rows.append(to_json(row))
     return rows
@@ -143,6 +146,7 @@ def latency_row(
         "path": str(file),
         "format": ending(file)[1:],
         **_facts(metadata),
+        "runtime": to_json(runtime_of(file)) if metadata else None,
         "file_bytes": file_bytes(file),
         "latency": to_json(latency),
     }

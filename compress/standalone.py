@@ -28,15 +28,16 @@ from compress.self_taught import self_taught_qat
 from configs.artifacts import digest, path_sha256
 from configs.contract import InputContract
 from configs.errors import StepFailed, UserError, failure_of, ran_out_of_memory
-from configs.records import to_json
+from configs.records import from_json, to_json
 from configs.resume import Built, Step, Workspace, take_step
-from configs.schema import BudgetConfig, Choice
+from configs.schema import BudgetConfig, Choice, LeastRuntime
 from distill.data.manifest import Examples
 from distill.data.scan import scan_folder
 from distill.predictions import model_probabilities
 from eval.choice.drop import drop_of
 from eval.choice.file_to_ship import MeasuredFile, choose
 from eval.footprint import file_bytes
+from eval.needs import Runtime
 from eval.scoring.file_rows import FileRow, References, file_row
 from eval.scoring.predictions import Photos, file_probabilities
 from eval.timing.latency import Latency
@@ -81,6 +82,7 @@ def quantize_model(
     qat_epochs: int | None = None,
     imports: Sequence[Path] = (),
     allow_lambda: bool = False,
+    least_runtime: LeastRuntime = LeastRuntime(),  # noqa: B008 - frozen
 ) -> Quantized:
     """Convert a model by some recipes, or search for the fastest file within a budget.
 
@@ -96,6 +98,7 @@ def quantize_model(
         qat_epochs: for how long the search may train the model for int8; None for not at all.
         imports: Python files that define layers of the model.
         allow_lambda: whether the Lambda layers of the model may run.
+        least_runtime: the oldest runtime that has to open the files.
 
     Raises:
         UserError: a name, the model or the folder does not fit.
@@ -111,7 +114,7 @@ def quantize_model(
     settled = settle_model(model, path, contract, splits)
     model = wrapped(model, settled)
     image_size_of(model)
-    work = _Work(path, model, splits, settled, out or path.parent)
+    work = _Work(path, model, splits, settled, out or path.parent, least_runtime)
     if not choices:
         assert budget is not None, "neither recipes nor a budget"
         train = None if qat_epochs is None else partial(_trained, work, path, data, qat_epochs)
@@ -147,6 +150,7 @@ class _Work:
         splits: dict[str, Examples],
         contract: InputContract,
         folder: Path,
+        least_runtime: LeastRuntime,
     ) -> None:
         num_classes = max(model.output_shape[-1], 2)  # a single score separates two classes
         splits = {
@@ -157,7 +161,7 @@ class _Work:
         self.name = path.name if path.is_dir() else path.stem
         self.model, self.folder = model, folder
         self.came_as, self.contract = contract, contract.behind_the_door()
-        self.train = splits["train"]
+        self.train, self.least_runtime = splits["train"], least_runtime
         self.inputs = {
             "model": path_sha256(path),
             "photos": digest([self.train.ids, self.train.labels.tolist(), self.train.classes]),
@@ -188,6 +192,8 @@ class _Work:
             "weights": weights_sha256(conversion.model),
             "recipe": choice.model_dump(mode="json"),
         }
+        if self.least_runtime.tflite:
+            inputs["least_runtime"] = self.least_runtime.tflite
 
         def build(workspace: Workspace) -> Built:
             facts = write_file(
@@ -197,6 +203,7 @@ class _Work:
                 parent=parent,
                 classes=self.train.classes,
                 contract=self.came_as,
+                least_runtime=self.least_runtime,
             )
             return [file], facts
 
@@ -224,6 +231,7 @@ class _Work:
             references=References(parent=self.probs["test"], student=self.probs["test"]),
             latency=[latency],
             known_zip_bytes=facts.get("zip_bytes"),
+            runtime=from_json(Runtime, facts["runtime"]) if "runtime" in facts else None,
         )
 
 

@@ -208,6 +208,14 @@ class BudgetConfig(Strict):
     """Largest size of the chosen file. null: no limit."""
 
 
+class LeastRuntime(Strict):
+    """The oldest runtime that has to open the files."""
+
+    tflite: Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)?$")] | None = None
+    """A version of TensorFlow Lite in quotes, such as "2.14". A recipe that needs a newer one is
+    refused. null: the newest."""
+
+
 class CompressConfig(Strict):
     methods: list[Choice] = []
     """Methods that make the student smaller, in this order. Each works on the result before it."""
@@ -219,6 +227,7 @@ class CompressConfig(Strict):
     output: OutputKind = "probabilities"
     """What the exported files return."""
     budget: BudgetConfig = BudgetConfig()
+    least_runtime: LeastRuntime = LeastRuntime()
 
 
 class EvaluateConfig(Strict):

@@ -18,6 +18,11 @@ BUFFER_ALIGNMENT = 16
 """Bytes; the schema demands it (force_align)."""
 DEQUANTIZE_BY_CHANNEL = 5
 """The version of DEQUANTIZE that takes a scale for each channel."""
+SINCE_DEQUANTIZE_BY_CHANNEL = "2.7.0"
+"""The first TFLite that has this version."""
+LEAST_RUNTIME = b"min_runtime_version"
+"""The metadata in which TensorFlow's converter writes the first TFLite that opens the file."""
+LEAST_RUNTIME_BYTES = 16
 Op = schema.BuiltinOperator
 CHANNEL_AXIS = {Op.CONV_2D: 0, Op.DEPTHWISE_CONV_2D: 3, Op.FULLY_CONNECTED: 0}
 """The axis of a kernel that counts the output channels, each of which has a scale in int8."""
@@ -44,6 +49,41 @@ def edge_types(content: bytes) -> tuple[str, str]:
     }
     first, last = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
     return names[first.type], names[last.type]
+
+
+def operator_names(content: bytes) -> set[str]:
+    """The kinds of operators in a TFLite file, as "CONV_2D"."""
+    names = {value: name for name, value in vars(Op).items() if isinstance(value, int)}
+    return {names[kind] for kind, _ in _operators(_unpack(content))}
+
+
+def least_runtime(content: bytes) -> str | None:
+    """The first version of TFLite that opens a file, as "2.17"; None if the file does not say."""
+    buffer = _least_runtime_buffer(_unpack(content))
+    version = b"" if buffer is None else bytes(buffer.data).rstrip(b"\0")
+    return version.decode().removesuffix(".0") or None
+
+
+def with_least_runtime(content: bytes, version: str) -> bytes:
+    """The same file, which says that it needs at least this version of TFLite ("2.7.0")."""
+    model = _unpack(content)
+    _raise_least_runtime(model, version)
+    return pack(model)
+
+
+def _least_runtime_buffer(model: Any) -> Any:
+    for entry in model.metadata or []:
+        if entry.name == LEAST_RUNTIME:
+            return model.buffers[entry.buffer]
+    return None
+
+
+def _raise_least_runtime(model: Any, version: str) -> None:
+    buffer = _least_runtime_buffer(model)
+    before = bytes(buffer.data).rstrip(b"\0").decode()
+    latest = max(before, version, key=lambda text: [int(number) for number in text.split(".")])
+    padded = latest.encode().ljust(LEAST_RUNTIME_BYTES, b"\0")
+    buffer.data = np.frombuffer(padded, "uint8")
 
 
 def with_ranges(content: bytes, ranges: dict[str, Range]) -> bytes:
@@ -97,6 +137,7 @@ def with_int8_kernels(content: bytes) -> bytes:
         added[index].opcodeIndex = dequantize
         added[index].inputs, added[index].outputs = [len(graph.tensors) - 1], [index]
     graph.operators = [*added.values(), *graph.operators]
+    _raise_least_runtime(model, SINCE_DEQUANTIZE_BY_CHANNEL)
     _empty_unused_buffers(model)
     return pack(model)
 

@@ -32,7 +32,9 @@ from compress.recipes.converters import (
 from compress.recipes.flatbuffer import (
     edge_types,
     operations_of,
+    operator_names,
     with_int8_kernels,
+    with_least_runtime,
     with_names,
     with_ranges,
 )
@@ -43,6 +45,13 @@ from configs.schema import OutputKind
 RECIPES = Registry("recipe", prefix="tflite.")
 NumImages = Annotated[int, Field(gt=0)]
 EdgeType = Literal["float32", "uint8", "int8"]
+SINCE_INT16 = "2.6.0"
+"""The first TFLite with int16 kernels for all `INT16_OPERATORS`."""
+INT16_OPERATORS = {
+    "ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DEQUANTIZE",
+    "FULLY_CONNECTED", "LEAKY_RELU", "LOGISTIC", "MAX_POOL_2D", "MEAN", "MUL", "PAD", "QUANTIZE",
+    "RELU", "RELU6", "RESHAPE", "SOFTMAX", "SUB", "TANH",
+}  # fmt: skip
 
 
 @RECIPES.add
@@ -60,12 +69,23 @@ def float16(conversion: Conversion, path: Path, *, output: OutputKind) -> None:
     _write(converter, path, output)
 
 
-@RECIPES.add
+def dynamic_by_tensor(conversion: Conversion, path: Path, *, output: OutputKind) -> None:
+    """The same as `dynamic` for TFLite before 2.17, which wants one scale for a Dense kernel."""
+    converter = _dynamic_converter(conversion, output)
+    converter._experimental_disable_per_channel_quantization_for_dense_layers = True
+    _write(converter, path, output)
+
+
+@RECIPES.add(for_older_runtimes=dynamic_by_tensor)
 def dynamic(conversion: Conversion, path: Path, *, output: OutputKind) -> None:
     """int8 weights; the runtime quantizes the activations of every image by their own range."""
+    _write(_dynamic_converter(conversion, output), path, output)
+
+
+def _dynamic_converter(conversion: Conversion, output: OutputKind) -> Any:
     converter = tflite_converter(conversion.traced, output)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    _write(converter, path, output)
+    return converter
 
 
 @RECIPES.add
@@ -109,7 +129,11 @@ def int16(
     converter.target_spec.supported_ops = [
         tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
     ]
-    _write(converter, path, output)
+    content = run_tflite_converter(converter)
+    # The converter names the runtime of the float file: its int16 operators keep their versions.
+    is_usual = operator_names(content) <= INT16_OPERATORS
+    content = with_least_runtime(content, SINCE_INT16 if is_usual else tf.__version__)
+    path.write_bytes(with_names(content, output))
 
 
 @RECIPES.add

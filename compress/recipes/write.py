@@ -14,14 +14,16 @@ from compress.graph.classifier import has_scores, image_size_of, output_function
 from compress.recipes import RECIPES
 from compress.recipes.conversion import Conversion
 from compress.recipes.metadata import write_metadata
+from compress.recipes.runtimes import check_runtime, is_too_new, runtime_of
 from configs.artifacts import ending, whole_file
 from configs.contract import OWN_CONTRACT, OWN_PIXELS, InputContract
 from configs.errors import StepFailed
 from configs.records import to_json
-from configs.schema import Choice, OutputKind
+from configs.schema import Choice, LeastRuntime, OutputKind
 from eval.devices.probe import open_model
 from eval.footprint import zip_bytes
 from eval.metadata import FileMetadata, SplitShares
+from eval.needs import Runtime
 
 NUM_PARITY_IMAGES = 8
 MAX_PARITY_DIFF = 1e-3
@@ -35,6 +37,9 @@ class FileManifest:
     Attributes:
         parent: the model that the file was made from.
         parity: the largest difference between the answers of a float32 file and its model.
+        runtime: the least one that opens the file.
+        outside_xnnpack: how many operators of each kind XNNPACK leaves to slower code; None for a
+            format that it does not read.
         zip_bytes: kept here because compressing at level 9 takes a second for each file.
     """
 
@@ -42,6 +47,8 @@ class FileManifest:
     recipe: str
     format: str
     parity: float | None
+    runtime: Runtime
+    outside_xnnpack: dict[str, int] | None
     zip_bytes: int
 
     def with_details(self, details: Any) -> dict[str, Any]:
@@ -75,6 +82,7 @@ def write_file(
     contract: InputContract = OWN_CONTRACT,
     output: OutputKind = "probabilities",
     split: SplitShares | None = None,
+    least_runtime: LeastRuntime = LeastRuntime(),  # noqa: B008 - frozen
 ) -> dict[str, Any]:
     """Convert a model to a file by one recipe. `path` is complete afterwards or absent.
 
@@ -85,15 +93,23 @@ def write_file(
         contract: of the model as it came. The one at hand takes raw pixels, and its calibration
             photos are fitted already.
         split: shares of the validation and test photos.
+        least_runtime: the oldest runtime that has to open the file.
 
     Returns:
         What the manifest of the file says about it, as JSON.
 
     Raises:
         StepFailed: a float file answers differently from its model.
+        UserError: the file needs a newer runtime than `least_runtime`.
     """
     with whole_file(path) as unfinished:
         details = RECIPES[recipe.name](conversion, unfinished, output=output, **recipe.options)
+        older = RECIPES.facts(recipe.name).get("for_older_runtimes")
+        if older and is_too_new(runtime_of(unfinished), least_runtime):
+            details = older(conversion, unfinished, output=output, **recipe.options)
+        runtime = runtime_of(unfinished)
+        check_runtime(path, runtime, least_runtime)
+        delegate = open_model(unfinished).delegate
         parity = None
         if keeps_float32(recipe.name):
             images = np.stack(list(islice(conversion.photos(), NUM_PARITY_IMAGES)))
@@ -112,7 +128,15 @@ def write_file(
             contract=contract.describe() or None,
         )
         write_metadata(unfinished, metadata)
-    facts = FileManifest(parent, recipe.name, ending(path)[1:], parity, zip_bytes(path))
+    facts = FileManifest(
+        parent=parent,
+        recipe=recipe.name,
+        format=ending(path)[1:],
+        parity=parity,
+        runtime=runtime,
+        outside_xnnpack=delegate.others if delegate else None,
+        zip_bytes=zip_bytes(path),
+    )
     return facts.with_details(details)
 
 

@@ -48,6 +48,9 @@ def _file_step(
         "recipe": recipe.model_dump(mode="json"),
         "output": experiment.compress.output,
     }
+    least_runtime = experiment.compress.least_runtime
+    if least_runtime.tflite:
+        inputs["least_runtime"] = least_runtime.tflite
 
     def build(workspace: Workspace) -> Built:
         facts = write_file(
@@ -58,6 +61,7 @@ def _file_step(
             classes=load_examples(run, "train").classes,
             output=experiment.compress.output,
             split=SplitShares(experiment.data.validation, experiment.data.test),
+            least_runtime=least_runtime,
         )
         return [path], facts
 

@@ -41,12 +41,17 @@ class ModelFileError(ValueError):
 
 @dataclass(frozen=True)
 class Delegate:
-    """How many of a file's operators a delegate of LiteRT executes."""
+    """How many of a file's operators a delegate of LiteRT executes.
+
+    Attributes:
+        others: how many operators of each kind it leaves to slower code; None in older results.
+    """
 
     name: str
     num_partitions: int
     num_ops: int
     num_delegated_ops: int
+    others: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -214,8 +219,10 @@ def _delegate(interpreter: Any) -> Delegate | None:
         if node is not None and node["index"] not in executed:
             executed.add(node["index"])
             tensors += list(node["inputs"])
-    num_left = sum(node["index"] in executed for node in operators)
-    return Delegate("XNNPACK", len(partitions), len(operators), len(operators) - num_left)
+    others = [node["op_name"] for node in operators if node["index"] in executed]
+    counts = {name: others.count(name) for name in sorted(set(others))}
+    num_delegated = len(operators) - len(others)
+    return Delegate("XNNPACK", len(partitions), len(operators), num_delegated, counts)
 
 
 def _litert() -> tuple[Any, str]:

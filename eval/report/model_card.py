@@ -5,7 +5,9 @@ In the form that Hugging Face reads: YAML between two lines of dashes, then Mark
 
 import json
 
+from configs.records import from_json
 from configs.schema import Choice, Experiment, TeacherConfig
+from eval.needs import Runtime, operators_text
 from eval.report.html import ReportJson, markdown_environment
 from eval.report.wording import plain
 
@@ -20,7 +22,12 @@ def render_card(report: ReportJson, experiment: Experiment) -> str:
     chosen_name = report["verdict"]["chosen_file"]
     chosen = next((row for row in report["files"] if row["name"] == chosen_name), None)
     environment = markdown_environment()
-    environment.filters |= {"yaml": yaml_text, "choice": choice_text}
+    environment.filters |= {
+        "yaml": yaml_text,
+        "choice": choice_text,
+        "needs": needs_text,
+        "operators": operators_text,
+    }
     return environment.get_template("model_card.md").render(
         report=report,
         experiment=experiment,
@@ -42,3 +49,8 @@ def choice_text(choice: Choice) -> str:
     """A choice of the config in words: kd (temperature 4.0)."""
     options = ", ".join(f"{k} {v}" for k, v in choice.options.items() if v is not None)
     return plain(f"{choice.name} ({options})" if options else choice.name)
+
+
+def needs_text(row: ReportJson) -> str:
+    """What a file of report.json needs to run; a dash in reports that do not say it."""
+    return from_json(Runtime, row["runtime"]).text if row.get("runtime") else "–"

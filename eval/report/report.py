@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from configs.artifacts import file_sha256, read_json, write_json, write_text
-from configs.records import to_json
+from configs.records import from_json, to_json
 from configs.resume import output_sha256
 from configs.run_dir import RunDir
 from configs.schema import Experiment
@@ -15,6 +15,7 @@ from eval.choice.drop import drop_of
 from eval.choice.file_to_ship import MeasuredFile, choose
 from eval.devices.machine import installed_packages, this_machine
 from eval.devices.registry import device_label
+from eval.needs import Runtime
 from eval.report.audit import Distillation, audit
 from eval.report.contents import DataFacts, FileEntry, ModelRow, Provenance, Report
 from eval.report.costs import step_costs
@@ -176,6 +177,7 @@ def _file_row(run: RunDir, name: str, answers: _Answers, latency: list[Latency])
         latency=latency,
         shown_path=f"files/{name}",
         known_zip_bytes=facts.get("zip_bytes"),
+        runtime=from_json(Runtime, facts["runtime"]) if "runtime" in facts else None,
     )
 
 

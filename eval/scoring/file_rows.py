@@ -9,6 +9,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from configs.artifacts import ending
 from eval.footprint import file_bytes, zip_bytes
+from eval.needs import Runtime
 from eval.scoring.accuracy import Accuracy, Comparison, accuracy, compare
 from eval.scoring.predictions import Photos
 from eval.timing.latency import Latency
@@ -49,6 +50,7 @@ class FileRow:
         parity: None for files that are rounded, or without their parent.
         comparison: against the parent; None without it.
         latency: one for each device.
+        runtime: the least one that opens the file; None where nothing says it.
     """
 
     name: str
@@ -62,6 +64,7 @@ class FileRow:
     accuracy: Accuracy
     comparison: Comparison | None
     latency: list[Latency]
+    runtime: Runtime | None = None
 
     @model_serializer(mode="wrap")
     def _with_one_accuracy(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -90,6 +93,7 @@ def file_row(
     latency: list[Latency],
     shown_path: str | None = None,
     known_zip_bytes: int | None = None,
+    runtime: Runtime | None = None,
 ) -> FileRow:
     """The row of one file.
 
@@ -99,6 +103,7 @@ def file_row(
         latency: one for each device.
         shown_path: the path in the row; otherwise `path` itself.
         known_zip_bytes: saves the second that it takes to compress the file.
+        runtime: the least one that opens the file, as the file's manifest names it.
     """
     comparison = parity = None
     if references.parent is not None:
@@ -119,6 +124,7 @@ def file_row(
         ),
         comparison=comparison,
         latency=latency,
+        runtime=runtime,
     )
 
 

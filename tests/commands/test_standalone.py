@@ -173,6 +173,13 @@ def test_a_recipe_without_enough_memory_costs_no_finished_file(
         (["compress", "quantize", "m.keras", "--max-drop", "2"], "--max-drop is 2.0: Input should"),
         (["compress", "quantize", "m.keras", "--qat-epochs", "2"], "--qat-epochs has no effect on"),
         (["compress", "quantize", "smoke", "--qat-epochs", "2"], "--qat-epochs has no effect on"),
+        (
+            ["compress", "quantize", "smoke", "--least-runtime", "tflite=2.14"],
+            "--least-runtime has",
+        ),
+        (["compress", "quantize", "m.keras", "--least-runtime", "2.14"], "expected the name and"),
+        (["compress", "quantize", "m.keras", "--least-runtime", "tflite="], "expected the name"),
+        (["compress", "quantize", "m.keras", "--least-runtime", "ort=1"], "expected the name and"),
         (["compress", "quantize", "m.keras", "--run", "r"], "--run has no effect on m.keras"),
         (["evaluate", "latency", "smoke", "--num-runs", "3"], "--num-runs has no effect on smoke"),
         (["evaluate", "accuracy", "a.onnx", "smoke"], "or only .tflite and .onnx files"),

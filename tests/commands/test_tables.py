@@ -63,3 +63,27 @@ def test_a_name_is_never_taken_for_markup_or_cut() -> None:
     name = "[bold]my model[/bold] :smile: " + "x" * 200
     row = {"name": name, "file_bytes": 1000, "latency": []}
     assert name in files_table([row])
+
+
+def measured(name: str, others: dict | None, runtime: dict | None) -> dict:
+    delegate = None if others is None else {"others": others}
+    latency = [{"p50_ms": 1.0, "p90_ms": 2.0, "delegate": delegate}]
+    return {"name": name, "file_bytes": 9000, "latency": latency, "runtime": runtime}
+
+
+def test_a_file_names_what_it_needs_and_what_xnnpack_leaves_to_slower_code() -> None:
+    rows = [
+        measured("net-float32.tflite", {}, {"tflite": "2.9"}),
+        measured("net-int8.tflite", {"SOFTMAX": 1, "GELU": 18}, {"tflite": "2.9"}),
+        measured("net-int8.onnx", None, {"opset": 17, "ir": 8}),
+    ]
+    header, *lines = files_table(rows).splitlines()
+    assert header.split()[-3:] == ["needs", "outside", "XNNPACK"]
+    assert lines[0].endswith("TFLite 2.9")
+    assert lines[1].endswith("18 GELU, 1 SOFTMAX")
+    assert lines[2].endswith("opset 17, IR 8")
+
+
+def test_the_table_has_no_column_for_operators_that_no_file_has() -> None:
+    rows = [measured("a.tflite", {}, None), measured("b.onnx", None, None)]
+    assert "XNNPACK" not in files_table(rows)

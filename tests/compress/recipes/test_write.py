@@ -7,6 +7,7 @@ from compress.recipes.onnx import OnnxInt8
 from compress.recipes.tflite import RECIPES
 from compress.recipes.write import FileManifest, check_parity, file_name, keeps_float32
 from configs.errors import StepFailed
+from eval.needs import Runtime
 
 
 def test_parity_of_a_float_file_is_measured_and_a_wrong_file_refused(tiny_model, images, tmp_path):
@@ -27,12 +28,16 @@ def test_a_file_is_named_by_its_parent_its_recipe_and_its_format() -> None:
 
 
 def test_a_manifest_has_the_facts_of_the_recipe_beside_its_own() -> None:
-    manifest = FileManifest("student", "tflite.int8", "tflite", None, 1000)
+    runtime = Runtime(tflite="2.17")
+    others = {"SOFTMAX": 1}
+    manifest = FileManifest("student", "tflite.int8", "tflite", None, runtime, others, 1000)
     common = {
         "source": "student",
         "recipe": "tflite.int8",
         "format": "tflite",
         "parity": None,
+        "runtime": {"tflite": "2.17"},
+        "outside_xnnpack": {"SOFTMAX": 1},
         "zip_bytes": 1000,
     }
     assert manifest.with_details(None) == common

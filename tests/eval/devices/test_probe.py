@@ -232,7 +232,9 @@ def test_the_operators_that_xnnpack_executes_are_counted(
     assert open_model(onnx_file).delegate is None
     delegate = open_model(tflite_files["float32"]).delegate
     # A mean, a fully connected layer and a softmax: XNNPACK executes them all.
-    assert delegate == Delegate("XNNPACK", num_partitions=1, num_ops=3, num_delegated_ops=3)
+    assert delegate == Delegate(
+        "XNNPACK", num_partitions=1, num_ops=3, num_delegated_ops=3, others={}
+    )
 
 
 class Nodes:
@@ -250,9 +252,10 @@ class Nodes:
         return [{"index": 4}]
 
 
-def test_operators_that_no_delegate_replaces_are_not_counted() -> None:
+def test_operators_that_no_delegate_replaces_are_named() -> None:
     delegate = probe._delegate(Nodes())
-    assert delegate == Delegate("XNNPACK", num_partitions=1, num_ops=4, num_delegated_ops=2)
+    others = {"CONV": 1, "ODD": 1}
+    assert delegate == Delegate("XNNPACK", 1, num_ops=4, num_delegated_ops=2, others=others)
 
 
 def test_the_state_of_a_board_is_read_where_linux_keeps_it(tmp_path: Path) -> None:

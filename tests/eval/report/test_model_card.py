@@ -120,3 +120,17 @@ def test_a_card_without_times_does_not_name_a_machine(report: dict[str, Any]) ->
     _, text = parts(render_card(report, experiment()))
     assert "| 95.0 % | – | – |" in text
     assert "timed on" not in text
+
+
+def test_the_card_says_what_a_file_needs_and_which_operators_are_slow(
+    report: dict[str, Any],
+) -> None:
+    report["files"][0]["runtime"] = {"tflite": "2.17"}
+    others = {"GELU": 18, "SOFTMAX": 1}
+    report["files"][0]["latency"][0]["delegate"] = {"name": "XNNPACK", "others": others}
+    report["files"][1]["runtime"] = {"opset": 17, "ir": 8}
+    _, text = parts(render_card(report, experiment()))
+    rows = [line for line in text.splitlines() if line.startswith(("| a.tflite", "| b.onnx"))]
+    assert [row.split(" | ")[-1] for row in rows] == ["TFLite 2.17 |", "opset 17, IR 8 |"]
+    assert "a.tflite has operators that XNNPACK leaves to slower code: 18 GELU, 1 SOFTMAX." in text
+    assert "b.onnx has operators" not in text

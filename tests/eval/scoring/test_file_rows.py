@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from configs.records import to_json
+from eval.needs import Runtime
 from eval.scoring.file_rows import References, file_row
 from eval.scoring.predictions import Photos
 
 KEYS = {
     "name", "path", "format", "recipe", "source", "file_bytes", "zip_bytes", "parity", "accuracy",
-    "latency",
+    "latency", "runtime",
 }  # fmt: skip
 ACCURACY_KEYS = {
     "split", "n", "top1", "top1_low", "top1_high", "top5", "macro_f1", "nll", "ece", "ece_low",
@@ -37,6 +38,7 @@ def row_in_json(folder: Path, references: References, recipe: str = "tflite.int8
         photos=Photos("test", [], LABELS),
         references=references,
         latency=[],
+        runtime=Runtime(opset=17, ir=8),
     )
     values: dict = to_json(row)
     return values
@@ -49,6 +51,7 @@ def test_scores_and_comparison_are_one_object_in_json(tmp_path: Path) -> None:
     assert row["accuracy"]["drop_vs_source"] == row["accuracy"]["drop_vs_student"] == 0.5
     assert (row["format"], row["source"], row["file_bytes"]) == ("tflite", "student", 1000)
     assert row["zip_bytes"] < 100
+    assert row["runtime"] == {"opset": 17, "ir": 8}
 
 
 def test_without_a_parent_the_keys_of_the_comparison_are_null(tmp_path: Path) -> None:

@@ -35,8 +35,10 @@ def test_a_report_gets_every_field_but_the_raw_times() -> None:
     assert set(row) == set(STORED) - {"times_ms"}
     unknown = {"governor": None, "temperature_c": None}
     after = {"mhz": 2596.1, "temperature_c": None, "load": 1.5}
+    assert row["delegate"] == {**STORED["delegate"], "others": None}  # type: ignore[dict-item]
     assert row["state"] == {**STORED["state"], **unknown, "after": after}  # type: ignore[dict-item]
-    assert row == {**{key: STORED[key] for key in row}, "state": row["state"]}
+    typed = {"state": row["state"], "delegate": row["delegate"]}
+    assert row == {**{key: STORED[key] for key in row}, **typed}
 
 
 def test_a_machine_reads_back_what_changes() -> None:
