@@ -18,7 +18,9 @@ from configs.schema import Experiment, GivenTeacherConfig, TeacherConfig
 from distill.data.manifest import Examples, load_examples
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import evaluation_images, labelled_views, view_inputs
+from distill.labels.converted import readable_file
 from distill.labels.teacher_files import (
+    OpenTeacher,
     Outputs,
     as_logits,
     open_teacher_file,
@@ -113,7 +115,7 @@ def _given_step(run: RunDir, config: GivenTeacherConfig) -> Step:
 
     def build(workspace: Workspace) -> Built:
         validation = load_examples(run, "validation")
-        opened = [open_teacher_file(file, validation.classes) for file in config.files]
+        opened = _open_files(run, config, validation.classes)
         outputs = [
             _on_photos(
                 validation, file.image_size, teacher.outputs, file.path.name, teacher.contract
@@ -186,10 +188,19 @@ def load_teachers(run: RunDir, experiment: Experiment) -> list[Teacher]:
         return [keras_teacher(load_model(run.model("teacher")))]
     classes = read_json(run.photos_manifest.with_suffix(".json"))["classes"]
     kinds = read_json(_manifest(run))["output_kinds"]
-    opened = [open_teacher_file(file, classes) for file in config.files]
+    opened = _open_files(run, config, classes)
     return [
         Teacher(file.image_size, _logits(teacher.outputs, kind), teacher.contract)
         for file, teacher, kind in zip(config.files, opened, kinds, strict=True)
+    ]
+
+
+def _open_files(run: RunDir, config: GivenTeacherConfig, classes: list[str]) -> list[OpenTeacher]:
+    """The files of a teacher; those that Keras 3 cannot read are converted first."""
+    folder = run.model_dir("teacher") / "converted"
+    return [
+        open_teacher_file(readable_file(file, sha256, folder), classes)
+        for file, sha256 in zip(config.files, _digests(run, config), strict=True)
     ]
 
 

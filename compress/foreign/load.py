@@ -1,6 +1,7 @@
 """The door for models that Potstill did not make: any container becomes a plain Keras 3 model."""
 
 import logging
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,11 @@ def load_foreign(
     objects = import_layers(imports)
     load = _load_saved_model if container.kind == "saved_model" else _load_file
     return as_plain(load(container, objects, allow_lambda), path.name)
+
+
+def convert(source: Path, target: Path) -> None:
+    """Write a foreign model as a .keras file of Keras 3, which needs nothing of this package."""
+    load_foreign(source).save(target)
 
 
 def _load_file(container: Container, objects: CustomObjects, allow_lambda: bool) -> keras.Model:
@@ -140,3 +146,11 @@ def _not_loaded(container: Container, error: Exception) -> UserError:
         "again with model.save() under a version that is not newer, or write a SavedModel with "
         "model.export(folder) and give that folder."
     )
+
+
+if __name__ == "__main__":  # distill/labels/converted.py runs it in a child process
+    try:
+        convert(*map(Path, sys.argv[1:]))
+    except UserError as error:
+        print(error)
+        sys.exit(2)
