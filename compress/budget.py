@@ -10,10 +10,7 @@ import keras
 import numpy as np
 
 from compress.graph.classifier import image_size_of
-from compress.graph.layer_graph import LayerGraph
 from compress.int8.calibration import calibration_photos
-from compress.int8.equalization import find_spans
-from compress.methods.equalize import equalize
 from compress.recipes import RECIPES
 from compress.recipes.conversion import Conversion
 from configs.contract import InputContract
@@ -45,7 +42,6 @@ class Candidate:
 
     Attributes:
         name: the end of the file's name, behind the name of the model.
-        equalized: whether it is made from the equalized model, if equalizing saves something.
         trained: whether the model is trained for int8 first, if the caller allows it.
         baseline: whether it only serves as a comparison: it does not end the search. Among the
             others, a later one is no faster than an earlier one wherever int8 is fast.
@@ -54,7 +50,6 @@ class Candidate:
     name: str
     recipe: str
     options: dict[str, Any] = field(default_factory=dict)
-    equalized: bool = False
     trained: bool = False
     baseline: bool = False
 
@@ -67,10 +62,10 @@ class Candidate:
 LADDER = [
     Candidate("float32", "tflite.float32", baseline=True),
     Candidate("dynamic", "tflite.dynamic", baseline=True),
+    Candidate("plain-int8", "tflite.int8", {"equalize": "off"}),
     Candidate("int8", "tflite.int8"),
-    Candidate("equalize-int8", "tflite.int8", equalized=True),
-    Candidate("mixed-int8", "tflite.int8", {"keep_float": MIXED_SHARE}, equalized=True),
-    Candidate("qat-int8", "tflite.int8", equalized=True, trained=True),
+    Candidate("mixed-int8", "tflite.int8", {"keep_float": MIXED_SHARE}),
+    Candidate("qat-int8", "tflite.int8", trained=True),
     Candidate("weights", "tflite.weights"),
     Candidate("int16", "tflite.int16"),
 ]
@@ -134,7 +129,6 @@ def search(
         UserError: not even a float32 file can be made.
     """
     plain = Conversion(model, calibration_photos(train, image_size_of(model), contract))
-    equalized: Conversion | None = None
     results = [CandidateResult(c) for c in LADDER if train_for_int8 or not c.trained]
     for result in results:
         candidate, parent = result.candidate, plain
@@ -143,10 +137,7 @@ def search(
             continue
         log.info("search: making %s", candidate.name)
         try:
-            if candidate.equalized:
-                equalized = equalized or _equalized(plain)
-                parent = equalized
-            if candidate.name == "equalize-int8" and parent is plain:
+            if candidate.name == "int8" and not _is_equalized(plain, candidate):
                 result.turned_down = "not made: equalizing the model saves nothing"
                 continue
             if candidate.trained and train_for_int8:
@@ -168,12 +159,11 @@ def search(
     return results, *_fastest(results, budget)
 
 
-def _equalized(plain: Conversion) -> Conversion:
-    """The equalized model; `plain` itself if equalizing saves nothing or is impossible."""
-    if not find_spans(LayerGraph.of(plain.model)):
-        return plain
-    model = equalize(plain.model, calibration=plain.photos)
-    return plain if model is plain.model else Conversion(model, plain.photos)
+def _is_equalized(conversion: Conversion, candidate: Candidate) -> bool:
+    """Whether the int8 file of a candidate differs from that without equalization."""
+    options = candidate.choice.options
+    calibrated = conversion.calibrated(options["num_images"], equalize=options["equalize"])
+    return bool(calibrated.equalized)
 
 
 def _needless(result: CandidateResult, results: list[CandidateResult]) -> str | None:

@@ -52,7 +52,7 @@ def self_taught_qat(
     finished steps are not repeated.
 
     Args:
-        model: the classifier, as it was given or equalized.
+        model: the classifier as it was given.
         teacher: the file of the classifier as it was given.
         data: the folder of photos; only its training and validation parts are used.
         folder: the directory of the run.

@@ -272,8 +272,7 @@ def _trained(work: _Work, path: Path, data: Path, epochs: int, model: Any) -> An
 def _searched(work: _Work, budget: BudgetConfig, train: Callable[[Any], Any] | None) -> Quantized:
     def write(conversion: Conversion, candidate: Candidate) -> tuple[Path, dict[str, Any]]:
         file = work.folder / f"{work.name}-{candidate.name}.tflite"
-        made_by = "qat" if candidate.trained else "equalize"
-        parent = work.name if conversion.model is work.model else f"{work.name}-{made_by}"
+        parent = work.name if conversion.model is work.model else f"{work.name}-qat"
         return file, work.write(conversion, file, candidate.choice, parent)
 
     results, latency, verdict = search(

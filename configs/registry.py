@@ -44,6 +44,7 @@ class Registry:
         self.label = label
         self._functions: dict[str, Callable[..., Any]] = {}
         self._facts: dict[str, Mapping[str, Any]] = {}
+        self._retired: dict[str, str] = {}
 
     @overload
     def add(self, function: Function, /, *, name: str | None = None) -> Function: ...
@@ -75,10 +76,19 @@ class Registry:
         self._facts[name] = facts
         return function
 
+    def retire(self, name: str, advice: str) -> None:
+        """Note a name that configs of earlier versions may hold.
+
+        Args:
+            advice: what replaces it, and what to write instead.
+        """
+        self._retired[name] = advice
+
     def __or__(self, other: "Registry") -> "Registry":
         both = Registry(self.kind)
         both._functions = {**self._functions, **other._functions}
         both._facts = {**self._facts, **other._facts}
+        both._retired = {**self._retired, **other._retired}
         return both
 
     def names(self) -> list[str]:
@@ -86,6 +96,8 @@ class Registry:
         return sorted(self._functions)
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
+        if name in self._retired:
+            raise UserError(f"{self.kind} {name!r} is gone: {self._retired[name]}")
         if name not in self._functions:
             raise UserError(f"unknown {self.kind} {name!r}.{nearest(name, self._functions)}")
         return self._functions[name]

@@ -9,6 +9,10 @@ KERNEL_LAYERS = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
 """The layers whose kernel int8 files round."""
 INT8_STEPS = 127
 """Steps from 0 to the largest weight of a kernel. Kernels are rounded symmetrically around 0."""
+MAX_CLUSTERS = 256
+"""A kernel with more different values would be no smaller than one of 8-bit numbers."""
+MAX_STEP_ERROR = 1e-5
+"""How far a weight may lie beside its int8 step, as a share of the largest weight: float32."""
 SMALLEST_WEIGHT = 1e-12
 """A kernel of zeros is rounded as if this were its largest weight."""
 
@@ -64,6 +68,16 @@ def round_kernel(layer: Any, kernel: Any, kernel_steps: int = INT8_STEPS) -> Any
     ndim = len(kernel.shape)
     step = step_size(kernel, (2, 3) if is_depthwise(layer) else (ndim - 1,), kernel_steps)
     return ops.round(kernel / step) * step
+
+
+def has_few_values(layer: Any) -> bool:
+    """Whether a kernel has the few values that `cluster` gave it, or the int8 steps of `qat`."""
+    kernel = np.asarray(layer.kernel)
+    weights = kernel[kernel != 0]
+    if weights.size and len(np.unique(weights)) <= min(MAX_CLUSTERS, weights.size / 4):
+        return True
+    error = np.abs(np.asarray(round_kernel(layer, kernel)) - kernel)
+    return bool(weights.size and error.max() <= MAX_STEP_ERROR * np.abs(weights).max())
 
 
 def step_size(kernel: Any, output_axes: tuple[int, ...], kernel_steps: int = INT8_STEPS) -> Any:

@@ -9,8 +9,9 @@ import numpy as np
 
 from compress.graph.inference import TracedModel
 from compress.graph.kernels import INT8_STEPS
-from compress.graph.simplify import simplify
+from compress.graph.simplify import ACTIVATION, simplify
 from compress.int8.bias_correction import correct_biases
+from compress.int8.equalization.equalize import Equalize, equalized
 from compress.int8.sensitivity import NUM_GRADIENT_IMAGES, Sensitivity, measure_sensitivities
 from configs.errors import UserError
 from distill.data.manifest import Examples
@@ -63,18 +64,34 @@ class CalibratedModel:
     """A model that is ready for int8, and the images that it is calibrated on.
 
     Attributes:
-        model: gives the same answers with fewer tensors to round (`compress/graph/simplify.py`).
+        model: gives the same answers with channels of similar ranges
+            (`compress/int8/equalization/`) and fewer tensors to round
+            (`compress/graph/simplify.py`).
+        equalized: the layers at whose outputs channels are scaled; None if that was not looked at.
         traced: the inference function of that model.
         images: float32, (images, height, width, 3), from the training split.
     """
 
     def __init__(
-        self, model: keras.Model, images: np.ndarray, kernel_steps: int = INT8_STEPS
+        self,
+        model: keras.Model,
+        images: np.ndarray,
+        kernel_steps: int = INT8_STEPS,
+        equalize: Equalize = "off",
     ) -> None:
         self.images = images
+        self.equalized: list[str] | None = None
+        self._owners: dict[str, str] = {}
+        if equalize == "auto":
+            model, self.equalized, self._owners = equalized(model, images)
         self.model = simplify(model)
         correct_biases(self.model, images, kernel_steps)
         self.traced = TracedModel(self.model)
+
+    def layer_of(self, name: str) -> str:
+        """The layer of the original model that a layer of `model` is, or is a part of."""
+        name = name.removesuffix(ACTIVATION)
+        return self._owners.get(name, name)
 
     @cached_property
     def sensitivities(self) -> dict[str, Sensitivity]:

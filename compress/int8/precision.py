@@ -4,12 +4,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
-import keras
 from pydantic import Field
 
 from compress.graph.classifier import PASSES_VALUES_ON
 from compress.graph.layer_graph import LayerGraph
-from compress.graph.simplify import ACTIVATION
 from compress.graph.tensor_names import INPUT
 from compress.int8.calibration import CalibratedModel
 from compress.int8.ranges import FileRanges
@@ -53,12 +51,14 @@ class Precision:
     """What the manifest of an int8 file says about its precision.
 
     Attributes:
-        kept_float: the layers that stay in float.
-        rounding: the tensors that cost most, the most expensive first.
+        equalized: the layers at whose outputs channels are scaled; None with `equalize: off`.
+        kept_float: the layers that stay in float; None if the cost of rounding was not measured.
+        rounding: the tensors that cost most, the most expensive first; None likewise.
     """
 
-    kept_float: list[str]
-    rounding: list[RoundingCost]
+    equalized: list[str] | None = None
+    kept_float: list[str] | None = None
+    rounding: list[RoundingCost] | None = None
 
 
 def choose_float_operations(
@@ -79,7 +79,7 @@ def choose_float_operations(
         UserError: no operation computes a layer of that name.
     """
     if isinstance(keep, list):
-        return _operations_of_layers(operations, file_ranges, calibrated.model, keep)
+        return _operations_of_layers(operations, file_ranges, calibrated, keep)
     if not keep:
         return set()
     costs = file_ranges.costs(calibrated)
@@ -109,14 +109,23 @@ def describe_precision(
     file_ranges: FileRanges,
     calibrated: CalibratedModel,
     in_float: set[str],
+    *,
+    is_measured: bool,
 ) -> Precision:
-    """Which layers stay in float, and the layers whose rounding costs most."""
+    """What was equalized, which layers stay in float, and the layers whose rounding costs most.
+
+    Args:
+        is_measured: whether the cost of rounding was needed for the file. It takes a while.
+    """
+    if not is_measured:
+        return Precision(calibrated.equalized)
     costs = file_ranges.costs(calibrated)
     rounded = rounded_tensors(operations, in_float)
     by_layer = _cost_by_layer(rounded, file_ranges, costs)
     most_expensive = sorted(by_layer, key=lambda layer: -by_layer[layer])[:NUM_REPORTED]
-    computed = layers_of_operations(operations, file_ranges, calibrated.model) if in_float else {}
+    computed = layers_of_operations(operations, file_ranges, calibrated) if in_float else {}
     return Precision(
+        equalized=calibrated.equalized,
         kept_float=sorted({layer for name in in_float for layer in computed[name]}),
         rounding=[RoundingCost(layer, float(f"{by_layer[layer]:.3g}")) for layer in most_expensive],
     )
@@ -138,23 +147,27 @@ def _cost_by_layer(
 
 
 def _operations_of_layers(
-    operations: Sequence[Operation], file_ranges: FileRanges, model: keras.Model, names: list[str]
+    operations: Sequence[Operation],
+    file_ranges: FileRanges,
+    calibrated: CalibratedModel,
+    names: list[str],
 ) -> set[str]:
     if not names:
         return set()
-    computed = layers_of_operations(operations, file_ranges, model)
+    computed = layers_of_operations(operations, file_ranges, calibrated)
     all_layers = {layer for layers in computed.values() for layer in layers}
     for name in names:
-        if name not in all_layers:
+        if calibrated.layer_of(name) not in all_layers:
             raise UserError(
                 f"keep_float names {name!r}, and no operation of the file computes a layer of "
                 f"that name.{nearest(name, all_layers)}"
             )
-    return {name for name, layers in computed.items() if layers & set(names)}
+    chosen = {calibrated.layer_of(name) for name in names}
+    return {name for name, layers in computed.items() if layers & chosen}
 
 
 def layers_of_operations(
-    operations: Sequence[Operation], file_ranges: FileRanges, model: keras.Model
+    operations: Sequence[Operation], file_ranges: FileRanges, calibrated: CalibratedModel
 ) -> dict[str, set[str]]:
     """The layers that each operation computes, by the name of the operation.
 
@@ -163,7 +176,7 @@ def layers_of_operations(
     whose output the model does not have, such as the gate of a swish, belongs to the layers of the
     operations that read it.
     """
-    layers = _layers_before(model, set(file_ranges.twins.values()))
+    layers = _layers_before(calibrated, set(file_ranges.twins.values()))
     of_readers: dict[str, set[str]] = {}
     computed: dict[str, set[str]] = {}
     for operation in reversed(operations):
@@ -176,7 +189,7 @@ def layers_of_operations(
     return computed
 
 
-def _layers_before(model: keras.Model, shared: set[str]) -> dict[str, set[str]]:
+def _layers_before(calibrated: CalibratedModel, shared: set[str]) -> dict[str, set[str]]:
     """For every tensor of the model, the layers between it and the shared tensors before it.
 
     Args:
@@ -184,10 +197,10 @@ def _layers_before(model: keras.Model, shared: set[str]) -> dict[str, set[str]]:
     """
     before: dict[str, set[str]] = {INPUT: set()}
     since_shared: dict[int, set[str]] = {}
-    for call in LayerGraph.of(model).calls:
+    for call in LayerGraph.of(calibrated.model).calls:
         own = set() if isinstance(call.layer, PASSES_VALUES_ON) else {call.layer.name}
         earlier = [since_shared.get(id(tensor), set()) for tensor in call.inputs]
-        layers = {layer.removesuffix(ACTIVATION) for layer in own}.union(*earlier)
+        layers = {calibrated.layer_of(layer) for layer in own}.union(*earlier)
         before[call.name] = layers
         if call.name not in shared:
             since_shared[id(call.output)] = layers

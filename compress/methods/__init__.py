@@ -12,6 +12,11 @@ from compress.methods.structure import Kind
 from configs.registry import Registry
 
 METHODS = Registry("method")
+METHODS.retire(
+    "equalize",
+    "tflite.int8, onnx.int8 and the method qat equalize by themselves now. Remove it from "
+    "compress.methods. To write a file without it: {name: tflite.int8, equalize: off}.",
+)
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,18 @@ import keras
 import numpy as np
 from pydantic import Field
 
+from compress.graph.kernels import MAX_CLUSTERS
 from compress.graph.replay import copy_model
 from compress.methods import METHODS
-from compress.methods.structure import MAX_CLUSTERS, inner_kernels
+from compress.methods.structure import inner_kernels
 from configs.errors import UserError
 
 MAX_ITERATIONS = 100
 """Of k-means, for one kernel."""
 
 
-# Neither of the two keeps equal weights equal.
-@METHODS.add(needs=("finetune",), undone_by=("equalize", "magnitude"), makes=("clusters",))
+# Pruning does not keep equal weights equal.
+@METHODS.add(needs=("finetune",), undone_by=("magnitude",), makes=("clusters",))
 def cluster(
     model: keras.Model,
     *,

@@ -12,13 +12,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from compress.graph.kernels import has_kernel, is_depthwise
+from compress.graph.kernels import MAX_CLUSTERS, has_kernel, is_depthwise
 from compress.graph.replay import named_layers
 
 Kind = Literal["zeros", "clusters"]
-
-MAX_CLUSTERS = 256
-"""A kernel with more clusters would be no smaller than one of 8-bit numbers."""
 
 
 @dataclass(frozen=True)

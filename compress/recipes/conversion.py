@@ -5,6 +5,7 @@ import keras
 from compress.graph.inference import TracedModel, weights_sha256
 from compress.graph.kernels import INT8_STEPS
 from compress.int8.calibration import CalibratedModel, Images, calibration_images
+from compress.int8.equalization.equalize import Equalize
 
 
 class Conversion:
@@ -24,14 +25,17 @@ class Conversion:
         self.photos = photos
         self.traced = TracedModel(model)
         self._weights = ""
-        self._calibrated: dict[tuple[int, int], CalibratedModel] = {}
+        self._calibrated: dict[tuple[int, int, Equalize], CalibratedModel] = {}
 
-    def calibrated(self, num_images: int, kernel_steps: int = INT8_STEPS) -> CalibratedModel:
+    def calibrated(
+        self, num_images: int, kernel_steps: int = INT8_STEPS, *, equalize: Equalize = "off"
+    ) -> CalibratedModel:
         """The model ready for int8, calibrated on the first photos.
 
         Args:
             num_images: how many photos.
             kernel_steps: the number of steps from 0 to the largest weight of a kernel.
+            equalize: whether channels are scaled where that pays.
 
         Raises:
             UserError: there are no photos.
@@ -40,8 +44,8 @@ class Conversion:
         if weights != self._weights:
             self._weights = weights
             self._calibrated.clear()
-        key = num_images, kernel_steps
+        key = num_images, kernel_steps, equalize
         if key not in self._calibrated:
             images = calibration_images(self.photos, num_images)
-            self._calibrated[key] = CalibratedModel(self.model, images, kernel_steps)
+            self._calibrated[key] = CalibratedModel(self.model, images, kernel_steps, equalize)
         return self._calibrated[key]

@@ -71,22 +71,22 @@ def searched(tmp_path_factory):
     return made.rows, made.verdict
 
 
-def test_it_climbs_from_int8_to_the_equalized_file_and_no_further(searched) -> None:
+def test_it_climbs_from_plain_int8_to_int8_and_no_further(searched) -> None:
     _, verdict = searched
     results = {candidate["name"]: candidate for candidate in verdict["candidates"]}
     assert list(results) == [
-        "mine-float32.tflite", "mine-dynamic.tflite", "mine-int8.tflite",
-        "mine-equalize-int8.tflite", "mixed-int8", "weights", "int16",
+        "mine-float32.tflite", "mine-dynamic.tflite", "mine-plain-int8.tflite",
+        "mine-int8.tflite", "mixed-int8", "weights", "int16",
     ]  # fmt: skip
     assert re.fullmatch(
         r"on the validation photos it is expected to lose \d+\.\d\d points \(.*\), 0\.50 allowed",
-        results["mine-int8.tflite"]["turned_down"],
+        results["mine-plain-int8.tflite"]["turned_down"],
     )
-    held = results["mine-equalize-int8.tflite"]
+    held = results["mine-int8.tflite"]
     assert held["validation"]["expected_drop"] <= 0.005
     assert held["p50_ms"] > 0
     for name in ("mixed-int8", "weights", "int16"):
-        assert results[name]["turned_down"].startswith("not made: equalize-int8 is accurate")
+        assert results[name]["turned_down"].startswith("not made: int8 is accurate")
 
 
 def test_one_that_is_slower_than_none_is_chosen_and_the_timed_ones_are_scored(searched) -> None:
@@ -107,12 +107,13 @@ def test_one_that_is_slower_than_none_is_chosen_and_the_timed_ones_are_scored(se
 
 def test_a_file_says_what_it_was_made_of(searched) -> None:
     rows, _ = searched
-    row = next(row for row in rows if row["name"] == "mine-equalize-int8.tflite")
+    row = next(row for row in rows if row["name"] == "mine-int8.tflite")
     path = Path(row["path"])
     manifest = json.loads(path.with_name(path.name + ".json").read_text())
     metadata = read_metadata(path)
     assert metadata is not None
-    assert {row["source"], manifest["source"], metadata.parent} == {"mine-equalize"}
+    assert {row["source"], manifest["source"], metadata.parent} == {"mine"}
+    assert manifest["equalized"] == ["swish"]
     model = path.parent.parent / "mine.keras"
     assert manifest["inputs"]["model"] == hashlib.sha256(model.read_bytes()).hexdigest()
     assert set(manifest["inputs"]) == {"model", "photos", "pixels", "recipe", "source", "weights"}
@@ -167,7 +168,7 @@ def hard_swish(tmp_path: Path) -> dict:
 
 def test_a_candidate_that_cannot_be_made_ends_no_search(hard_swish, monkeypatch) -> None:
     by_name = {candidate.name: candidate for candidate in LADDER}
-    rungs = [by_name[name] for name in ("float32", "equalize-int8", "int16")]
+    rungs = [by_name[name] for name in ("float32", "int8", "int16")]
     monkeypatch.setattr(budget, "LADDER", rungs)
     monkeypatch.setattr(budget, "NUM_RUNS", 10)
     verdict = quantize_model(**hard_swish, recipes=[], budget=BudgetConfig()).verdict

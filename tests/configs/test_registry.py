@@ -78,3 +78,15 @@ def test_a_function_declares_facts_where_it_registers() -> None:
     assert methods.check("cluster", {}) == {"num_clusters": 16}
     with pytest.raises(UserError, match="unknown method 'clusters'"):
         methods.facts("clusters")
+
+
+def test_a_name_that_is_gone_says_what_to_write_instead() -> None:
+    methods = Registry("method")
+    methods.retire("old", "new does its work. Write {name: new}.")
+    for look_up in (methods.__getitem__, methods.facts, lambda name: methods.check(name, {})):
+        with pytest.raises(UserError, match=r"^method 'old' is gone: new does its work\. Write"):
+            look_up("old")
+    both = methods | Registry("method")
+    assert "old" not in both.names()
+    with pytest.raises(UserError, match="is gone"):
+        both["old"]

@@ -72,7 +72,7 @@ def test_a_tensor_is_rounded_unless_all_its_operations_are_in_float() -> None:
 
 def test_operations_are_of_the_layers_that_they_compute(calibrated, operations_and_ranges) -> None:
     operations, ranges = operations_and_ranges
-    computed = layers_of_operations(operations, ranges, calibrated.model)
+    computed = layers_of_operations(operations, ranges, calibrated)
     layers = [computed[operation.name] for operation in operations]
     # A convolution is computed with its padding, and a swish by two operations.
     assert layers[0] == {"input_offset"}
@@ -149,7 +149,7 @@ def test_a_tensor_that_a_file_has_twice_costs_once() -> None:
 
 def test_the_most_expensive_layers_come_first(calibrated, operations_and_ranges) -> None:
     operations, ranges = operations_and_ranges
-    precision = describe_precision(operations, ranges, calibrated, set())
+    precision = describe_precision(operations, ranges, calibrated, set(), is_measured=True)
     nats = [cost.nats for cost in precision.rounding]
     assert precision.kept_float == []
     assert nats == sorted(nats, reverse=True)
@@ -159,7 +159,7 @@ def test_the_most_expensive_layers_come_first(calibrated, operations_and_ranges)
         costs = {tensor.cost_within(*ranges.ranges[name]) for name in holders}
         assert cost.nats == pytest.approx(max(costs), rel=0.01)
     in_float = choose_float_operations(operations, ranges, calibrated, 0.9)
-    after = describe_precision(operations, ranges, calibrated, in_float)
+    after = describe_precision(operations, ranges, calibrated, in_float, is_measured=True)
     assert precision.rounding[0].layer not in [cost.layer for cost in after.rounding]
     assert after.kept_float
 

@@ -58,7 +58,7 @@ def distance(logits, others):
 
 
 def test_the_simulation_answers_like_the_int8_file(model, images, tmp_path):
-    simulated = logits_of(simulate_int8(CalibratedModel(model, images)), images)
+    simulated = logits_of(simulate_int8(CalibratedModel(model, images, equalize="auto")), images)
     answered = int8_logits(model, images, tmp_path / "tiny.tflite")
     assert distance(answered, simulated) < 0.1 * distance(answered, logits_of(model, images))
 
@@ -68,7 +68,7 @@ def test_the_simulation_of_an_untrained_model_answers_like_its_file(tiny_model, 
     model = copy_model(tiny_model)
     kernel = model.get_layer("logits").kernel
     kernel.assign(10 * kernel)
-    simulated = logits_of(simulate_int8(CalibratedModel(model, images)), images)
+    simulated = logits_of(simulate_int8(CalibratedModel(model, images, equalize="auto")), images)
     answered = int8_logits(model, images, tmp_path / "tiny.tflite")
     assert distance(answered, simulated) < 0.5 * distance(answered, logits_of(model, images))
 

@@ -6,24 +6,29 @@ convolution cannot average this error away.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal, NamedTuple
 
 import keras
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator
 
 from compress.graph.layer_graph import LayerGraph
 from compress.graph.replay import rebuild_model, small_batches
-from compress.int8.calibration import calibration_images
-from compress.int8.equalization import Span, divide_outputs, find_spans, multiply_inputs
-from compress.int8.equalization_rules import Rule
+from compress.int8.equalization.rules import Rule
+from compress.int8.equalization.spans import Span, divide_outputs, find_spans, multiply_inputs
 from compress.int8.sensitivity import NUM_GRADIENT_IMAGES, measure_sensitivities
-from compress.methods import METHODS
-from configs.errors import UserError
 
 log = logging.getLogger("potstill")
 
+# YAML reads `off` as false.
+Equalize = Annotated[
+    Literal["auto", "off"], BeforeValidator(lambda value: "off" if value is False else value)
+]
+"""Whether int8 files scale channels where that pays. It is exact, and `off` is for comparison."""
+GAIN = 0.9
+"""Of the rewrites that cost operations, the fewest are done that bring this share of the gain of
+all."""
 SMALLEST_RANGE = 1 / 64
 """The smallest range of a channel, relative to the largest. A channel that is hardly used must not
 amplify the errors of its readers."""
@@ -33,14 +38,21 @@ NOTICED = 1e-6
 """Nats that a rewrite without an additional operation must save. Less is chance."""
 
 
-@METHODS.add(needs=("calibration",))
-def equalize(
-    model: keras.Model,
-    *,
-    calibration: Callable[[], Iterator[np.ndarray]],
-    gain: Annotated[float, Field(gt=0, le=1)] = 0.9,
-    num_images: Annotated[int, Field(gt=0)] = 64,
-) -> keras.Model:
+class Equalized(NamedTuple):
+    """What became of a model.
+
+    Attributes:
+        model: it has the same answers; the given one itself if nothing pays.
+        places: the layers at whose outputs the channels are scaled.
+        owners: the layer that each additional layer was a part of, by the name of the latter.
+    """
+
+    model: keras.Model
+    places: list[str]
+    owners: dict[str, str]
+
+
+def equalized(model: keras.Model, images: np.ndarray, *, gain: float = GAIN) -> Equalized:
     """A model with the same answers, whose channels have similar ranges where rounding costs most.
 
     The weights that produce a channel are divided by its scale s, and the kernels that read it are
@@ -60,36 +72,26 @@ def equalize(
     The rewrite is exact for every image, not only for the calibration images. The gain of a
     rewrite is measured in nats that rounding costs the answers (`compress/int8/sensitivity.py`).
     Rewrites that cost nothing are done if they save `NOTICED`. Of the others that save `WORTH`, the
-    fewest are done.
+    fewest are done. Kernels that `cluster` or `qat` made stay as they are.
 
     Args:
-        calibration: images of the training split, through the evaluation view.
-        gain: of the rewrites that cost operations, the fewest are done that bring this share of
-            the gain of all.
-        num_images: how many images determine the ranges, and at most the sensitivities.
-
-    Returns:
-        A new model; `model` itself if no rewrite is worth it.
-
-    Raises:
-        UserError: the model has nothing that can be rewritten.
+        images: float32, (images, height, width, 3), from the training split.
+        gain: see `GAIN`.
     """
-    images = calibration_images(calibration, num_images)
     graph = LayerGraph.of(model)
     spans = find_spans(graph)
-    graph.check_names("be equalized")
     if not spans:
-        raise UserError(
-            f"model {model.name!r} has nothing to equalize. Expected a BatchNormalization or "
-            "convolution whose channels reach other convolutions through activations (ReLU, "
-            "ReLU6, swish, hard-swish), pooling and sums only, with every layer used once. Remove "
-            "the method."
-        )
+        return Equalized(model, [], {})
     scales = [_scale(ranges) for ranges in _ranges(graph, spans, images)]
     gains = np.array(_gains(model, spans, scales, images))
     chosen = _chosen(spans, gains, gain)
     _report(spans, gains, chosen)
-    return _rewritten(model, [(spans[i], scales[i]) for i in chosen]) if chosen else model
+    if not chosen:
+        return Equalized(model, [], {})
+    rewritten = _rewritten(model, [(spans[i], scales[i]) for i in chosen])
+    rules = {name: rule for i in chosen for name, rule in spans[i].activations.items()}
+    owners = {name + end: name for name, rule in rules.items() for end in rule.parts}
+    return Equalized(rewritten, [spans[i].name for i in chosen], owners)
 
 
 def _ranges(graph: LayerGraph, spans: list[Span], images: np.ndarray) -> list[np.ndarray]:

@@ -14,7 +14,8 @@ class Rule(NamedTuple):
     Attributes:
         name: of the activation, for people.
         scaled: (x', factor * s, name of the activation layer) -> f(x) / s, exact for every x.
-        rounded: the ends of the names of the new tensors that int8 rounds.
+        parts: the ends of the names of the new layers, which begin with that of the activation.
+        rounded: those of them whose results int8 rounds.
         factor: see above.
         zero_below: f is 0 below this value, or nearly so; values below it need no range.
         is_fused: files compute f within the layer before, so they never round x.
@@ -22,6 +23,7 @@ class Rule(NamedTuple):
 
     name: str
     scaled: Callable[[Any, np.ndarray, str], Any]
+    parts: tuple[str, ...]
     rounded: tuple[str, ...]
     factor: float = 1.0
     zero_below: float = -np.inf
@@ -50,11 +52,18 @@ def _relu6(x: Any, scale: np.ndarray, name: str) -> Any:
 
 
 RULES = {
-    keras.activations.silu: Rule("swish", _swish, ("_scale", "_product"), zero_below=-8.0),
-    keras.activations.hard_silu: Rule(
-        "hard-swish", _hard_swish, ("_scale", "_gate", "_product"), factor=6.0, zero_below=-3.0
+    keras.activations.silu: Rule(
+        "swish", _swish, ("_scale", "_gate", "_product"), ("_scale", "_product"), zero_below=-8.0
     ),
-    keras.activations.relu6: Rule("ReLU6", _relu6, ("_cut",), is_fused=True),
+    keras.activations.hard_silu: Rule(
+        "hard-swish",
+        _hard_swish,
+        ("_scale", "_gate", "_product"),
+        ("_scale", "_gate", "_product"),
+        factor=6.0,
+        zero_below=-3.0,
+    ),
+    keras.activations.relu6: Rule("ReLU6", _relu6, ("_relu", "_cut"), ("_cut",), is_fused=True),
 }
 """The rules by activation, and what they cost in a file:
 

@@ -9,8 +9,8 @@ import pytest
 from keras import layers
 
 from compress.graph.layer_graph import LayerGraph
-from compress.int8.equalization import Span, find_spans
-from compress.methods.equalize import _rewritten
+from compress.int8.equalization.equalize import _rewritten
+from compress.int8.equalization.spans import Span, find_spans
 from small_models import logits_of, random_images
 
 SIZE = 8

@@ -10,12 +10,13 @@ from keras import layers
 from compress.graph.kernels import (
     by_input,
     by_output,
+    has_few_values,
     has_kernel,
     is_channels_last,
     weighs_each_input,
 )
 from compress.graph.layer_graph import LayerCall, LayerGraph
-from compress.int8.equalization_rules import FUSED, HOMOGENEOUS, RULES, Rule, activation_of
+from compress.int8.equalization.rules import FUSED, HOMOGENEOUS, RULES, Rule, activation_of
 
 COPIES = (
     layers.Dropout,
@@ -138,12 +139,15 @@ def _neighbours(graph: LayerGraph, call: LayerCall) -> list[LayerCall] | None:
 
 
 def _span_of(graph: LayerGraph, reached: list[LayerCall]) -> Span | None:
-    """The span of these calls; None if a layer of it is called elsewhere too."""
+    """The span of these calls; None if a layer of it is called elsewhere or must stay as it is."""
     sources = [source for call in reached if (source := _scale_source(graph, call))]
     readers = [reader for call in reached for reader in graph.readers(call.output)]
     kernels = [reader.layer for reader in readers if weighs_each_input(reader.layer)]
     scaled = [*(call.layer for call in reached), *(source.layer for source in sources), *kernels]
     if any(graph.num_calls(layer) != 1 for layer in scaled):
+        return None
+    # Factors for the channels of such a kernel would give it more values, or round it again.
+    if any(has_kernel(layer) and has_few_values(layer) for layer in scaled):
         return None
     return Span(sources, kernels, list(_rounded_tensors(graph, reached, sources)))
 

@@ -1,27 +1,33 @@
 import keras
 import numpy as np
 import pytest
+import yaml
 from keras import layers
 
+from compress.graph.kernels import round_kernel
 from compress.graph.layer_graph import LayerGraph
-from compress.int8.equalization import divide_outputs, find_spans
-from compress.methods import METHODS
-from compress.methods.equalize import (
+from compress.graph.replay import copy_model
+from compress.int8.equalization.equalize import (
     WORTH,
+    Equalize,
     _fewest,
     _ranges,
     _rewritten,
     _scale,
 )
+from compress.int8.equalization.equalize import equalized as equalize
+from compress.int8.equalization.spans import divide_outputs, find_spans
+from compress.methods.cluster import clustered
+from compress.methods.structure import inner_kernels
+from compress.recipes import RECIPES
 from compress.recipes.conversion import Conversion
-from compress.recipes.tflite import RECIPES
 from configs.errors import UserError
 from eval.devices.probe import open_model
 from small_models import random_images, settle
 
 
 def equalized(model: keras.Model, images: np.ndarray, **options) -> keras.Model:
-    return METHODS["equalize"](model, calibration=lambda: iter(images), **options)
+    return equalize(model, images, **options).model
 
 
 def with_all_rewritten(model: keras.Model, images: np.ndarray) -> keras.Model:
@@ -173,31 +179,53 @@ def test_an_equalized_model_survives_saving(rewritten, tmp_path) -> None:
     )
 
 
-def test_int8_of_an_equalized_model_is_closer_to_its_float_model(tmp_path) -> None:
+@pytest.mark.parametrize("recipe", ["tflite.int8", "onnx.int8"])
+def test_int8_of_an_equalized_model_is_closer_to_its_float_model(recipe, tmp_path) -> None:
     # One uneven swish before a depthwise convolution. The normalization behind it makes all
     # channels count the same again, so the answers depend on what int8 loses in the small ones.
     images = random_images(32, 16)
     keras.utils.set_random_seed(2)
     pixels = keras.Input((16, 16, 3), name="image")
-    x = layers.BatchNormalization()(layers.Conv2D(16, 3)(layers.Rescaling(1 / 255)(pixels)))
-    x = layers.DepthwiseConv2D(3, use_bias=False)(layers.Activation("silu")(x))
+    x = layers.Conv2D(16, 3)(layers.Rescaling(1 / 255)(pixels))
+    x = layers.Activation("silu", name="swish")(layers.BatchNormalization()(x))
+    x = layers.DepthwiseConv2D(3, use_bias=False)(x)
     x = layers.Conv2D(16, 1, activation="relu")(layers.BatchNormalization()(x))
     model = settle(keras.Model(pixels, logits(x)), images)
     settle(spread_out(model), images)
     expected = keras.ops.softmax(model.predict_on_batch(images)).numpy()
 
-    def error(model: keras.Model, name: str) -> float:
-        path = tmp_path / name
-        RECIPES["tflite.int8"](
+    def error(choice: Equalize) -> float:
+        path = tmp_path / f"{choice}.{recipe.partition('.')[0]}"
+        facts = RECIPES[recipe](
             Conversion(model, lambda: iter(images)),
             path,
             output="probabilities",
             ranges="minmax",  # the other ranges also help the uneven model
+            equalize=choice,
         )
+        assert "swish" in facts.equalized if choice == "auto" else facts.equalized is None
         return float(np.abs(open_model(path).predict(images) - expected).mean())
 
-    even = equalized(model, images)
-    assert error(even, "even.tflite") < 0.5 * error(model, "uneven.tflite")
+    assert error("auto") < 0.5 * error("off")
+
+
+@pytest.mark.parametrize("recipe", ["tflite.int8", "onnx.int8"])
+def test_equalizing_is_an_option_of_the_recipes_and_yaml_may_say_off(recipe: str) -> None:
+    assert RECIPES.check(recipe, {})["equalize"] == "auto"
+    assert RECIPES.check(recipe, yaml.safe_load("equalize: off"))["equalize"] == "off"
+    with pytest.raises(UserError, match=r"option equalize of recipe .* is True"):
+        RECIPES.check(recipe, yaml.safe_load("equalize: on"))
+
+
+def test_a_layer_that_was_rewritten_stays_in_float_by_its_own_name(uneven, tmp_path) -> None:
+    conversion = Conversion(uneven, lambda: iter(random_images(16, 32)))
+    (name, *_) = equalize(uneven, random_images(16, 32)).owners.values()
+    for layer in (name, f"{name}_product"):
+        facts = RECIPES["tflite.int8"](
+            conversion, tmp_path / "file.tflite", output="logits", keep_float=[layer]
+        )
+        assert name in facts.kept_float
+        assert not any(layer.endswith("_product") for layer in facts.kept_float)
 
 
 def test_scales_multiply_to_one_and_are_bounded_below() -> None:
@@ -217,9 +245,9 @@ def logits(x):
     return layers.Dense(2, kernel_initializer=large)(layers.GlobalAveragePooling2D()(x))
 
 
-def test_a_model_without_a_place_for_a_scale_is_refused() -> None:
-    with pytest.raises(UserError, match="nothing to equalize"):
-        equalized(build(lambda x: logits(layers.Activation("gelu")(x))), random_images(4, 8))
+def test_a_model_without_a_place_for_a_scale_stays_as_it_is() -> None:
+    model = build(lambda x: logits(layers.Activation("gelu")(x)))
+    assert equalize(model, random_images(4, 8)) == (model, [], {})
 
 
 def test_a_model_within_a_model_is_equalized(images: np.ndarray) -> None:
@@ -233,18 +261,55 @@ def test_a_model_within_a_model_is_equalized(images: np.ndarray) -> None:
     )
 
 
-def test_nested_models_with_layers_of_one_name_have_nothing_to_equalize() -> None:
+def test_nested_models_with_layers_of_one_name_stay_as_they_are() -> None:
     pixels = keras.Input((8, 8, 3), name="image")
     convs = [
         keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(3, 1, name="conv")]) for _ in "ab"
     ]
     x = layers.Activation("silu")(layers.BatchNormalization()(convs[0](pixels)))
     model = keras.Model(pixels, logits(convs[1](x)))
-    assert find_spans(LayerGraph.of(model)) == []
-    with pytest.raises(UserError, match="several of its layers are called 'conv'"):
-        equalized(model, random_images(4, 8))
+    assert equalize(model, random_images(4, 8)) == (model, [], {})
 
 
-def test_without_photos_there_are_no_ranges(uneven: keras.Model) -> None:
-    with pytest.raises(UserError, match="needs calibration photos"):
-        equalized(uneven, np.zeros((0, 32, 32, 3), "float32"))
+def test_the_layers_of_a_rewritten_activation_belong_to_it(uneven, rewritten) -> None:
+    result = equalize(uneven, random_images(16, 32))
+    before = {layer.name for layer in uneven.layers}
+    added = {layer.name for layer in result.model.layers[1:]} - before
+    assert added == set(result.owners)
+    assert set(result.owners.values()) <= set(result.places)
+
+
+def with_kernels(model: keras.Model, change) -> keras.Model:
+    """A copy of the model whose kernels between the first and the last are changed."""
+    copy = copy_model(model)
+    for _, layer in inner_kernels(copy):
+        layer.kernel.assign(change(layer, np.asarray(layer.kernel)))
+    return copy
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer, kernel: clustered(kernel, 16),
+        lambda layer, kernel: round_kernel(layer, kernel),
+    ],
+    ids=["clusters", "int8 steps"],
+)
+def test_kernels_that_a_method_gave_few_values_keep_them(uneven, change) -> None:
+    model = with_kernels(uneven, change)
+    result = with_all_rewritten(model, random_images(8, 32))
+    for _, layer in inner_kernels(model):
+        kernel = np.asarray(layer.kernel)
+        np.testing.assert_array_equal(result.get_layer(layer.name).kernel, kernel)
+
+
+def test_zeros_of_pruned_kernels_stay_and_do_not_keep_a_place_from_being_scaled(uneven) -> None:
+    def pruned(layer, kernel: np.ndarray) -> np.ndarray:
+        return np.where(np.abs(kernel) < np.quantile(np.abs(kernel), 0.9), 0, kernel)
+
+    model = with_kernels(uneven, pruned)
+    assert len(find_spans(LayerGraph.of(model))) == len(find_spans(LayerGraph.of(uneven)))
+    result = with_all_rewritten(model, random_images(8, 32))
+    for _, layer in inner_kernels(model):
+        is_zero = np.asarray(layer.kernel) == 0
+        np.testing.assert_array_equal(np.asarray(result.get_layer(layer.name).kernel) == 0, is_zero)
