@@ -13,7 +13,7 @@ from compress.config_choices import REGISTRIES
 from compress.run.pipeline import STEPS, Context
 from configs.artifacts import file_sha256
 from configs.loading.targets import open_run
-from configs.resume import HIDDEN, take_step
+from configs.resume import HIDDEN, is_current, take_step
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.data.pipelines import open_photo_store
@@ -70,14 +70,21 @@ def old_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunDir, Ex
     return run, experiment
 
 
-def test_an_old_run_is_up_to_date(old_run: tuple[RunDir, Experiment]) -> None:
+def test_an_old_run_is_up_to_date_but_for_its_int8_files(
+    old_run: tuple[RunDir, Experiment],
+) -> None:
     run, experiment = old_run
     checked = []
     for name in ("data", "teacher", "label", "student", "prune", "export", "quantize", "accuracy"):
         for step in STEPS[name](Context(run, experiment, open_photo_store(run, experiment))):
-            if step.manifest.exists():  # the fixture holds few of the results
+            if not step.manifest.exists():  # the fixture holds few of the results
+                continue
+            if step.inputs.get("recipe", {}).get("name", "").endswith(".int8"):
+                # These recipes equalize the model now.
+                assert not is_current(step.manifest, step.inputs)
+            else:
                 take_step(step)
-                checked.append(step.manifest.relative_to(run.path).as_posix())
+            checked.append(step.manifest.relative_to(run.path).as_posix())
     assert len(checked) == len(json.loads(OLD_RUN.read_text())) + 1  # the data
     assert not list(run.path.rglob(HIDDEN)), "a step was built, or locked for nothing"
 
