@@ -8,6 +8,7 @@ import typer
 from commands.contract import ContractOptions
 from commands.options import (
     CodeOptions,
+    EdgeOptions,
     LimitOptions,
     Result,
     StepOptions,
@@ -30,6 +31,11 @@ ONLY_MODEL = (
 )
 ONLY_RUN = "it is for a run. Give a config, a folder of photos or a run directory."
 ONLY_SEARCH = "it is for a search. Give a limit (--max-drop 0.005) and no --recipe."
+
+NO_LABELS = (
+    "\nThe photos have no labels. 'same as parent' is the share of photos with the model's own "
+    "answer, and 'drop' is the top-1 that the file is expected to lose."
+)
 
 ModelTarget = Annotated[
     str,
@@ -73,12 +79,18 @@ def quantize(
     contract: ContractOptions,
     limits: LimitOptions,
     code: CodeOptions,
+    edges: EdgeOptions,
     data: Annotated[
-        Path | None, typer.Option("--data", help="For a model: folder of class folders.")
+        Path | None,
+        typer.Option("--data", help="For a model: folder of class folders, or of photos alone."),
     ] = None,
     recipe: Annotated[
         list[str] | None,
-        typer.Option("--recipe", help="For a model: int8, onnx.int8, dynamic ...; repeatable."),
+        typer.Option(
+            "--recipe",
+            help="For a model: int8, onnx.int8, dynamic ..., with options as in "
+            "int8:num_images=200; repeatable.",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="For a model: where the files go.")
@@ -105,7 +117,7 @@ def quantize(
     from configs.artifacts import is_keras_model
 
     if not is_keras_model(target):
-        refuse(target, ONLY_MODEL, contract, limits, code, data=data, recipe=recipe, out=out)
+        refuse(target, ONLY_MODEL, contract, limits, code, edges, data=data, recipe=recipe, out=out)
         refuse(target, ONLY_MODEL, qat_epochs=qat_epochs, least_runtime=least_runtime)
         return _write_files("quantize", target, options)
     refuse(target, ONLY_RUN, options)
@@ -121,6 +133,7 @@ def quantize(
         out=out,
         budget=budget,
         contract=contract.choice(data),
+        edges=edges.given(),
         qat_epochs=qat_epochs,
         imports=code.import_ or [],
         allow_lambda=bool(code.allow_lambda),
@@ -164,6 +177,8 @@ def _result_of(made: "Quantized") -> Result:
         ]
     if made.verdict:
         lines.append(f"\n* {chosen}: {made.verdict['reason']}" if chosen else f"\n{made.failure}")
+    if any(row.get("agreement") for row in made.rows):
+        lines.append(NO_LABELS)
     lines += failure_lines(made.failures)
     value = {"files": made.rows, "verdict": made.verdict}
     if made.failures:

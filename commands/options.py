@@ -84,6 +84,24 @@ class CodeOptions:
 
 
 @dataclass(frozen=True)
+class EdgeOptions:
+    """The types of the numbers that a file takes and returns."""
+
+    input_type: Annotated[
+        str | None,
+        typer.Option("--input-type", metavar="uint8|int8", help="Of the image in int8 files."),
+    ] = None
+    output_type: Annotated[
+        str | None,
+        typer.Option("--output-type", metavar="uint8|int8", help="Of the answers in int8 files."),
+    ] = None
+
+    def given(self) -> dict[str, str]:
+        """The options that are set."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
 class LimitOptions:
     """The limits of the file that is looked for."""
 

@@ -62,7 +62,7 @@ def _outside_xnnpack(row: dict[str, Any]) -> dict[str, int]:
 
 
 def _file_cells(row: dict[str, Any], chosen: str | None) -> list[str]:
-    scores = row.get("accuracy") or {}
+    scores, agreement = row.get("accuracy") or {}, row.get("agreement") or {}
     latency = row["latency"][0] if row.get("latency") else {}
     interval = ""
     if scores:
@@ -72,8 +72,8 @@ def _file_cells(row: dict[str, Any], chosen: str | None) -> list[str]:
         f"{row['file_bytes'] / 1000:.0f}",
         percent(scores.get("top1")),
         interval,
-        percent(scores.get("drop_vs_source")),
-        percent(scores.get("agreement_with_source")),
+        percent(scores.get("drop_vs_source", agreement.get("expected_drop"))),
+        percent({**scores, **agreement}.get("agreement_with_source")),
         latency_text(latency.get("p50_ms")),
         latency_text(latency.get("p90_ms")),
         number(latency.get("peak_rss_mib"), 0),

@@ -149,9 +149,10 @@ def search(
                 raise  # the model is at fault, not the recipe
             result.turned_down = f"cannot be made: {str(error).splitlines()[0]}"
         else:
-            rounding = drop_by_rounding(probs, validation_probs, validation.labels)
+            rounding = drop_by_rounding(probs, validation_probs, validation.known_labels)
             # A trained candidate is another model: a changed answer may be a better one.
-            result.validation = rounding.by_count() if candidate.trained else rounding
+            is_other = candidate.trained and validation.is_labelled
+            result.validation = rounding.by_count() if is_other else rounding
             facts = FileFacts(file_bytes(result.file), "validation", drop=result.validation.drop)
             result.turned_down = "; ".join(shortfalls(facts, Limits.of_budget(budget))) or None
         outcome = result.turned_down or "is accurate and small enough"

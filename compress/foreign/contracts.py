@@ -15,13 +15,22 @@ from distill.data.manifest import Examples, describe_empty
 from eval.devices.probe import open_model
 from eval.file_contract import file_contract
 from eval.foreign_metadata import labels_beside
+from eval.images import evaluation_image
 from eval.metadata import FileMetadata, class_name
-from eval.scoring.trial import TrialPhotos, settle_by_trial, trial_photos
+from eval.scoring.trial import (
+    Predict,
+    TrialPhotos,
+    settle_by_trial,
+    trial_photos,
+    with_answers,
+)
 
 log = logging.getLogger("potstill")
 
 
 NO_STATEMENT = Statement()
+NUM_UNTRIED = 16
+"""How many images show what the answers of a model are."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +88,13 @@ def settle_file(
 
 
 def settle_model(
-    model: keras.Model, path: Path, choice: ContractChoice, splits: dict[str, Examples]
+    model: keras.Model, path: Path, choice: ContractChoice, splits: dict[str, Examples] | None
 ) -> InputContract:
     """The contract of a Keras model, tried on training and validation photos; one line shows it.
 
     Args:
         path: of its file; `labels.txt` may lie beside it.
+        splits: photos with or without labels; None for none.
     """
     check_input(model)
     beside, num_classes = labels_beside(path), max(model.outputs[0].shape[-1], 2)
@@ -93,7 +103,8 @@ def settle_model(
     contract = settled(
         ("options", choice.statement), ("labels.txt", beside), ("graph", graph_statement(model))
     )
-    matched(splits["test"], contract.labels, num_classes, path)
+    if splits and splits["test"].classes:
+        matched(splits["test"], contract.labels, num_classes, path)
     is_first = contract.layout == "nchw"
 
     def predict(images: np.ndarray, tried: InputContract) -> np.ndarray:
@@ -101,9 +112,14 @@ def settle_model(
         inputs = inputs.transpose(0, 3, 1, 2) if is_first else inputs
         return np.asarray(model.predict_on_batch(inputs), "float32")
 
+    size = model.input_shape[2:4] if is_first else model.input_shape[1:3]
+    if splits is None or not splits["train"].classes:
+        contract = _untried(predict, size, contract, splits["train"] if splits else None)
+        log.info("%s: contract, not tried without labels: %s", path.name, contract.line)
+        return contract
     contract = settle_by_trial(
         predict,
-        model.input_shape[2:4] if is_first else model.input_shape[1:3],
+        size,
         labelled_photos(splits),
         contract,
         model=path.name,
@@ -111,6 +127,20 @@ def settle_model(
     )
     log.info("%s: contract: %s", path.name, contract.line)
     return contract
+
+
+def _untried(
+    predict: Predict, size: tuple[int, int], contract: InputContract, photos: Examples | None
+) -> InputContract:
+    """The contract with the kind of answers that the model gives about photos or noise."""
+    if photos is not None:
+        images = [evaluation_image(path, size, contract) for path in photos.paths[:NUM_UNTRIED]]
+        batch = np.stack(images)
+    else:
+        channels = 1 if contract.channels == "grey" else 3
+        rng = np.random.default_rng(0)
+        batch = rng.integers(0, 256, (NUM_UNTRIED, *size, channels)).astype("uint8")
+    return with_answers(contract, predict(batch, contract))
 
 
 def labelled_photos(splits: dict[str, Examples]) -> TrialPhotos:

@@ -10,7 +10,12 @@ import numpy as np
 import tensorflow as tf
 from pydantic import Field
 
-from compress.graph.classifier import has_scores, image_size_of, output_function
+from compress.graph.classifier import (
+    has_scores,
+    image_size_of,
+    input_shape_of,
+    output_function,
+)
 from compress.recipes import RECIPES
 from compress.recipes.conversion import Conversion
 from compress.recipes.metadata import write_metadata
@@ -112,8 +117,9 @@ def write_file(
         delegate = open_model(unfinished).delegate
         parity = None
         if keeps_float32(recipe.name):
-            images = np.stack(list(islice(conversion.photos(), NUM_PARITY_IMAGES)))
-            parity = check_parity(conversion.model, unfinished, images, output=output)
+            images = list(islice(conversion.photos(), NUM_PARITY_IMAGES))
+            batch = np.stack(images) if images else _noise(conversion.model)
+            parity = check_parity(conversion.model, unfinished, batch, output=output)
         metadata = FileMetadata(
             classes=classes,
             output="scores" if has_scores(conversion.model) else output,
@@ -138,6 +144,12 @@ def write_file(
         zip_bytes=zip_bytes(path),
     )
     return facts.with_details(details)
+
+
+def _noise(model: keras.Model) -> np.ndarray:
+    """Images for a comparison without photos."""
+    shape = (NUM_PARITY_IMAGES, *input_shape_of(model))
+    return np.random.default_rng(0).integers(0, 256, shape).astype("float32")
 
 
 def check_parity(

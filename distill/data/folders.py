@@ -91,6 +91,11 @@ def read_layout(root: Path) -> Layout:
     return layout
 
 
+def is_flat(root: Path) -> bool:
+    """Whether a folder holds photos and no folders: nobody said which classes they are of."""
+    return root.is_dir() and not folders_in(root) and _num_photos(root) > 0
+
+
 def split_of_name(name: str) -> str | None:
     """The split that a folder of this name holds; "unlabelled" for photos without classes."""
     letters = re.sub(r"[\W\d_]+", "", name.casefold())

@@ -15,6 +15,7 @@ from configs.progress import track
 from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from configs.schema import DataConfig
+from distill.data.folders import files_below
 from distill.data.manifest import (
     SPLITS,
     UNLABELLED,
@@ -73,6 +74,33 @@ def scan_folder(
     }
 
 
+def scan_flat_folder(path: Path) -> dict[str, Examples]:
+    """Examples by split of a folder of photos without labels: -1 for every photo, no classes.
+
+    A photo is in the split that it would be in with a label, because its content decides.
+
+    Raises:
+        UserError: a split would be empty, or too many photos cannot be used.
+    """
+    listing = Listing(path, [ListedFile(name, "", None) for name in files_below(path, path)])
+    rule = SplitRule(validation=DEFAULTS.validation, test=DEFAULTS.test)
+    candidates, skipped = _read_all(listing, rule)
+    unique, duplicates = _without_duplicates(candidates)
+    skipped += duplicates
+    photos = sorted((candidate.photo for candidate in unique), key=lambda photo: photo.id)
+    _check_lost(path, len(photos), skipped, max_skipped=DEFAULTS.max_skipped, in_run=False)
+    splits = {split: [p for p in photos if p.split == split] for split in SPLITS}
+    lines = describe_skipped(skipped)
+    if not all(splits.values()):
+        raise UserError(
+            f"{path} holds {len(photos)} usable photos without class folders, which are too few to "
+            "calibrate, choose and measure a file. Expected about a hundred. " + " ".join(lines)
+        )
+    for line in lines:
+        log.info("%s", line)
+    return {split: make_examples(part, path, []) for split, part in splits.items()}
+
+
 def class_folders(path: Path) -> list[str]:
     """The names of the classes of a folder of photos, in alphabetical order."""
     listing = SOURCES["folder"](path, Path())
@@ -123,17 +151,7 @@ def scan(
             "on. Their sum must be below 1."
         )
     train_rule = rule.beside_folders(listing)
-    candidates: list[_Candidate] = []
-    skipped: list[Skipped] = []
-    with ThreadPoolExecutor() as pool, track("photos", len(listing.files)) as advance:
-        results = pool.map(lambda file: _read(listing.root, file), listing.files)
-        for number, (result, file) in enumerate(zip(results, listing.files, strict=True), 1):
-            if isinstance(result, Skipped):
-                skipped.append(result)
-            else:
-                split = file.split or train_rule.split_of(result.sha256)
-                candidates.append(_Candidate(replace(result, split=split), file.split is not None))
-            advance(number, f"{len(skipped)} skipped")
+    candidates, skipped = _read_all(listing, train_rule)
     unique, duplicates = _without_duplicates(candidates)
     skipped += duplicates
     photos = sorted(_with_full_splits(unique, train_rule), key=lambda photo: photo.id)
@@ -145,6 +163,22 @@ def scan(
     for line in [*([describe_empty(empty)] if empty else []), *listing.notes]:
         log.warning("%s", line)
     return photos, skipped
+
+
+def _read_all(listing: Listing, rule: SplitRule) -> tuple[list[_Candidate], list[Skipped]]:
+    """Open every file."""
+    candidates: list[_Candidate] = []
+    skipped: list[Skipped] = []
+    with ThreadPoolExecutor() as pool, track("photos", len(listing.files)) as advance:
+        results = pool.map(lambda file: _read(listing.root, file), listing.files)
+        for number, (result, file) in enumerate(zip(results, listing.files, strict=True), 1):
+            if isinstance(result, Skipped):
+                skipped.append(result)
+            else:
+                split = file.split or rule.split_of(result.sha256)
+                candidates.append(_Candidate(replace(result, split=split), file.split is not None))
+            advance(number, f"{len(skipped)} skipped")
+    return candidates, skipped
 
 
 def _read(root: Path, file: ListedFile) -> Photo | Skipped:

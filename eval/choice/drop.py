@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from eval.scoring.accuracy import Agreement
 from eval.scoring.calibration import fitted_temperature, tempered
-from eval.scoring.intervals import Z_95, paired_interval
+from eval.scoring.intervals import Z_95, paired_interval, wilson_interval
 
 SAME_MODEL = 1e-3
 """Two models are one, written in another way, if no probability differs by more than this."""
@@ -22,13 +23,13 @@ class Drop:
 
     Attributes:
         decisive: the drop that files are chosen by.
-        counted: right answers of the model minus right answers of the file.
+        counted: right answers of the model minus right answers of the file; None without labels.
         decided_by: what `decisive` is: the expected drop, the counted drop, or the lower end of
             the counted drop's interval.
     """
 
     decisive: float
-    counted: float
+    counted: float | None
     decided_by: DecidedBy
 
     @classmethod
@@ -37,7 +38,10 @@ class Drop:
         return cls(counted, counted, "counted")
 
     def __str__(self) -> str:
-        points, counted = 100 * self.decisive, 100 * self.counted
+        points = 100 * self.decisive
+        if self.counted is None:
+            return f"is expected to lose {points:.2f} points (without labels nothing is counted)"
+        counted = 100 * self.counted
         by_count = f"counted: {abs(counted):.2f} {'gained' if counted < 0 else 'lost'}"
         if self.decided_by == "expected":
             return f"is expected to lose {points:.2f} points ({by_count})"
@@ -54,16 +58,16 @@ class RoundingDrop:
         n: photos.
         agreement: share of photos with the same answer.
         counted: right answers of the model minus right answers of the file, as a share, with the
-            ends of its 95 % interval.
+            ends of its 95 % interval; None without labels.
         expected: what `expected_drop` returns, with the ends of its 95 % interval.
         decisive: the expected drop, unless the count contradicts it beyond chance.
     """
 
     n: int
     agreement: float
-    counted: Annotated[float, Field(alias="drop")]
-    counted_low: Annotated[float, Field(alias="drop_low")]
-    counted_high: Annotated[float, Field(alias="drop_high")]
+    counted: Annotated[float | None, Field(alias="drop")]
+    counted_low: Annotated[float | None, Field(alias="drop_low")]
+    counted_high: Annotated[float | None, Field(alias="drop_high")]
     expected: Annotated[float, Field(alias="expected_drop")]
     expected_low: float
     expected_high: float
@@ -77,18 +81,35 @@ class RoundingDrop:
 
     def by_count(self) -> "RoundingDrop":
         """The same, decided by counting: for a model that was trained further."""
+        if self.counted is None:
+            raise ValueError("nothing was counted")
         return replace(self, decisive=self.counted, decided_by="counted")
 
 
 def drop_by_rounding(
-    probs: np.ndarray, parent_probs: np.ndarray, labels: np.ndarray
+    probs: np.ndarray, parent_probs: np.ndarray, labels: np.ndarray | None
 ) -> RoundingDrop:
     """What a file loses that rounds the model `parent_probs` are of.
 
     Args:
         probs: of the file, (examples, classes).
+        labels: None if nobody knows them. Then the expected drop alone decides.
     """
     answers, parent_answers = probs.argmax(axis=1), parent_probs.argmax(axis=1)
+    if labels is None:
+        expected, expected_low, expected_high = expected_drop(probs, parent_probs, None)
+        return RoundingDrop(
+            n=len(probs),
+            agreement=float((answers == parent_answers).mean()),
+            counted=None,
+            counted_low=None,
+            counted_high=None,
+            expected=expected,
+            expected_low=expected_low,
+            expected_high=expected_high,
+            decisive=expected,
+            decided_by="expected",
+        )
     is_right, parent_is_right = answers == labels, parent_answers == labels
     num_lost = int((parent_is_right & ~is_right).sum())
     num_won = int((is_right & ~parent_is_right).sum())
@@ -108,15 +129,34 @@ def drop_by_rounding(
     )
 
 
+def agreement_of(probs: np.ndarray, parent_probs: np.ndarray) -> Agreement:
+    """How far a file answers as its model, on photos without labels."""
+    drop = drop_by_rounding(probs, parent_probs, None)
+    num_same = round(drop.agreement * drop.n)
+    low, high = wilson_interval(num_same, drop.n)
+    return Agreement(
+        n=drop.n,
+        agreement=drop.agreement,
+        agreement_low=low,
+        agreement_high=high,
+        expected_drop=drop.expected,
+        expected_low=drop.expected_low,
+        expected_high=drop.expected_high,
+    )
+
+
 def drop_of(
-    probs: np.ndarray, parent_probs: np.ndarray, student_probs: np.ndarray, labels: np.ndarray
+    probs: np.ndarray,
+    parent_probs: np.ndarray,
+    student_probs: np.ndarray,
+    labels: np.ndarray | None,
 ) -> Drop:
     """What a file loses against the student.
 
     A file of another model (a pruned one) is decided by counting. A file of the student, or of a
     model that computes the same, is decided by what rounding costs.
     """
-    if np.abs(parent_probs - student_probs).max() <= SAME_MODEL:
+    if labels is None or np.abs(parent_probs - student_probs).max() <= SAME_MODEL:
         return drop_by_rounding(probs, student_probs, labels).drop
     top1, student_top1 = (
         float((p.argmax(axis=1) == labels).mean()) for p in (probs, student_probs)
@@ -125,7 +165,7 @@ def drop_of(
 
 
 def expected_drop(
-    probs: np.ndarray, parent_probs: np.ndarray, labels: np.ndarray
+    probs: np.ndarray, parent_probs: np.ndarray, labels: np.ndarray | None
 ) -> tuple[float, float, float]:
     """Top-1 that rounding a model is expected to cost, and the ends of its 95 % interval.
 
@@ -141,16 +181,17 @@ def expected_drop(
     Args:
         probs: of the rounded model, (examples, classes).
         parent_probs: of the model itself.
-        labels: to calibrate `parent_probs` by.
+        labels: to calibrate `parent_probs` by; without them these count as they are.
     """
     own, new = parent_probs.argmax(axis=1), probs.argmax(axis=1)
     changed = np.flatnonzero(own != new)
     costs = np.zeros(0)
     if len(changed):
-        calibrated = tempered(parent_probs, fitted_temperature(parent_probs, labels))
+        temperature = 1.0 if labels is None else fitted_temperature(parent_probs, labels)
+        calibrated = tempered(parent_probs, temperature)
         costs = calibrated[changed, own[changed]] - calibrated[changed, new[changed]]
-    low, high = cost_interval(costs, len(labels))
-    return float(costs.sum()) / len(labels), low, high
+    low, high = cost_interval(costs, len(probs))
+    return float(costs.sum()) / len(probs), low, high
 
 
 def cost_interval(costs: np.ndarray, n: int) -> tuple[float, float]:

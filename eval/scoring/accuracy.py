@@ -43,6 +43,26 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """A file against its model on photos without labels: `agreement` of a row.
+
+    Attributes:
+        n: photos.
+        agreement: share of photos with the same answer, with the ends of its 95 % interval.
+        expected_drop: top-1 that the file is expected to lose, with the ends of its 95 % interval.
+            It takes the probabilities of the model as they are.
+    """
+
+    n: int
+    agreement: Annotated[float, Field(alias="agreement_with_source")]
+    agreement_low: float
+    agreement_high: float
+    expected_drop: float
+    expected_low: float
+    expected_high: float
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A file against the model it was made from, on the same photos.
 

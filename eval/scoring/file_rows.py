@@ -10,7 +10,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from configs.artifacts import ending
 from eval.footprint import file_bytes, zip_bytes
 from eval.needs import Runtime
-from eval.scoring.accuracy import Accuracy, Comparison, accuracy, compare
+from eval.scoring.accuracy import Accuracy, Agreement, Comparison, accuracy, compare
 from eval.scoring.predictions import Photos
 from eval.timing.latency import Latency
 
@@ -49,8 +49,10 @@ class FileRow:
         zip_bytes: size in a ZIP.
         parity: None for files that are rounded, or without their parent.
         comparison: against the parent; None without it.
+        accuracy: None without labelled photos.
         latency: one for each device.
         runtime: the least one that opens the file; None where nothing says it.
+        agreement: with the parent, on photos without labels.
     """
 
     name: str
@@ -61,15 +63,20 @@ class FileRow:
     file_bytes: int
     zip_bytes: int
     parity: Parity | None
-    accuracy: Accuracy
+    accuracy: Accuracy | None
     comparison: Comparison | None
     latency: list[Latency]
     runtime: Runtime | None = None
+    agreement: Agreement | None = None
 
     @model_serializer(mode="wrap")
     def _with_one_accuracy(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
         comparison = values.pop("comparison") or dict.fromkeys(COMPARISON_KEYS)
+        if values["agreement"] is None:
+            del values["agreement"]
+        if values["accuracy"] is None:
+            return values
         return {**values, "accuracy": {**values["accuracy"], **comparison}}
 
 
@@ -87,29 +94,35 @@ def file_row(
     *,
     recipe: str | None,
     parent: str | None,
-    probs: np.ndarray,
-    photos: Photos,
+    probs: np.ndarray | None,
+    photos: Photos | None,
     references: References,
     latency: list[Latency],
     shown_path: str | None = None,
     known_zip_bytes: int | None = None,
     runtime: Runtime | None = None,
+    agreement: Agreement | None = None,
 ) -> FileRow:
     """The row of one file.
 
     Args:
         recipe: as the file's manifest or metadata names it, and so for `parent`.
-        probs: of the file, on `photos`.
+        probs: of the file, on `photos`; None where there are no photos.
         latency: one for each device.
         shown_path: the path in the row; otherwise `path` itself.
         known_zip_bytes: saves the second that it takes to compress the file.
         runtime: the least one that opens the file, as the file's manifest names it.
+        agreement: with the parent, where the photos have no labels.
     """
-    comparison = parity = None
-    if references.parent is not None:
-        comparison = compare(probs, references.parent, photos.labels, references.student)
-        if (recipe or "").endswith(("float32", "float16")):
-            parity = _parity(probs, references.parent)
+    comparison = parity = scores = None
+    if probs is not None and photos is not None and photos.is_labelled:
+        labels, split = photos.labels, photos.split
+        scores = accuracy(probs, labels, split=split, teacher_probs=references.teacher)
+        if references.parent is not None:
+            comparison = compare(probs, references.parent, labels, references.student)
+    is_float = (recipe or "").endswith(("float32", "float16"))
+    if probs is not None and references.parent is not None and is_float:
+        parity = _parity(probs, references.parent)
     return FileRow(
         name=path.name,
         path=shown_path or str(path),
@@ -119,12 +132,11 @@ def file_row(
         file_bytes=file_bytes(path),
         zip_bytes=known_zip_bytes or zip_bytes(path),
         parity=parity,
-        accuracy=accuracy(
-            probs, photos.labels, split=photos.split, teacher_probs=references.teacher
-        ),
+        accuracy=scores,
         comparison=comparison,
         latency=latency,
         runtime=runtime,
+        agreement=agreement,
     )
 
 

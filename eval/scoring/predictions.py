@@ -22,11 +22,21 @@ BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class Photos:
-    """The photos of one split: files and class indices."""
+    """The photos of one split: files and class indices, which are -1 for photos without labels."""
 
     split: str
     paths: list[Path]
     labels: np.ndarray
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the classes of the photos are known."""
+        return bool((self.labels >= 0).all())
+
+    @property
+    def known_labels(self) -> np.ndarray | None:
+        """The class indices; None for photos without labels."""
+        return self.labels if self.is_labelled else None
 
 
 def predict_file(

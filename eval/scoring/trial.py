@@ -107,7 +107,7 @@ def settle_by_trial(
         return contract
     trier = _Trier(predict, image_size, photos)
     first = trier.trial(contract)
-    first = replace(first, contract=_with_answers(first.contract, first.outputs))
+    first = replace(first, contract=with_answers(first.contract, first.outputs))
     best = _best(trier, first)
     if best is not first and automatic:
         log.info(
@@ -206,7 +206,8 @@ def _alternatives(trier: _Trier, contract: InputContract) -> Iterator[InputContr
             yield contract.changed("auto", labels=labels)
 
 
-def _with_answers(contract: InputContract, outputs: np.ndarray) -> InputContract:
+def with_answers(contract: InputContract, outputs: np.ndarray) -> InputContract:
+    """The contract with the kind of answers that the values show, if nobody stated it."""
     if contract.answers is not None:
         return contract
     kind = output_kind(outputs)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import keras
@@ -10,6 +11,7 @@ import pytest
 from compress import budget, standalone
 from compress.recipes import RECIPES
 from configs.contract import RANGES
+from eval.devices.probe import open_model
 from eval.metadata import read_metadata
 
 
@@ -206,3 +208,60 @@ def test_a_folder_of_other_classes_is_refused(program, foreign: Path, photo_fold
     outcome = program("evaluate", "accuracy", file, "--data", photo_folder)
     assert outcome.code == 2
     assert "knows bird, dog, and not fish" in outcome.err
+
+
+def test_photos_without_labels_give_the_same_file_and_agreement(
+    program, foreign: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standalone, "NUM_RUNS", 20)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for photo in photo_folder.rglob("*.png"):
+        shutil.copy(photo, flat / f"{photo.parent.name}-{photo.name}")
+    words = ["compress", "quantize", foreign, "--pixels", "0..1", "--recipe", "int8", "--json"]
+    labels = foreign.with_name("labels.txt")
+    labels.write_text("cat\ndog\n")
+    program(*words, "--data", photo_folder, "--labels", labels, "--out", tmp_path / "a")
+    outcome = program(*words, "--data", flat, "--labels", labels, "--out", tmp_path / "b")
+    assert outcome.code == 0, outcome.err
+    files = [tmp_path / name / "mine-int8.tflite" for name in ("a", "b")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    (row,) = last_json(outcome)["files"]
+    assert row["accuracy"] is None
+    assert row["agreement"]["n"] > 0
+    assert 0 <= row["agreement"]["agreement_with_source"] <= 1
+    assert row["agreement"]["expected_low"] <= row["agreement"]["expected_drop"] + 1e-9
+
+    text = program(*words[:-1], "--data", flat, "--out", tmp_path / "b", "--max-drop", "1.0").out
+    assert "The photos have no labels." in text
+    assert "is expected to lose" in text
+
+
+def test_recipes_without_calibration_need_no_photos(
+    program, foreign: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standalone, "NUM_RUNS", 20)
+    words = ["compress", "quantize", foreign, "--pixels", "0..1"]
+    outcome = program(*words, "--recipe", "float32", "--recipe", "dynamic", "--json")
+    assert outcome.code == 0, outcome.err
+    rows = last_json(outcome)["files"]
+    assert [row["accuracy"] for row in rows] == [None, None]
+    assert all(row["latency"][0]["p50_ms"] > 0 for row in rows)
+    outcome = program(*words, "--recipe", "int8")
+    assert outcome.code == 2
+    assert "Give a folder of photos with --data" in outcome.err
+    outcome = program(*words, "--max-drop", "0.01")
+    assert outcome.code == 2
+    assert "Add --data with a folder of photos" in outcome.err
+
+
+def test_the_edges_of_an_int8_file_may_be_bytes(
+    program, foreign: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standalone, "NUM_RUNS", 20)
+    outcome = program(
+        "compress", "quantize", foreign, "--data", photo_folder, "--pixels", "0..1",
+        "--input-type", "uint8", "--output-type", "uint8", "--json",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert open_model(foreign.with_name("mine-int8.tflite")).input_dtype == "uint8"

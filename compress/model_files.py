@@ -1,0 +1,163 @@
+"""The files of one model that comes without a run: written, asked about photos, and scored."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from compress.foreign.contracts import matched
+from compress.graph.classifier import image_size_of
+from compress.graph.inference import weights_sha256
+from compress.int8.calibration import Images, calibration_photos
+from compress.recipes.conversion import Conversion
+from compress.recipes.write import write_file
+from configs.artifacts import digest, path_sha256
+from configs.contract import InputContract
+from configs.errors import UserError
+from configs.records import from_json
+from configs.resume import Built, Step, Workspace, take_step
+from configs.schema import Choice, LeastRuntime
+from distill.data.manifest import Examples
+from distill.predictions import model_probabilities
+from eval.choice.drop import agreement_of
+from eval.needs import Runtime
+from eval.scoring.file_rows import FileRow, References, file_row
+from eval.scoring.predictions import Photos, file_probabilities
+from eval.timing.latency import Latency
+
+Split = Literal["validation", "test"]
+SPLITS: tuple[Split, ...] = ("validation", "test")
+NUM_TO_CALIBRATE = 512
+"""How many training photos calibrate at most. No recipe takes more than some hundred by default."""
+
+
+class ModelFiles:
+    """One model, the photos that it is measured on, and the folder of its files.
+
+    Attributes:
+        model: takes raw pixels.
+        came_as: its contract when it came; `contract` is that of its files.
+        classes: their names in the order of the answers.
+        to_calibrate: training photos, with the model's own answers as labels. So the classes take
+            turns in calibration, and photos without labels give the same file.
+        photos: of the validation and test splits; empty without photos.
+        probs: of the model about them.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        model: Any,
+        splits: dict[str, Examples] | None,
+        contract: InputContract,
+        folder: Path,
+        least_runtime: LeastRuntime,
+    ) -> None:
+        num_classes = max(model.output_shape[-1], 2)  # a single score separates two classes
+        # A SavedModel is a folder, and its name may have a dot in it.
+        self.name = path.name if path.is_dir() else path.stem
+        self.model, self.folder, self.least_runtime = model, folder, least_runtime
+        self.came_as, self.contract = contract, contract.behind_the_door()
+        parts = splits or {}
+        if splits and splits["train"].classes:
+            parts = {
+                split: matched(examples, contract.labels, num_classes, path)
+                for split, examples in splits.items()
+            }
+            self.classes = parts["train"].classes
+        else:
+            self.classes = list(contract.labels or map(str, range(num_classes)))
+        self.photos: dict[Split, Photos] = {
+            split: Photos(split, parts[split].paths, parts[split].labels)
+            for split in SPLITS
+            if split in parts
+        }
+        self.probs = {split: self._probabilities(parts[split], split) for split in self.photos}
+        self.to_calibrate = self._answered(parts["train"]) if parts else None
+        self.inputs = {
+            "model": path_sha256(path),
+            "photos": digest([self.to_calibrate.ids if self.to_calibrate else [], self.classes]),
+            "contract": contract.describe(),
+        }
+
+    def _probabilities(self, examples: Examples, name: str) -> np.ndarray:
+        return model_probabilities(
+            self.model, examples, name=f"{self.name} {name}", contract=self.contract
+        )
+
+    def _answered(self, train: Examples) -> Examples:
+        first = Examples(
+            train.ids[:NUM_TO_CALIBRATE],
+            train.paths[:NUM_TO_CALIBRATE],
+            train.labels[:NUM_TO_CALIBRATE],
+            self.classes,
+        )
+        answers = self._probabilities(first, "calibration").argmax(axis=1).astype("int32")
+        return Examples(first.ids, first.paths, answers, self.classes)
+
+    def calibration(self) -> Images:
+        """Starts an iterator of the calibration photos; without photos it is empty."""
+        if self.to_calibrate is None:
+            return lambda: iter(())
+        return calibration_photos(self.to_calibrate, image_size_of(self.model), self.contract)
+
+    def write(
+        self, conversion: Conversion, file: Path, choice: Choice, parent: str
+    ) -> dict[str, Any]:
+        """Write one file and its manifest; returns what the manifest says.
+
+        Args:
+            parent: the name of the model: the given one, or what was made from it.
+        """
+        inputs = {
+            **self.inputs,
+            "source": parent,
+            "weights": weights_sha256(conversion.model),
+            "recipe": choice.model_dump(mode="json"),
+        }
+        if self.least_runtime.tflite:
+            inputs["least_runtime"] = self.least_runtime.tflite
+
+        def build(workspace: Workspace) -> Built:
+            facts = write_file(
+                conversion,
+                file,
+                choice,
+                parent=parent,
+                classes=self.classes,
+                contract=self.came_as,
+                least_runtime=self.least_runtime,
+            )
+            return [file], facts
+
+        step = Step(file.name, file.with_name(file.name + ".json"), inputs, build)
+        if file.exists() and not step.manifest.exists() and not step.was_begun:
+            raise UserError(
+                f"{file} exists and Potstill did not write it. Move it away, or name a folder "
+                "with --out."
+            )
+        return take_step(step)
+
+    def answers(self, file: Path, split: Split) -> np.ndarray:
+        """Probabilities of one file on the photos of a split."""
+        return file_probabilities(file, self.photos[split], num_threads=1, contract=self.contract)
+
+    def row(self, file: Path, facts: dict[str, Any], latency: Latency) -> FileRow:
+        """The row of one file, scored on the test photos as far as there are any."""
+        photos, own = self.photos.get("test"), self.probs.get("test")
+        probs = self.answers(file, "test") if photos else None
+        agreement = None
+        if photos and not photos.is_labelled and probs is not None and own is not None:
+            agreement = agreement_of(probs, own)
+        return file_row(
+            file,
+            recipe=facts["recipe"],
+            parent=facts["source"],
+            probs=probs,
+            photos=photos,
+            references=References(parent=own, student=own),
+            latency=[latency],
+            known_zip_bytes=facts.get("zip_bytes"),
+            runtime=from_json(Runtime, facts["runtime"]) if "runtime" in facts else None,
+            agreement=agreement,
+        )
