@@ -28,7 +28,7 @@ def run(target: Target, options: StepOptions) -> Result:
 def data(target: Target, options: StepOptions) -> Result:
     """Scan and split the photos; say what was skipped and why."""
     from compress.run.execution import take
-    from distill.data.manifest import describe_endings
+    from distill.data.manifest import describe_empty, describe_endings
 
     directory, experiment = open_run(target, options)
     facts = take(directory, experiment, ["data"], target=target, force=options.force).last
@@ -36,13 +36,13 @@ def data(target: Target, options: StepOptions) -> Result:
     if facts["num_unlabelled"]:
         counts += f" · unlabelled {facts['num_unlabelled']}"
     skipped = directory.photos_manifest.with_name("skipped.csv")
-    # Manifests of older versions do not count endings.
+    # Manifests of older versions have neither endings nor empty classes.
     endings = describe_endings(facts.get("skipped_endings", {}))
     text = (
         f"{len(facts['classes'])} classes: {', '.join(facts['classes'][:20])}\n{counts}\n"
         f"skipped {facts['num_skipped']} files{f' ({endings})' if endings else ''}, "
-        f"listed in {skipped}"
-    )
+        f"listed in {skipped}\n{describe_empty(facts.get('empty_classes', []))}"
+    ).rstrip()
     names = ("source", "root", "classes", "empty_classes", "skipped_endings")
     value = {k: v for k, v in facts.items() if k in names or "num_" in k}
     return Result(value, text)

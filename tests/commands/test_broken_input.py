@@ -69,6 +69,23 @@ def test_a_folder_of_one_class(program, photo_folder: Path) -> None:
     assert_clear(outcome, code=2, says="at least two folders")
 
 
+def test_what_is_left_out_is_named_at_the_end_of_the_scan_and_later(
+    program, photo_folder: Path
+) -> None:
+    (photo_folder / "orchid").mkdir()
+    for number in range(3):
+        (photo_folder / "cat" / f"IMG_{number}.CR2").touch()
+    (photo_folder / "cat" / "notes.txt").touch()
+    words = ["distill", "data", *folder_of(photo_folder), "--run", "run"]
+    scan, again = program(*words), program(*words)
+    for said in (scan.err, scan.out, again.out):
+        assert "3 .cr2, 1 .txt" in said
+        assert "no photo in them can be used: orchid." in said
+    document = json.loads(program(*words, "--json").out)
+    assert document["skipped_endings"] == {".cr2": 3, ".txt": 1}
+    assert document["empty_classes"] == ["orchid"]
+
+
 def test_too_many_broken_photos_and_the_run_works_afterwards(program, photo_folder: Path) -> None:
     for number in range(20):
         (photo_folder / "cat" / f"x{number}.jpg").write_text("no photo")
