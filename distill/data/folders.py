@@ -131,15 +131,15 @@ def files_below(root: Path, start: Path) -> Iterator[str]:
 def _split_folder(root: Path, folder: Path, split: str) -> Layout:
     if split == "unlabelled":
         note = (
-            f"{folder} is left out, because its name says that its photos have no classes. A run "
-            f"learns from them with --set data.unlabelled={folder}"
+            f"{folder} is not searched for classes, because its name says that it has none. A "
+            f"run learns from its photos with --set data.unlabelled={folder}"
         )
         return Layout(notes=[note])
     # The split rule draws from train what has no folder of its own.
     layout = _class_folders(root, folder, None if split == "train" else split)
     if split == "train" and not layout.class_folders:
         raise UserError(
-            f"{folder} holds no class folders ({_num_photos(folder)} photos lie directly in it). "
+            f"{folder} holds no class folders (photos directly in it: {_num_photos(folder)}). "
             f"Expected one folder per class inside, {EXAMPLE.format(folder)}"
         )
     return layout
@@ -151,10 +151,7 @@ def _class_folders(root: Path, parent: Path, split: str | None) -> Layout:
         for name in folders_in(parent)
     ]
     num_loose = _num_photos(parent)
-    note = (
-        f"{num_loose} photos lie directly in {parent}. They are left out, because they are in no "
-        "class folder."
-    )
+    note = f"Photos directly in {parent}, in no class folder, are left out: {num_loose}."
     return Layout(classes, [note] if num_loose else [])
 
 

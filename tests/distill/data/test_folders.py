@@ -120,7 +120,7 @@ def test_one_folder_around_the_classes_is_named(tmp_path: Path) -> None:
 def test_a_train_folder_without_classes_is_refused_and_says_what_is_missing(tmp_path: Path) -> None:
     save_photo(tmp_path / "train" / "cat.0.jpg", seed=1)
     save_photo(tmp_path / "test" / "1.jpg", seed=1)
-    with pytest.raises(UserError, match=r"train holds no class folders \(1 photos lie"):
+    with pytest.raises(UserError, match=r"train holds no class folders \(photos directly in it: 1"):
         read_layout(tmp_path)
 
 
@@ -132,8 +132,7 @@ def test_photos_outside_of_class_folders_are_counted(tmp_path: Path) -> None:
     layout = read_layout(tmp_path)
     assert [part.split for part in layout.class_folders] == [None, None]
     assert layout.notes == [
-        f"3 photos lie directly in {tmp_path}/test. They are left out, because they are in no "
-        "class folder."
+        f"Photos directly in {tmp_path}/test, in no class folder, are left out: 3."
     ]
 
 
