@@ -71,6 +71,7 @@ def accuracy(
 def latency(
     target: Targets,
     options: StepOptions,
+    contract: ContractOptions,
     device: Annotated[
         str | None,
         typer.Option("--device", help="One device of the config; for files also ssh:pi@kitchen."),
@@ -115,11 +116,13 @@ def latency(
         verify=verify,
         data=data,
         wheels=wheels,
+        contract=contract,
     )
     if are_files(target):
         refuse(target[0], ONLY_RUN, options)
         return of_files([Path(word) for word in target], chosen)
-    refuse(_one(target), ONLY_FILES, num_threads=num_threads, num_runs=num_runs, data=data)
+    refuse(_one(target), ONLY_FILES, contract, num_threads=num_threads, num_runs=num_runs)
+    refuse(target[0], ONLY_FILES, data=data)
     directory, experiment = open_run(target[0], options)
     return of_run(directory, experiment, chosen, target=target[0], force=options.force)
 

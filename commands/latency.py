@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from commands.contract import ContractOptions
 from commands.options import Result, refuse
 from commands.tables import (
     files_table,
@@ -42,6 +43,7 @@ class LatencyOptions:
     verify: int | None
     data: Path | None
     wheels: Path | None
+    contract: ContractOptions
 
     def mode(self) -> Mode | None:
         """The measurement of one file at a time, if the options ask for one.
@@ -78,7 +80,12 @@ def of_files(files: list[Path], options: LatencyOptions) -> Result:
     (device,) = with_wheels([Choice(name=name, options=device_options)], options.wheels)
     if options.verify:
         rows = verify_files(
-            files, options.verify, device, data=options.data, num_threads=num_threads
+            files,
+            options.verify,
+            device,
+            data=options.data,
+            choice=options.contract.choice(options.data),
+            num_threads=num_threads,
         )
         return _verified(rows)
     if mode:

@@ -122,6 +122,7 @@ def verify_files(
     device: Choice,
     *,
     data: Path | None,
+    choice: ContractChoice = NO_CHOICE,
     num_threads: int = 1,
 ) -> list[Verification]:
     """Whether files answer on a device as they do here, for photos of the test part of `data`."""
@@ -131,7 +132,12 @@ def verify_files(
         raise UserError("--data is missing. Give a folder with one folder of photos per class.")
     photos = spread(scan_folder(data)["test"].paths, num_photos)
     return verify(
-        files, photos, device=device.name, options=device.options, num_threads=num_threads
+        files,
+        photos,
+        device=device.name,
+        options=device.options,
+        num_threads=num_threads,
+        options_of_contract=choice.statement,
     )
 
 

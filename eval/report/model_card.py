@@ -5,6 +5,7 @@ In the form that Hugging Face reads: YAML between two lines of dashes, then Mark
 
 import json
 
+from configs.contract import TeacherFile, settled
 from configs.records import from_json
 from configs.schema import Choice, Experiment, TeacherConfig
 from eval.needs import Runtime, operators_text
@@ -26,6 +27,7 @@ def render_card(report: ReportJson, experiment: Experiment) -> str:
         "yaml": yaml_text,
         "choice": choice_text,
         "needs": needs_text,
+        "contract": contract_text,
         "operators": operators_text,
     }
     return environment.get_template("model_card.md").render(
@@ -49,6 +51,12 @@ def choice_text(choice: Choice) -> str:
     """A choice of the config in words: kd (temperature 4.0)."""
     options = ", ".join(f"{k} {v}" for k, v in choice.options.items() if v is not None)
     return plain(f"{choice.name} ({options})" if options else choice.name)
+
+
+def contract_text(file: TeacherFile) -> str:
+    """What the config says of the input of a teacher that is given as a file; may be empty."""
+    contract = settled(("the config", file.statement))
+    return f" ({plain(contract.line)})" if contract.stated_by else ""
 
 
 def needs_text(row: ReportJson) -> str:
