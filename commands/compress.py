@@ -29,6 +29,7 @@ ONLY_MODEL = (
     "it is for a model (a .keras or .h5 file, or a SavedModel folder). For a run, set it in the "
     "config (--set)."
 )
+ONLY_KERAS = "it is for a Keras model."
 ONLY_RUN = "it is for a run. Give a config, a folder of photos or a run directory."
 ONLY_SEARCH = "it is for a search. Give a limit (--max-drop 0.005) and no --recipe."
 
@@ -113,10 +114,14 @@ def quantize(
         ),
     ] = None,
 ) -> Result:
-    """Write the config's quantized files, or those of a Keras model (.keras, .h5, SavedModel)."""
-    from configs.artifacts import is_keras_model
+    """Write the config's quantized files, or those of a model (.keras, .h5, SavedModel, .onnx)."""
+    from configs.artifacts import ending, is_keras_model
 
-    if not is_keras_model(target):
+    is_onnx = ending(target) == ".onnx"
+    if is_onnx:
+        refuse(target, ONLY_KERAS, limits, code, edges, qat_epochs=qat_epochs)
+        refuse(target, ONLY_KERAS, least_runtime=least_runtime)
+    if not is_keras_model(target) and not is_onnx:
         refuse(target, ONLY_MODEL, contract, limits, code, edges, data=data, recipe=recipe, out=out)
         refuse(target, ONLY_MODEL, qat_epochs=qat_epochs, least_runtime=least_runtime)
         return _write_files("quantize", target, options)

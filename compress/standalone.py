@@ -18,10 +18,12 @@ from compress.foreign.door import with_output_layer, wrapped
 from compress.foreign.load import load_foreign
 from compress.graph.classifier import image_size_of
 from compress.model_files import ModelFiles
+from compress.onnx.last_mile import onnx_recipe, quantize_onnx_model
 from compress.recipe_words import NO_EDGES, recipe_choices, with_edges
 from compress.recipes.conversion import Conversion
 from compress.recipes.write import file_name
 from compress.self_taught import self_taught_qat
+from configs.artifacts import ending
 from configs.errors import StepFailed, UserError, failure_of, ran_out_of_memory
 from configs.records import to_json
 from configs.schema import BudgetConfig, LeastRuntime
@@ -98,6 +100,8 @@ def quantize_model(
         StepFailed: no file could be made.
     """
     path = path.absolute()  # the name of the folder "." is not "."
+    if ending(path) == ".onnx":
+        return _quantized_onnx(path, data, recipes, out, budget, contract)
     choices = recipe_choices(recipes, edges)
     if data is None and budget is not None:
         raise UserError("a limit needs photos to hold it on. Add --data with a folder of photos.")
@@ -134,6 +138,30 @@ def quantize_model(
     if not facts:
         raise StepFailed("\n".join(f"{name} failed: {why}" for name, why in failures.items()))
     return replace(_measured(work, facts, budget), failures=failures)
+
+
+def _quantized_onnx(
+    path: Path,
+    data: Path | None,
+    recipes: list[str],
+    out: Path | None,
+    budget: BudgetConfig | None,
+    contract: ContractChoice,
+) -> Quantized:
+    if budget is not None:
+        raise UserError("limits search among the files of a Keras model. Leave them out.")
+    words = [f"onnx.{word}" if "." not in word.partition(":")[0] else word for word in recipes]
+    recipe = onnx_recipe(recipe_choices(words, {}), path)
+    rows = quantize_onnx_model(
+        path,
+        recipe,
+        data=data,
+        out=out or path.parent,
+        contract=contract,
+        num_warmup=NUM_WARMUP,
+        num_runs=NUM_RUNS,
+    )
+    return Quantized(rows)
 
 
 def _measured(

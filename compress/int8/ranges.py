@@ -86,7 +86,7 @@ def choose_ranges(read: TensorReader, calibrated: CalibratedModel, *, ranges: Ra
     others = first[0].keys() - chosen.keys()
     del first  # it holds all tensors of the file, twice
     images = calibrated.images if others else ()
-    chosen |= _ranges_of_values((read(image, others) for image in images), ranges)
+    chosen |= ranges_of_values((read(image, others) for image in images), ranges)
     if calibrated.of_bytes:
         exact = _ranges_of_bytes(calibrated.model)
         chosen |= {name: exact[twin] for name, twin in twins.items() if twin in exact}
@@ -116,7 +116,7 @@ def _cheapest_ranges(calibrated: CalibratedModel, twins: dict[str, str]) -> dict
     }
 
 
-def _ranges_of_values(runs: Iterable[Tensors], ranges: Ranges) -> dict[str, Range]:
+def ranges_of_values(runs: Iterable[Tensors], ranges: Ranges) -> dict[str, Range]:
     """Ranges of the tensors of some runs from their values; with `loss` the extremes."""
     counts: dict[str, np.ndarray] = {}
     extremes: dict[str, Range] = {}

@@ -108,7 +108,6 @@ def int8(
             Cascade Lake and Ice Lake, AMD's Zen 4) sums overflow, except in files for "x86", whose
             weights have 7 bits. onnxruntime advises int8 activations on ARM.
     """
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     types = TYPES[cpu]
@@ -121,17 +120,13 @@ def int8(
         operations = operations_of(prepared)
         float_only = _without_int8_arithmetic(prepared)
         in_float = choose_float_operations(operations, file_ranges, calibrated, keep_float)
-        quantize_static(
+        quantize_nodes(
             prepared,
             path,
-            CalibrationReader(iter(calibrated.images[:1])),  # it needs one; the ranges are given
-            quant_format=QuantFormat.QDQ,
-            activation_type={"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}[types.activations],
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            reduce_range=types.kernel_steps < INT8_STEPS,
-            nodes_to_exclude=sorted(in_float | float_only),
-            extra_options={"TensorQuantOverrides": _overrides(file_ranges.ranges)},
+            types=types,
+            ranges=file_ranges.ranges,
+            image=calibrated.images[0],
+            in_float=in_float | float_only,
         )
     is_measured = ranges == "loss" or bool(in_float)
     operations = [operation for operation in operations if operation.name not in float_only]
@@ -139,6 +134,37 @@ def int8(
         operations, file_ranges, calibrated, in_float - float_only, is_measured=is_measured
     )
     return OnnxInt8(cpu, *types, precision.equalized, precision.kept_float, precision.rounding)
+
+
+def quantize_nodes(
+    source: Path,
+    target: Path,
+    *,
+    types: Types,
+    ranges: dict[str, Range],
+    image: np.ndarray,
+    in_float: set[str],
+) -> None:
+    """Write the int8 file of a float file, within these ranges of its tensors.
+
+    Args:
+        image: float32 (height, width, channels); the quantizer wants to see one.
+        in_float: nodes that stay in float.
+    """
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    quantize_static(
+        source,
+        target,
+        CalibrationReader(iter([image])),
+        quant_format=QuantFormat.QDQ,
+        activation_type={"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}[types.activations],
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        reduce_range=types.kernel_steps < INT8_STEPS,
+        nodes_to_exclude=sorted(in_float),
+        extra_options={"TensorQuantOverrides": _overrides(ranges)},
+    )
 
 
 def operations_of(path: Path) -> list[Operation]:

@@ -30,7 +30,7 @@ def test_a_file_is_named_by_its_parent_its_recipe_and_its_format() -> None:
 def test_a_manifest_has_the_facts_of_the_recipe_beside_its_own() -> None:
     runtime = Runtime(tflite="2.17")
     others = {"SOFTMAX": 1}
-    manifest = FileManifest("student", "tflite.int8", "tflite", None, runtime, others, 1000)
+    manifest = FileManifest("student", "tflite.int8", "tflite", None, None, runtime, others, 1000)
     common = {
         "source": "student",
         "recipe": "tflite.int8",
@@ -41,9 +41,10 @@ def test_a_manifest_has_the_facts_of_the_recipe_beside_its_own() -> None:
         "zip_bytes": 1000,
     }
     assert manifest.with_details(None) == common
-    precision = Precision(["stem"], [RoundingCost("swish", 0.01)])
+    precision = Precision(equalized=[], kept_float=["stem"], rounding=[RoundingCost("swish", 0.01)])
     assert manifest.with_details(precision) == {
         **common,
+        "equalized": [],
         "kept_float": ["stem"],
         "rounding": [{"layer": "swish", "nats": 0.01}],
     }
