@@ -13,6 +13,7 @@ from configs.errors import UserError
 
 HUBS = {"keras_hub": "keras-hub", "keras_cv": "keras-cv", "keras_nlp": "keras-nlp"}
 """Packages whose layers register themselves when they are imported, and how they are installed."""
+LAMBDAS = {"Lambda", "__lambda__"}
 LOADS_CODE = {"TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"}
 """Layers of Keras that run a program from somewhere else."""
 NOT_LAYERS = {"compile_config", "build_config", "training_config"}
@@ -31,11 +32,13 @@ class Named:
 
     Attributes:
         name: of the class or function, as the file writes it.
+        kind: the same without the package that a class is registered in.
         layer: the name of the layer that it is, or that it belongs to.
         package: of the module that the file names; "" if it names none.
     """
 
     name: str
+    kind: str
     layer: str
     package: str = ""
     is_function: bool = False
@@ -50,12 +53,12 @@ def check_classes(container: Container, imported: Collection[str], allow_lambda:
     """
     path, unknown = container.path, []
     for named in objects_of(container.config):
-        if named.name in LOADS_CODE:
+        if named.kind in LOADS_CODE:
             raise UserError(
                 f"{path} has the layer {named.layer!r} ({named.name}), which runs a program from "
                 "outside of the file. Potstill never runs it. Save the model without this layer."
             )
-        if named.name in ("Lambda", "__lambda__"):
+        if named.kind in LAMBDAS:
             if not allow_lambda:
                 raise UserError(
                     f"{path} has Python code inside: the Lambda layer {named.layer!r}. Potstill "
@@ -80,15 +83,16 @@ def objects_of(node: Any, layer: str = "") -> Iterator[Named]:
     if isinstance(class_name, str):
         name = config.get("name") if isinstance(config, dict) else None
         package = str(node.get("module") or "").split(".")[0]
+        kind = class_name.rsplit(">", 1)[-1]
         if class_name == "function":
-            yield Named(str(config), layer, package, is_function=True)
-        elif class_name == "__lambda__" or isinstance(name, str):
+            yield Named(str(config), str(config), layer, package, is_function=True)
+        elif kind in LAMBDAS | LOADS_CODE or isinstance(name, str):
             # Initializers, regularizers and policies have no name of their own, layers have.
             layer = name if isinstance(name, str) else layer
             if not _is_policy(class_name):
-                yield Named(str(node.get("registered_name") or class_name), layer, package)
-    elif isinstance(node.get("activation"), str):
-        yield Named(node["activation"], str(node.get("name", layer)), is_function=True)
+                yield Named(str(node.get("registered_name") or class_name), kind, layer, package)
+    elif isinstance(activation := node.get("activation"), str):
+        yield Named(activation, activation, str(node.get("name", layer)), is_function=True)
     for key, part in node.items():
         if key not in NOT_LAYERS:
             yield from objects_of(part, layer)

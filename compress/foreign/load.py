@@ -16,7 +16,7 @@ from compress.foreign.custom import CustomObjects, import_layers
 from compress.foreign.keras2.layers import NoCounterpart
 from compress.foreign.keras2.load import load_keras2, wrappers_of
 from compress.foreign.plain import as_plain
-from compress.foreign.saved_model import load_graph
+from compress.foreign.saved_model import check_operations, load_graph
 from compress.graph.replay import named_layers
 from configs.errors import UserError
 
@@ -45,7 +45,13 @@ def load_foreign(
     container = open_container(path)
     objects = import_layers(imports)
     load = _load_saved_model if container.kind == "saved_model" else _load_file
-    return as_plain(load(container, objects, allow_lambda), path.name)
+    model = load(container, objects, allow_lambda)
+    if not getattr(model, "inputs", None):
+        raise UserError(
+            f"{path} is a model of the class {type(model).__name__}, without a graph of layers. "
+            "Write a SavedModel with model.export(folder), and give that folder."
+        )
+    return as_plain(model, path.name)
 
 
 def convert(source: Path, target: Path) -> None:
@@ -112,6 +118,7 @@ def _load_saved_model(
 ) -> keras.Model:
     """The layers of a SavedModel if it describes them and Keras 3 has them; else its graph."""
     path = container.path
+    check_operations(path)
     wrapped = wrappers_of(container)
     if container.config is None:
         return load_graph(path)

@@ -11,8 +11,8 @@ from configs.errors import UserError
 
 SIGNATURES = ("serving_default", "serve")
 TOUCHES_FILES = {
-    "EagerPyFunc", "LoadLibrary", "MatchingFiles", "PyFunc", "PyFuncStateless", "ReadFile", "Save",
-    "SaveSlices", "SaveV2", "WriteFile",
+    "EagerPyFunc", "InitializeTableFromTextFile", "InitializeTableFromTextFileV2", "MatchingFiles",
+    "PyFunc", "PyFuncStateless", "ReadFile", "WriteFile",
 }  # fmt: skip
 """Operations that run Python code or touch files. No classifier needs them to answer."""
 CHANGES_ITSELF = {"AssignAddVariableOp", "AssignSubVariableOp", "AssignVariableOp"}
@@ -37,6 +37,30 @@ class Graph(keras.Layer):
     def get_config(self) -> Mapping[str, Any]:
         # Copies within this process share the function. It is never written to a file.
         return {**super().get_config(), "function": self.function}
+
+
+def check_operations(path: Path) -> None:
+    """Raise UserError if a part of a SavedModel touches files or runs code.
+
+    Loading it may run some of it, so this comes before.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel()
+    try:
+        saved.ParseFromString((path / "saved_model.pb").read_bytes())
+    except DecodeError as error:
+        raise UserError(f"{path} is damaged ({error}). Write it again.") from None
+    kinds: set[str] = set()
+    for graph in (meta_graph.graph_def for meta_graph in saved.meta_graphs):
+        functions = [part.node_def for part in graph.library.function]
+        kinds |= {node.op for nodes in (graph.node, *functions) for node in nodes}
+    if touching := sorted(kinds & TOUCHES_FILES):
+        raise UserError(
+            f"{path} runs {', '.join(touching)}, which touches files or runs code. Potstill runs "
+            "neither. Export the model without it."
+        )
 
 
 def load_graph(path: Path) -> keras.Model:
@@ -85,14 +109,8 @@ def _frozen(path: Path, signature: Any) -> Any:
         convert_variables_to_constants_v2,
     )
 
-    operations = _operations(signature)
-    if touching := sorted(operations & TOUCHES_FILES):
-        raise UserError(
-            f"{path} runs {', '.join(touching)}, which touches files or runs code. Potstill runs "
-            "neither. Export the model without it."
-        )
     # Keras 3 exports augmentation layers as if they were trained: every answer is another one.
-    if not operations & CHANGES_ITSELF:
+    if not _operations(signature) & CHANGES_ITSELF:
         return convert_variables_to_constants_v2(signature)
     raise UserError(
         f"{path} draws random numbers when it answers. Keras exports augmentation layers "

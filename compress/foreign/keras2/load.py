@@ -9,12 +9,16 @@ import keras
 from compress.foreign.classes import objects_of
 from compress.foreign.container import Container
 from compress.foreign.keras2.graph import from_keras2
+from compress.foreign.keras2.layers import NoCounterpart
+from compress.foreign.keras2.operations import check_operation
 from compress.methods.tfmot.bridge import import_tfmot
 from configs.errors import UserError
 
 log = logging.getLogger("potstill")
 
 PRUNING, CLUSTERING = "PruneLowMagnitude", "ClusterWeights"
+OTHER_OPERATIONS = {"ClassMethod", "InstanceMethod", "InstanceProperty", "TensorFlowOpLayer"}
+"""Layers of Keras 2 that call whatever of TensorFlow a file names."""
 QAT = {"QuantizeWrapper", "QuantizeWrapperV2", "QuantizeLayer", "QuantizeAnnotate"}
 
 
@@ -31,6 +35,7 @@ def load_keras2(container: Container, file: Any) -> keras.Model:
     import tf_keras
     from tf_keras.src.applications import convnext
 
+    _check_operations(container.config)
     blocks = {cls.__name__: cls for cls in (convnext.LayerScale, convnext.StochasticDepth)}
     wrapped = wrappers_of(container)
     with ExitStack() as stack:
@@ -49,13 +54,30 @@ def load_keras2(container: Container, file: Any) -> keras.Model:
     return from_keras2(model)
 
 
+def _check_operations(node: Any) -> None:
+    """Raise NoCounterpart for an operation that Potstill does not know, before it can run.
+
+    Loading a model calls its operations, and one that reads no tensor of the model runs at once.
+    """
+    parts = node if isinstance(node, list) else []
+    if isinstance(node, dict):
+        parts = list(node.values())
+        kind = str(node.get("class_name")).rsplit(">", 1)[-1]
+        if kind in OTHER_OPERATIONS:
+            raise NoCounterpart(f"a layer of the kind {kind} has no counterpart in Keras 3")
+        if kind == "TFOpLambda":
+            check_operation(str(node["config"].get("function")))
+    for part in parts:
+        _check_operations(part)
+
+
 def wrappers_of(container: Container) -> list[str]:
     """The wrappers of tfmot in a file, one name for every layer that is wrapped.
 
     Raises:
         UserError: the model was trained for int8 by tfmot.
     """
-    names = [named.name.rsplit(">", 1)[-1] for named in objects_of(container.config)]
+    names = [named.kind for named in objects_of(container.config)]
     if trained := QAT & set(names):
         raise UserError(
             f"{container.path} was trained for int8 by tfmot: it has the layer {trained.pop()}. "

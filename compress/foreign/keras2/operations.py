@@ -97,15 +97,16 @@ SCALING = {
 """Operations of an image with a constant: (scale, offset) of the Rescaling that does the same."""
 
 
-def operation(layer: Any) -> Callable:
-    """What does the same as a TFOpLambda or SlicingOpLambda.
-
-    Raises:
-        NoCounterpart: Potstill does not know the operation.
-    """
-    name = layer.get_config()["function"].removeprefix("compat.v1.")
-    if name not in OPERATIONS:
+def check_operation(name: str) -> None:
+    """Raise NoCounterpart if Potstill does not know an operation of TensorFlow."""
+    if name.removeprefix("compat.v1.") not in OPERATIONS:
         raise NoCounterpart(f"the operation tf.{name} has no counterpart in Keras 3 here")
+
+
+def operation(layer: Any) -> Callable:
+    """What does the same as a TFOpLambda or SlicingOpLambda."""
+    check_operation(layer.get_config()["function"])
+    name = layer.get_config()["function"].removeprefix("compat.v1.")
 
     def call(*args: Any, **kwargs: Any) -> Any:
         options = {key: value for key, value in kwargs.items() if key != "name"}

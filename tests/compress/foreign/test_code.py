@@ -137,3 +137,97 @@ def test_a_package_of_keras_that_is_not_installed_is_named(tmp_path: Path) -> No
         file.attrs["model_config"] = json.dumps(config)
     with pytest.raises(UserError, match=r"pip install keras-hub"):
         load_foreign(tmp_path / "net.h5")
+
+
+def lambda_node(**node) -> dict:
+    """A layer of an .h5 file of Keras 2 that runs code, under some disguise."""
+    function = lambda x: open("executed", "w") and x  # noqa: E731, SIM115
+    from tf_keras.src.utils import generic_utils
+
+    code = generic_utils.func_dump(function)
+    config = {
+        "function": code, "function_type": "lambda", "module": "m", "output_shape": None,
+        "output_shape_type": "raw", "output_shape_module": None, "arguments": {},
+    }  # fmt: skip
+    return {"class_name": "Lambda", **node, "config": {**config, **node.get("config", {})}}
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        lambda_node(config={"name": "a"}),
+        lambda_node(),  # a layer without a name gets one
+        lambda_node(registered_name="Dense", module="keras.layers"),
+        {"class_name": "TimeDistributed", "config": {"name": "t", "layer": lambda_node()}},
+    ],
+)
+def test_a_lambda_in_disguise_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: dict
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = keras2_file(tmp_path, node)
+    with pytest.raises(UserError, match="--allow-lambda"):
+        load_foreign(path)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {
+            "class_name": "TFOpLambda",
+            "config": {"name": "w", "function": "io.write_file"},
+            "inbound_nodes": [["_CONSTANT_VALUE", -1, "executed", {"contents": "here"}]],
+        },
+        {
+            "class_name": "TensorFlowOpLayer",
+            "config": {"name": "w", "node_def": "", "constants": {}},
+        },
+    ],
+)
+def test_an_operation_that_is_not_known_never_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: dict
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="has no counterpart in Keras 3"):
+        load_foreign(keras2_file(tmp_path, node))
+    assert not (tmp_path / "executed").exists()
+
+
+def keras2_file(folder: Path, node: dict) -> Path:
+    """An .h5 file of Keras 2 with one more layer behind its input."""
+    import tf_keras
+
+    inputs = tf_keras.Input((8, 8, 3))
+    model = tf_keras.Model(inputs, tf_keras.layers.GlobalAveragePooling2D()(inputs))
+    path = folder / "net.h5"
+    model.save(path)
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        name = config["config"]["layers"][0]["name"]
+        usual = {"name": "more", "inbound_nodes": [[[name, 0, 0, {}]]]}
+        config["config"]["layers"].insert(1, usual | node)
+        file.attrs["model_config"] = json.dumps(config)
+    return path
+
+
+def test_a_model_of_a_class_of_its_own_is_told_the_way_out(tmp_path: Path) -> None:
+    @keras.saving.register_keras_serializable("mine")
+    class Own(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.dense = layers.Dense(3)
+
+        def call(self, x):
+            return self.dense(keras.ops.mean(x, (1, 2)))
+
+    model = Own()
+    model(IMAGES)
+    model.save(tmp_path / "own.keras")
+    with pytest.raises(
+        UserError, match=r"class Own, without a graph of layers\. Write a SavedModel"
+    ):
+        load_foreign(tmp_path / "own.keras")
+    model.export(tmp_path / "folder", verbose=False)
+    expected = logits_of(model, IMAGES)
+    assert abs(logits_of(load_foreign(tmp_path / "folder"), IMAGES) - expected).max() < 1e-4
