@@ -83,7 +83,7 @@ def read_layout(root: Path) -> Layout:
             "folders, or train/, validation/ and test/ with class folders inside. Move "
             f"{_names(others)} elsewhere, or into a split folder."
         )
-    layout = Layout()
+    layout = Layout(notes=_loose_photos(root))
     for name, split in splits.items():
         part = _split_folder(root, _innermost(root / name, split), split)
         layout.class_folders.extend(part.class_folders)
@@ -150,9 +150,13 @@ def _class_folders(root: Path, parent: Path, split: str | None) -> Layout:
         ClassFolder(os.path.relpath(parent / name, root), class_name(name), split)
         for name in folders_in(parent)
     ]
-    num_loose = _num_photos(parent)
-    note = f"Photos directly in {parent}, in no class folder, are left out: {num_loose}."
-    return Layout(classes, [note] if num_loose else [])
+    return Layout(classes, _loose_photos(parent))
+
+
+def _loose_photos(folder: Path) -> list[str]:
+    num = _num_photos(folder)
+    note = f"Photos directly in {folder}, in no class folder, are left out: {num}."
+    return [note] if num else []
 
 
 def _num_photos(folder: Path) -> int:

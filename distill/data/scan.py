@@ -77,7 +77,8 @@ def scan_folder(
 def scan_flat_folder(path: Path) -> dict[str, Examples]:
     """Examples by split of a folder of photos without labels: -1 for every photo, no classes.
 
-    A photo is in the split that it would be in with a label, because its content decides.
+    A photo is in the split that it would be in with a label, because its content decides. Only a
+    class too small for the splits would have moved a photo: nobody knows the classes here.
 
     Raises:
         UserError: a split would be empty, or too many photos cannot be used.
@@ -254,7 +255,8 @@ def _check_lost(
     examples = [f"{file.path}: {file.reason}" for file in reversed(first_by_reason.values())]
     limit = "data.max_skipped" if in_run else "the limit"
     enough = math.ceil(100 * len(lost) / expected) / 100
-    raised = f", or raise the limit: --set data.max_skipped={enough}" if in_run else ""
+    can_raise = in_run and num_photos > 0
+    raised = f", or raise the limit: --set data.max_skipped={enough}" if can_raise else ""
     raise UserError(
         f"{len(lost)} of {expected} photos in {root} cannot be used "
         f"({describe_endings(count_endings(lost))}), more than {limit} ({max_skipped:.0%}) "

@@ -129,10 +129,12 @@ def test_photos_outside_of_class_folders_are_counted(tmp_path: Path) -> None:
     for number in range(3):
         save_photo(tmp_path / "test" / f"{number}.jpg", seed=number)
     (tmp_path / "test" / "sample_submission.csv").write_text("id,label")
+    save_photo(tmp_path / "cover.jpg", seed=1)
     layout = read_layout(tmp_path)
     assert [part.split for part in layout.class_folders] == [None, None]
     assert layout.notes == [
-        f"Photos directly in {tmp_path}/test, in no class folder, are left out: 3."
+        f"Photos directly in {tmp_path}, in no class folder, are left out: 1.",
+        f"Photos directly in {tmp_path}/test, in no class folder, are left out: 3.",
     ]
 
 

@@ -210,6 +210,15 @@ def test_the_limit_that_the_error_names_is_enough(photo_folder: Path) -> None:
     assert len(scanned(photo_folder, max_skipped=0.35)[0]) == 60
 
 
+def test_without_any_photo_left_a_higher_limit_is_no_help(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        write_heic(tmp_path / label / f"{label}.heic")
+    with pytest.raises(UserError, match=r"2 of 2 photos") as error:
+        scanned(tmp_path, max_skipped=0.2)
+    assert "--set" not in str(error.value)
+
+
 def test_without_a_run_the_error_names_no_setting(photo_folder: Path) -> None:
     for number in range(30):
         write_heic(photo_folder / "cat" / f"IMG_{number}.heic")
