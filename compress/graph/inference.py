@@ -43,7 +43,8 @@ class TracedModel:
             convert_variables_to_constants_v2,
         )
 
-        return convert_variables_to_constants_v2(self.function(output))
+        # tf2onnx reads loops as they are, and cannot once they are lowered to jumps.
+        return convert_variables_to_constants_v2(self.function(output), lower_control_flow=False)
 
 
 def _trace(model: keras.Model, output: OutputKind) -> Any:

@@ -16,12 +16,22 @@ GELU = "/Gelu/"
 
 def convert_erfc(graph: Any, node: Any, name: str, _: Sequence[Any]) -> None:
     """Erfc(x) is 1 - Erf(x); ONNX has Erf only."""
+    _difference_to_one(graph, node, name, "Erf", one_first=True)
+
+
+def convert_expm1(graph: Any, node: Any, name: str, _: Sequence[Any]) -> None:
+    """Expm1(x) is Exp(x) - 1: the negative side of a CELU."""
+    _difference_to_one(graph, node, name, "Exp", one_first=False)
+
+
+def _difference_to_one(graph: Any, node: Any, name: str, kind: str, *, one_first: bool) -> None:
     output = node.output[0]
     facts = {"shapes": [graph.get_shape(output)], "dtypes": [graph.get_dtype(output)]}
     graph.remove_node(name)
-    erf = graph.make_node("Erf", node.input, name=f"{name}_erf", **facts)
     one = graph.make_const(f"{name}_one", np.ones((), "float32"))
-    graph.make_node("Sub", [one.output[0], erf.output[0]], outputs=[output], name=name, **facts)
+    other = graph.make_node(kind, node.input, name=f"{name}_{kind.lower()}", **facts)
+    operands = [one.output[0], other.output[0]] if one_first else [other.output[0], one.output[0]]
+    graph.make_node("Sub", operands, outputs=[output], name=name, **facts)
 
 
 class MatrixProduct(NamedTuple):
@@ -102,6 +112,7 @@ def convert_einsum(graph: Any, node: Any, name: str, _: Sequence[Any]) -> None:
 
 HANDLERS: dict[str, tuple[Any, list[Any]]] = {
     "Erfc": (convert_erfc, []),
+    "Expm1": (convert_expm1, []),
     "Einsum": (convert_einsum, []),
 }
 

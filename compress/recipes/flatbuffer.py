@@ -81,7 +81,7 @@ def _least_runtime_buffer(model: Any) -> Any:
 def _raise_least_runtime(model: Any, version: str) -> None:
     buffer = _least_runtime_buffer(model)
     before = bytes(buffer.data).rstrip(b"\0").decode()
-    latest = max(before, version, key=lambda text: [int(number) for number in text.split(".")])
+    latest = max([before or version, version], key=lambda text: [*map(int, text.split("."))])
     padded = latest.encode().ljust(LEAST_RUNTIME_BYTES, b"\0")
     buffer.data = np.frombuffer(padded, "uint8")
 

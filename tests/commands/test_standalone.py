@@ -53,6 +53,10 @@ def test_a_foreign_model_becomes_measured_files(
         assert rows[name]["parity"]["max_abs_diff"] < 1e-4  # float32 sums in another order
         assert rows[name]["accuracy"]["agreement_with_source"] == 1.0
     assert all(row["latency"][0]["p50_ms"] > 0 for row in rows.values())
+    needs = {name: row["runtime"] for name, row in rows.items()}
+    assert needs["mine-float32.onnx"] == {"opset": 17, "ir": 8}
+    assert needs["mine-int8.tflite"] == {"tflite": "1.14"}
+    assert rows["mine-int8.tflite"]["latency"][0]["delegate"]["others"] == {"SOFTMAX": 1}
     assert result["verdict"]["chosen_file"] in rows
     metadata = read_metadata(foreign.parent / "out" / "mine-int8.tflite")
     assert metadata is not None
@@ -127,6 +131,16 @@ def test_a_recipe_that_fails_does_not_cost_the_others(
     assert [row["name"] for row in value["files"]] == ["mine-float32.tflite", "mine-float16.tflite"]
     assert value["failures"] == {"mine-dynamic.tflite": "RuntimeError: the converter gave up"}
     assert "mine-dynamic.tflite failed: RuntimeError: the converter gave up" in outcome.err
+
+
+def test_a_recipe_that_an_older_runtime_does_not_open_is_refused(
+    program, foreign: Path, photo_folder: Path
+) -> None:
+    words = ["--recipe", "float16", "--least-runtime", "tflite=1.14"]
+    outcome = program("compress", "quantize", foreign, "--data", photo_folder, *words)
+    assert outcome.code == 2
+    assert "mine-float16.tflite needs TFLite 1.15, and least_runtime asks for 1.14" in outcome.err
+    assert not foreign.with_name("mine-float16.tflite").exists()
 
 
 def test_files_that_are_up_to_date_are_not_made_again(

@@ -84,6 +84,7 @@ def assert_answers_agree(model, path, tolerance):
         ([layers.Dense(8, activation="gelu")], {"Erf": 1, "Div": 1}),
         ([Function(lambda x: keras.ops.gelu(x, approximate=True))], {"Tanh": 1}),
         ([Function(tf.math.erfc)], {"Erf": 1, "Sub": 1}),
+        ([layers.Activation("celu")], {"Exp": 1, "Sub": 1}),
         ([layers.Conv2D(8, 3, groups=4, padding="same")], {"Conv": 2}),
         ([layers.Conv2D(16, 3, groups=2, strides=2, use_bias=False)], {"Conv": 2}),
         ([layers.Conv2D(8, 2, groups=8, dilation_rate=2)], {"Conv": 2}),
@@ -98,6 +99,9 @@ def assert_answers_agree(model, path, tolerance):
         ([layers.GroupNormalization(groups=2)], {"LayerNormalization": 0}),
         ([attention], {"LayerNormalization": 2, "Einsum": 0, "Shape": 0, "Erf": 1}),
         ([layers.EinsumDense("abcd,dce->abe", (4, 6))], {"Einsum": 0}),
+        # A loop over the steps of a sequence.
+        ([layers.Reshape((16, 8)), layers.LSTM(6)], {"Loop": 1}),
+        ([layers.Reshape((16, 8)), layers.Bidirectional(layers.GRU(4))], {"Loop": 2}),
         # One letter for each place of a product: batch, rows, summed and columns.
         ([of_itself("bhwc,bxwc->bhx")], {"MatMul": 1, "Einsum": 0, "Shape": 0}),
         ([of_itself("bhwc,bhxc->bxwh")], {"MatMul": 1, "Einsum": 0, "Shape": 0}),

@@ -8,7 +8,7 @@ import pytest
 from compress.run import files
 from configs.resume import Workspace
 from configs.run_dir import RunDir
-from configs.schema import Choice
+from configs.schema import Choice, LeastRuntime
 from distill.data.manifest import Examples
 from small_models import experiment_with
 
@@ -52,3 +52,14 @@ def test_a_model_is_not_loaded_if_no_file_is_written(tmp_path, loads_and_convers
     steps = list(files.file_steps(RunDir(tmp_path), experiment_with(), "student", RECIPES))
     assert len(steps) == len(RECIPES)
     assert loads == []
+
+
+def test_a_least_runtime_makes_a_step_stale(tmp_path, loads_and_conversions) -> None:
+    plain = experiment_with()
+    older = plain.compress.model_copy(update={"least_runtime": LeastRuntime(tflite="2.14")})
+    (before, *_), (after, *_) = (
+        list(files.file_steps(RunDir(tmp_path), experiment, "student", RECIPES))
+        for experiment in (plain, plain.model_copy(update={"compress": older}))
+    )
+    assert set(before.inputs) == {"model", "photos", "recipe", "output"}
+    assert after.inputs == {**before.inputs, "least_runtime": "2.14"}
