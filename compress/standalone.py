@@ -14,7 +14,7 @@ from compress.budget import (
     search,
 )
 from compress.foreign.contracts import NO_CHOICE, ContractChoice, settle_model
-from compress.foreign.door import with_output_layer, wrapped
+from compress.foreign.door import with_fixed_size, with_output_layer, wrapped
 from compress.foreign.load import load_foreign
 from compress.graph.classifier import image_size_of
 from compress.model_files import ModelFiles
@@ -111,7 +111,7 @@ def quantize_model(
     if data is not None:
         splits = scan_flat_folder(data) if is_flat(data) else scan_folder(data)
     settled = settle_model(model, path, contract, splits)
-    model = wrapped(model, settled)
+    model = wrapped(with_fixed_size(model), settled)
     image_size_of(model)
     work = ModelFiles(path, model, splits, settled, out or path.parent, least_runtime)
     if not choices:

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from compress.foreign.door import check_input, graph_statement
+from compress.foreign.door import check_input, graph_statement, with_fixed_size
 from configs.contract import InputContract, Statement, settled
 from configs.errors import UserError
 from distill.data.manifest import Examples, describe_empty
@@ -96,13 +96,12 @@ def settle_model(
         path: of its file; `labels.txt` may lie beside it.
         splits: photos with or without labels; None for none.
     """
+    statement, model = graph_statement(model), with_fixed_size(model)
     check_input(model)
     beside, num_classes = labels_beside(path), max(model.outputs[0].shape[-1], 2)
     if beside.labels is not None and len(beside.labels) != num_classes:
         beside = Statement()
-    contract = settled(
-        ("options", choice.statement), ("labels.txt", beside), ("graph", graph_statement(model))
-    )
+    contract = settled(("options", choice.statement), ("labels.txt", beside), ("graph", statement))
     if splits and splits["test"].classes:
         matched(splits["test"], contract.labels, num_classes, path)
     is_first = contract.layout == "nchw"

@@ -9,7 +9,15 @@ from keras import layers
 from compress.graph.classifier import DeclaredAnswers, image_size_of, last_activation
 from compress.graph.layer_graph import LayerGraph
 from compress.graph.replay import copy_layer, copy_model, named_layers, replay
-from configs.contract import OWN_PIXELS, Answers, InputContract, Pixels, Statement
+from configs.contract import (
+    OWN_PIXELS,
+    Answers,
+    Fit,
+    InputContract,
+    Interpolation,
+    Pixels,
+    Statement,
+)
 from configs.errors import UserError
 
 
@@ -24,18 +32,68 @@ class ReverseChannels(layers.Layer):
 def graph_statement(model: keras.Model) -> Statement:
     """What the graph of a Keras model says of its contract.
 
-    Scaling before the first kernel means raw pixels. The shape says how many channels there are,
-    and where. A last softmax or sigmoid says what the answers are.
+    Scaling before the first kernel means raw pixels. A Resizing layer in a model that takes photos
+    of any size says how they are fitted. The shape says how many channels there are, and where. A
+    last softmax or sigmoid says what the answers are.
     """
     shape = tuple(model.inputs[0].shape) if len(model.inputs) == 1 else ()
     is_first = len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3)
     channels = shape[1 if is_first else 3] if len(shape) == 4 else None
+    resizing = _resizing(model)
     return Statement(
+        fit=_fit_of(resizing) if resizing else None,
+        interpolation=INTERPOLATIONS.get(resizing.interpolation) if resizing else None,
         pixels=OWN_PIXELS if _scales_pixels(model) else None,
         channels="grey" if channels == 1 else None,
         layout="nchw" if is_first else None,
         answers=graph_answers(model),
     )
+
+
+INTERPOLATIONS: dict[str, Interpolation] = {
+    "nearest": "nearest",
+    "bilinear": "bilinear",
+    "bicubic": "bicubic",
+    "lanczos3": "lanczos",
+    "lanczos5": "lanczos",
+}
+"""The names of Keras, and ours."""
+
+
+def _resizing(model: keras.Model) -> layers.Resizing | None:
+    """The layer that fits photos of any size to the network, before the first kernel."""
+    if len(model.inputs) != 1 or None not in tuple(model.inputs[0].shape)[1:3]:
+        return None
+    for _, layer in named_layers(model):
+        if isinstance(layer, layers.Resizing):
+            return layer
+        if getattr(layer, "kernel", None) is not None:
+            break
+    return None
+
+
+def _fit_of(resizing: layers.Resizing) -> Fit:
+    if resizing.crop_to_aspect_ratio:
+        return "crop"
+    return "pad" if resizing.pad_to_aspect_ratio else "stretch"
+
+
+def with_fixed_size(model: keras.Model) -> keras.Model:
+    """The model without a Resizing layer for photos of any size: photos come fitted to it.
+
+    `graph_statement` of the model itself says how they are fitted.
+    """
+    resizing = _resizing(model)
+    if resizing is None:
+        return model
+    shape = resizing.height, resizing.width, model.inputs[0].shape[-1]
+    inputs = keras.Input(shape, name=model.inputs[0].name)
+
+    def stand_in(layer: Any) -> Callable:
+        return (lambda x, **_: x) if layer is resizing else layer
+
+    outputs = replay(model, inputs, stand_in)
+    return copy_model(keras.Model(inputs, outputs, name=model.name))
 
 
 def check_input(model: keras.Model) -> None:

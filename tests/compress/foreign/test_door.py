@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 from keras import layers
 
-from compress.foreign.door import graph_statement, with_output_layer, wrapped
+from compress.foreign.door import (
+    graph_statement,
+    with_fixed_size,
+    with_output_layer,
+    wrapped,
+)
 from compress.graph.classifier import last_activation
 from configs.contract import OWN_PIXELS, RANGES, InputContract, Pixels, Statement
 from configs.errors import UserError
@@ -131,3 +136,35 @@ def test_several_outputs_need_a_name() -> None:
     assert with_output_layer(model, "colour").output_shape == (None, 2)
     with pytest.raises(UserError, match="has no layer of this name"):
         with_output_layer(model, "size")
+
+
+@pytest.mark.parametrize(
+    ("options", "fit"),
+    [
+        ({}, "stretch"),
+        ({"crop_to_aspect_ratio": True}, "crop"),
+        ({"pad_to_aspect_ratio": True}, "pad"),
+    ],
+)
+def test_a_resizing_layer_says_how_photos_of_any_size_are_fitted(options: dict, fit: str) -> None:
+    inputs = keras.Input((None, None, 3))
+    first = keras.Sequential([layers.Resizing(8, 12, **options), layers.Rescaling(1 / 255)])
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(first(inputs)))
+    model = keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+    assert graph_statement(model) == Statement(
+        pixels=OWN_PIXELS, fit=fit, interpolation="bilinear", answers="probabilities"
+    )
+    fixed, images = with_fixed_size(model), random_images(2, 12)[:, :8]
+    assert fixed.input_shape == (None, 8, 12, 3)
+    # Resizing to the size that an image has changes nothing.
+    np.testing.assert_allclose(
+        fixed.predict_on_batch(images), model.predict_on_batch(images), atol=1e-6
+    )
+
+
+def test_a_resizing_layer_behind_a_fixed_size_stays() -> None:
+    inputs = keras.Input((16, 16, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(layers.Resizing(8, 8)(inputs)))
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    assert graph_statement(model).fit is None
+    assert with_fixed_size(model) is model
