@@ -136,12 +136,13 @@ def _normalization(has_scale: bool, has_offset: bool) -> OpTypePattern:
 
     Converters leave out a scale of 1 and an offset of 0.
     """
-    variance = OpTypePattern("Mean", inputs=["SquaredDifference", "Const"])
+    squares = OpTypePattern("SquaredDifference", name="squares")
+    variance = OpTypePattern("Mean", inputs=[squares, OpTypePattern("Const", name="axes")])
     biased = OpTypePattern("AddV2", inputs=[variance, OpTypePattern("Const", name="epsilon")])
     factor = OpTypePattern("Rsqrt", inputs=[biased])
     if has_scale:
         factor = OpTypePattern("Mul", inputs=[factor, OpTypePattern("Const|Reshape", name="scale")])
-    mean = OpTypePattern("Mean", name="mean", inputs=["*", OpTypePattern("Const", name="axes")])
+    mean = OpTypePattern("Mean", name="mean", inputs=["*", "Const"])
     rest = OpTypePattern("Mul", name="shift", inputs=[OpTypePattern("Neg", inputs=[mean]), "*"])
     if has_offset:
         rest = OpTypePattern("AddV2", inputs=[rest, OpTypePattern("Const|Reshape", name="offset")])
@@ -150,14 +151,11 @@ def _normalization(has_scale: bool, has_offset: bool) -> OpTypePattern:
 
 
 def _replace_normalization(graph: Any, match: MatchResult) -> None:
-    """Put a LayerNormalization in the place of a match, if it is over the last axis."""
+    """Put a LayerNormalization in the place of a match, if it is one over the last axis."""
     result, source = match.get_op("result"), match.get_op("mean").input[0]
     shape, dtype = graph.get_shape(result.output[0]), graph.get_dtype(result.output[0])
-    axes = np.ravel(match.get_op("axes").get_tensor_value()).tolist()
-    has_one_factor = set(match.get_op("product").input) & set(match.get_op("shift").input)
-    if source not in match.get_op("product").input or not has_one_factor:
-        return
-    if axes not in ([-1], [len(shape) - 1]):
+    epsilon = np.ravel(match.get_op("epsilon").get_tensor_value())
+    if not shape or epsilon.size != 1 or not _is_of_last_axis(match, len(shape)):
         return
     weights = []
     for name, default in (("scale", 1.0), ("offset", 0.0)):
@@ -168,16 +166,30 @@ def _replace_normalization(graph: Any, match: MatchResult) -> None:
         constant = graph.make_const(f"{result.name}_{name}", values.ravel().astype("float32"))
         weights.append(constant.output[0])
     output = result.output[0]
-    epsilon = float(np.asarray(match.get_op("epsilon").get_tensor_value()).item())
     graph.remove_node(result.name)
     graph.make_node(
         "LayerNormalization",
         [source, *weights],
-        attr={"axis": -1, "epsilon": epsilon},
+        attr={"axis": -1, "epsilon": float(epsilon[0])},
         outputs=[output],
         name=result.name,
         shapes=[shape],
         dtypes=[dtype],
+    )
+
+
+def _is_of_last_axis(match: MatchResult, rank: int) -> bool:
+    """Whether mean, variance and product of a match are of one tensor, over its last axis."""
+    mean, squares = match.get_op("mean"), match.get_op("squares")
+    product, shift = match.get_op("product"), match.get_op("shift")
+    means = {mean.output[0], *(n.output[0] for n in squares.inputs if n.input == mean.output)}
+    axes = [np.ravel(node.get_tensor_value()) for node in (match.get_op("axes"), mean.inputs[1])]
+    return (
+        mean.input[0] in product.input
+        and mean.input[0] in squares.input
+        and not means.isdisjoint(squares.input)
+        and not set(product.input).isdisjoint(shift.input)  # the factor
+        and all(axis.size == 1 and axis[0] % rank == rank - 1 for axis in axes)
     )
 
 
@@ -192,23 +204,27 @@ def rewrite_gelu(graph: Any, operations: Sequence[Any]) -> Sequence[Any]:
 
     TensorFlow computes 0.5 x * erfc(-x / sqrt(2)), this is x * (1 + erf(x / sqrt(2))) * 0.5.
     """
-    half = OpTypePattern("Mul", name="half", inputs=[OpTypePattern("Const", name="0.5"), "*"])
-    scaled = OpTypePattern("Mul", inputs=[OpTypePattern("Neg", name="negative"), "Const"])
-    erfc = OpTypePattern("Erfc", inputs=[scaled])
-    pattern = OpTypePattern("Mul", name="result", inputs=[half, erfc])
+    half = OpTypePattern("Mul", name="half", inputs=[OpTypePattern("Const", name="factor"), "*"])
+    negative = OpTypePattern("Neg", name="negative")
+    ratio = OpTypePattern("Mul", inputs=[negative, OpTypePattern("Const", name="ratio")])
+    pattern = OpTypePattern(
+        "Mul", name="result", inputs=[half, OpTypePattern("Erfc", inputs=[ratio])]
+    )
     for match in list(GraphMatcher(pattern, allow_reorder=True).match_ops(operations)):
-        result, source = match.get_op("result"), match.get_op("negative").input[0]
-        if source in match.get_op("half").input:
-            _replace_gelu(graph, result, source)
+        source = match.get_op("negative").input[0]
+        constants = [_constant(match.get_op(name)) for name in ("factor", "ratio")]
+        is_exact = all(
+            values is not None and np.allclose(values, expected)
+            for values, expected in zip(constants, (0.5, np.sqrt(0.5)), strict=True)
+        )
+        if is_exact and source in match.get_op("half").input:
+            _replace_gelu(graph, match.get_op("result"), source)
     return list(graph.get_nodes())
 
 
 def _replace_gelu(graph: Any, result: Any, source: str) -> None:
-    output, shape, dtype = (
-        result.output[0],
-        *(get(result.output[0]) for get in (graph.get_shape, graph.get_dtype)),
-    )
-    name = result.name
+    name, output = result.name, result.output[0]
+    shape, dtype = graph.get_shape(output), graph.get_dtype(output)
     graph.remove_node(name)
 
     def add(kind: str, *inputs: str, **options: Any) -> str:

@@ -30,6 +30,8 @@ from configs.registry import Registry
 from configs.schema import OutputKind
 
 RECIPES = Registry("recipe", prefix="onnx.")
+ELEMENTWISE = {"Add", "Div", "Mul", "Neg", "Pow", "Sub", "Tanh", "Erf"}
+"""What a GELU is made of."""
 Cpu = Literal["x86_vnni", "x86", "arm"]
 
 
@@ -180,7 +182,12 @@ def operations_of(path: Path) -> list[Operation]:
 def _without_int8_arithmetic(path: Path) -> set[str]:
     """The nodes that no runtime executes in int8; rounding between them would only cost."""
     nodes = onnx.load(path).graph.node
-    return {n.name for n in nodes if n.op_type == "LayerNormalization" or GELU in n.name}
+    return {
+        node.name
+        for node in nodes
+        if node.op_type == "LayerNormalization"
+        or (GELU in node.name and node.op_type in ELEMENTWISE)
+    }
 
 
 def tensor_reader(path: Path) -> TensorReader:

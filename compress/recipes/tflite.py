@@ -205,6 +205,8 @@ def tensor_reader(content: bytes) -> TensorReader:
     graph = schema.ModelT.InitFromPackedBuf(content, 0).subgraphs[0]
     (image_index,) = graph.inputs
     computed = {int(index) for operator in graph.operators for index in operator.outputs}
+    # An output of a SPLIT that nothing reads is not computed.
+    computed &= {int(i) for operator in graph.operators for i in operator.inputs} | {*graph.outputs}
     indices = {
         graph.tensors[index].name.decode(): index
         for index in (int(image_index), *sorted(computed))

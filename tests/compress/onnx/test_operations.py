@@ -50,6 +50,14 @@ def model_with(*middle):
     return model
 
 
+def almost_normalized(x):
+    """As in a LayerNormalization, with a mean over all places and a variance within one."""
+    mean = tf.reduce_mean(x, axis=(1, 2), keepdims=True)
+    variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axis=-1, keepdims=True)
+    factor = tf.math.rsqrt(variance + 0.1)
+    return x * factor + (-mean * factor)
+
+
 def attention(x):
     """A block of a vision transformer: (4, 4, 8) -> (16, 8)."""
     x = layers.Reshape((16, 8))(x)
@@ -84,6 +92,10 @@ def assert_answers_agree(model, path, tolerance):
         ([layers.Dense(8, activation="gelu")], {"Erf": 1, "Div": 1}),
         ([Function(lambda x: keras.ops.gelu(x, approximate=True))], {"Tanh": 1}),
         ([Function(tf.math.erfc)], {"Erf": 1, "Sub": 1}),
+        # Nearly a GELU, and nearly a LayerNormalization.
+        ([Function(lambda x: (0.5 * x) * tf.math.erfc(-x * 0.6))], {"Erf": 1, "Div": 0}),
+        ([Function(lambda x: (0.4 * x) * tf.math.erfc(-x * 0.5**0.5))], {"Erf": 1, "Div": 0}),
+        ([Function(almost_normalized)], {"LayerNormalization": 0}),
         ([layers.Activation("celu")], {"Exp": 1, "Sub": 1}),
         ([layers.Conv2D(8, 3, groups=4, padding="same")], {"Conv": 2}),
         ([layers.Conv2D(16, 3, groups=2, strides=2, use_bias=False)], {"Conv": 2}),
@@ -167,6 +179,17 @@ def test_an_int8_file_answers_nearly_like_its_model(middle, tmp_path):
     converted = onnx.load(path)
     assert converted.ir_version == IR_VERSION
     assert {entry.domain: entry.version for entry in converted.opset_import}[""] == OPSET
+
+
+def test_a_convolution_called_gelu_is_rounded(tmp_path):
+    model, path = model_with(layers.Conv2D(8, 3, name="Gelu")), tmp_path / "file.onnx"
+    RECIPES["onnx.int8"](
+        Conversion(model, lambda: iter(random_images(4, 8))), path, output="logits"
+    )
+    graph = onnx.load(path).graph
+    producers = {name: node.op_type for node in graph.node for name in node.output}
+    inputs = [node.input[1] for node in graph.node if node.op_type == "Conv"]
+    assert [producers[kernel] for kernel in inputs] == ["DequantizeLinear"] * 2
 
 
 def test_no_tensor_is_rounded_within_a_gelu_or_for_a_normalization(tmp_path):

@@ -11,6 +11,7 @@ from compress.recipes.tflite import RECIPES
 from compress.recipes.write import check_parity
 from configs.errors import UserError
 from eval.devices.probe import open_model
+from small_models import random_images
 from tflite_files import flatbuffer, float_tensors
 
 
@@ -154,6 +155,19 @@ def test_integer_files_of_a_model_with_a_loop_are_refused(recipe, looping, image
         RECIPES[f"tflite.{recipe}"](
             Conversion(looping, lambda: iter(images)), tmp_path / "file", output="logits"
         )
+
+
+def test_an_unrolled_loop_becomes_an_int8_file(tmp_path):
+    keras.utils.set_random_seed(1)
+    pixels = keras.Input((8, 8, 3))
+    x = layers.Rescaling(1 / 255)(pixels)
+    x = layers.GRU(6, unroll=True)(layers.Reshape((4, 48))(x))
+    model, photos = keras.Model(pixels, layers.Dense(3)(x)), random_images(8, 8)
+    path = tmp_path / "unrolled.tflite"
+    RECIPES["tflite.int8"](Conversion(model, lambda: iter(photos)), path, output="probabilities")
+    expected = tf.nn.softmax(model(photos)).numpy()
+    # Some dozens of tensors of 8 bits.
+    np.testing.assert_allclose(open_model(path).predict(photos), expected, atol=0.1)
 
 
 def test_float16_halves_and_int8_quarters_the_weights(files):
