@@ -10,13 +10,13 @@ from typing import Any
 
 import keras
 
+from compress.foreign.answers import NoCounterpart
 from compress.foreign.classes import check_classes, keras_operations, objects_of
 from compress.foreign.container import Container, open_container
 from compress.foreign.custom import CustomObjects, import_layers
-from compress.foreign.keras2.layers import NoCounterpart
 from compress.foreign.keras2.load import load_keras2, wrappers_of
 from compress.foreign.plain import as_plain
-from compress.foreign.saved_model import check_operations, load_graph
+from compress.foreign.saved_model.load import check_operations, load_graph
 from compress.graph.replay import named_layers
 from configs.errors import UserError
 

@@ -5,15 +5,11 @@ from itertools import chain, count
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from compress.foreign.keras2.layers import NoCounterpart, counterparts
+from compress.foreign.answers import NoCounterpart, check_same_answers
+from compress.foreign.keras2.layers import counterparts
 from compress.foreign.keras2.operations import operation, rescaling
-
-NUM_TRIALS = 4
-MAX_DIFFERENCE = 1e-3
-"""Between the answers of the two models, as a share of the largest. Rounding makes 1e-6 of it."""
 
 
 def from_keras2(model: Any) -> keras.Model:
@@ -31,7 +27,7 @@ def from_keras2(model: Any) -> keras.Model:
     converted = keras.Model(image, outputs[0] if len(outputs) == 1 else outputs, name=model.name)
     for layer, made in walk.pairs:
         _copy_weights(layer, made)
-    _check_answers(model, converted)
+    check_same_answers(lambda images: model(images, training=False), converted)
     return converted
 
 
@@ -127,20 +123,3 @@ def _copy_weights(layer: Any, made: Any) -> None:
     if shapes != [array.shape for array in arrays]:
         raise NoCounterpart(f"the layer {layer.name!r} stores its weights otherwise in Keras 3")
     made.set_weights(arrays)
-
-
-def _check_answers(model: Any, converted: keras.Model) -> None:
-    """Raise NoCounterpart if the two models answer differently."""
-    sides = [side or 64 for side in converted.inputs[0].shape[1:]]
-    rng = np.random.default_rng(0)
-    for scale in (255.0, 1.0):
-        images = rng.uniform(0, scale, (NUM_TRIALS, *sides)).astype("float32")
-        for expected, answers in zip(
-            tf.nest.flatten(model(images, training=False)),
-            tf.nest.flatten(converted(images, training=False)),
-            strict=True,
-        ):
-            expected, answers = np.asarray(expected, "float64"), np.asarray(answers, "float64")
-            largest = max(float(np.abs(expected).max()), 1e-6)
-            if not np.abs(answers - expected).max() <= MAX_DIFFERENCE * largest:
-                raise NoCounterpart("some part of it answers otherwise in Keras 3")

@@ -9,8 +9,8 @@ import numpy as np
 from keras import layers
 from keras.src.applications import convnext
 
+from compress.foreign.answers import NoCounterpart
 from compress.foreign.inert import is_inert
-from configs.errors import UserError
 
 HARMLESS = {
     "batch_input_shape", "dtype", "dynamic", "implementation", "input_length", "key_shape", "name",
@@ -27,10 +27,6 @@ OTHER_NAMES = {"alpha": "negative_slope", "theta": "threshold"}
 """Options of LeakyReLU and ThresholdedReLU by their names in Keras 3."""
 OTHER_CLASSES = {"ThresholdedReLU": layers.ReLU, "LayerScale": convnext.LayerScale}
 RENAMED = ("LeakyReLU", "ThresholdedReLU")
-
-
-class NoCounterpart(UserError):
-    """Keras 3 has nothing that answers as a part of a Keras 2 model does."""
 
 
 def counterparts(layer: Any, name: str) -> list[Any]:

@@ -6,10 +6,10 @@ from typing import Any
 
 import keras
 
+from compress.foreign.answers import NoCounterpart
 from compress.foreign.classes import objects_of
 from compress.foreign.container import Container
 from compress.foreign.keras2.graph import from_keras2
-from compress.foreign.keras2.layers import NoCounterpart
 from compress.foreign.keras2.operations import check_operation
 from compress.methods.tfmot.bridge import import_tfmot
 from configs.errors import UserError

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from compress.foreign.keras2.layers import NoCounterpart
+from compress.foreign.answers import NoCounterpart
 
 # The names of the arguments are those of TensorFlow: files name them, code often does not.
 

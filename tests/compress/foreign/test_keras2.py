@@ -236,7 +236,7 @@ def test_a_part_without_counterpart_is_named_with_a_way_out(tmp_path: Path) -> N
 def test_the_graph_of_a_folder_stands_in_for_layers_that_keras_3_lacks(tmp_path: Path) -> None:
     model = classifier(lambda x: tf.math.cumsum(x / 255.0, axis=1), layers.Lambda(lambda x: x * 2))
     loaded = assert_same(save(model, tmp_path / "folder"), model)
-    assert [type(layer).__name__ for layer in loaded.layers] == ["InputLayer", "Graph"]
+    assert [type(layer).__name__ for layer in loaded.layers] == ["InputLayer", "OpaqueGraph"]
 
 
 def test_a_lambda_of_keras_2_runs_only_when_it_is_allowed(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
-"""A SavedModel without Keras layers, as `model.export()` writes it: a graph inside of one layer."""
+"""A SavedModel without a description of its layers, as `model.export()` writes it."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from compress.foreign.answers import NoCounterpart, check_same_answers
+from compress.foreign.saved_model.builder import LayerBuilder
+from compress.foreign.saved_model.operations import OPERATIONS
 from configs.errors import UserError
+
+log = logging.getLogger("potstill")
 
 SIGNATURES = ("serving_default", "serve")
 TOUCHES_FILES = {
@@ -17,9 +23,12 @@ TOUCHES_FILES = {
 """Operations that run Python code or touch files. No classifier needs them to answer."""
 CHANGES_ITSELF = {"AssignAddVariableOp", "AssignSubVariableOp", "AssignVariableOp"}
 """Operations by which an answer changes the next one."""
+XLA = ("_XlaMustCompile", "_noinline")
+"""Attributes of a function that XLA must compile."""
+CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 
 
-class Graph(keras.Layer):
+class OpaqueGraph(keras.Layer):
     """The inference graph of a SavedModel, with its weights as constants.
 
     Args:
@@ -64,16 +73,27 @@ def check_operations(path: Path) -> None:
 
 
 def load_graph(path: Path) -> keras.Model:
-    """A model with one layer, which runs the graph of a SavedModel.
+    """A model that computes what the graph of a SavedModel does.
+
+    It has Keras layers where every operation has one. Otherwise it has one layer, which runs the
+    graph.
 
     Raises:
-        UserError: it cannot be served, has several inputs or outputs, or touches files.
+        UserError: it cannot be served, has several inputs or outputs, or draws random numbers.
     """
+    name = path.resolve().name
     loaded = _loaded(path)  # the signature reads its variables
     function = _frozen(path, _signature(path, loaded))
     image = function.inputs[0]
     inputs = keras.Input(tuple(image.shape[1:]), batch_size=image.shape[0], name="image")
-    return keras.Model(inputs, Graph(function, name="graph")(inputs), name=path.resolve().name)
+    try:
+        outputs = LayerBuilder(function, inputs, OPERATIONS).output()
+        model = keras.Model(inputs, outputs, name=name)
+        check_same_answers(lambda images: function(tf.cast(images, image.dtype)), model)
+        return model
+    except (NoCounterpart, ValueError, TypeError, LookupError, tf.errors.OpError) as error:
+        log.info("%s: its graph is one layer, so int8 chooses plain ranges: %s", name, error)
+    return keras.Model(inputs, OpaqueGraph(function, name="graph")(inputs), name=name)
 
 
 def _loaded(path: Path) -> Any:
@@ -109,14 +129,44 @@ def _frozen(path: Path, signature: Any) -> Any:
         convert_variables_to_constants_v2,
     )
 
-    # Keras 3 exports augmentation layers as if they were trained: every answer is another one.
-    if not _operations(signature) & CHANGES_ITSELF:
-        return convert_variables_to_constants_v2(signature)
-    raise UserError(
-        f"{path} draws random numbers when it answers. Keras exports augmentation layers "
-        "(RandomFlip and others) so. Remove them and export again, or give the .keras file of the "
-        "model."
-    )
+    if _operations(signature) & CHANGES_ITSELF:
+        # Keras 3 exports augmentation layers as if they were trained.
+        raise UserError(
+            f"{path} draws random numbers when it answers. Keras exports augmentation layers "
+            "(RandomFlip and others) so. Remove them and export again, or give the .keras file of "
+            "the model."
+        )
+    function = convert_variables_to_constants_v2(signature)
+    if CALLS & {node.op for node in function.graph.as_graph_def().node}:
+        function = convert_variables_to_constants_v2(_without_xla(function))
+    return function
+
+
+def _without_xla(function: Any) -> Any:
+    """The same function without the demand that XLA compiles a part of it.
+
+    Keras demands it for grouped convolutions. Such a part stays a call, which neither converters
+    nor `LayerBuilder` can read.
+    """
+    graph, image = function.graph.as_graph_def(), function.inputs[0]
+    functions = list(graph.library.function)
+    nodes = [*graph.node, *(node for part in functions for node in part.node_def)]
+    for part in (*nodes, *functions):
+        for name in XLA:
+            part.attr.pop(name, None)
+    # TensorFlow keeps one function of each name.
+    new_names = {part.signature.name: f"{part.signature.name}_without_xla" for part in functions}
+    for part in functions:
+        part.signature.name = new_names[part.signature.name]
+    for attribute in (attribute for node in nodes for attribute in node.attr.values()):
+        if attribute.func.name in new_names:
+            attribute.func.name = new_names[attribute.func.name]
+
+    def call(image: Any) -> Any:
+        names = {function.inputs[0].name: image}, [function.outputs[0].name]
+        return tf.graph_util.import_graph_def(graph, *names)
+
+    return tf.compat.v1.wrap_function(call, [tf.TensorSpec(image.shape, image.dtype)])
 
 
 def _operations(function: Any) -> set[str]:
