@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -18,7 +19,7 @@ from compress.budget import (
     _needless,
 )
 from compress.recipes import RECIPES
-from compress.standalone import quantize_model
+from compress.standalone import Quantized, quantize_model
 from configs.schema import BudgetConfig
 from eval.images import evaluation_image
 from eval.metadata import read_metadata
@@ -45,14 +46,30 @@ def uneven_model(photos: np.ndarray) -> keras.Model:
     return settle(model, photos)
 
 
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory):
-    """The rows and the verdict of a search; the photos are called what the model calls them."""
-    folder = tmp_path_factory.mktemp("budget")
+def lopsided_model(photos: np.ndarray) -> keras.Model:
+    """A feature of 10,000 on every photo: one range for all features leaves the others nothing."""
+    keras.utils.set_random_seed(5)
+    pixels = keras.Input((16, 16, 3), name="image")
+    x = layers.Conv2D(64, 3, strides=2, name="features")(layers.Rescaling(1 / 255)(pixels))
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(x))
+    # 4,096 weights: dynamic files round a kernel from 1,024 on.
+    x = layers.Dense(64, use_bias=False, name="mixing")(x)
+    logits = layers.Dense(2, name="logits")(layers.BatchNormalization()(x))
+    model = keras.Model(pixels, logits)
+    features, mixing = model.get_layer("features"), model.get_layer("mixing")
+    is_large = np.arange(64) == 0
+    features.kernel.assign(np.where(is_large, 0, features.kernel))
+    features.bias.assign(np.where(is_large, 1e4, features.bias))
+    mixing.kernel.assign(np.where(is_large[:, None], 1e-4, mixing.kernel))
+    return settle(model, photos)
+
+
+def search_files(folder: Path, build: Callable[[np.ndarray], keras.Model]) -> Quantized:
+    """Search on photos that are called what the model calls them."""
     total = sum(NUM_PHOTOS.values())
     paths = [save_photo(folder / "all" / f"{i}.png", seed=i, size=(16, 16)) for i in range(total)]
     images = np.stack([evaluation_image(path, (16, 16)) for path in paths]).astype("float32")
-    model = uneven_model(images)
+    model = build(images)
     model.save(folder / "mine.keras")
     answers = model.predict_on_batch(images).argmax(axis=1)
     splits = [split for split, num in NUM_PHOTOS.items() for _ in range(num)]
@@ -60,15 +77,33 @@ def searched(tmp_path_factory):
         target = folder / "photos" / split / f"class{answer}" / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
-    made = quantize_model(
+    return quantize_model(
         folder / "mine.keras",
         data=folder / "photos",
         recipes=[],
         out=folder / "out",
         budget=BudgetConfig(max_drop=0.005),
     )
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """The rows and the verdict of a search."""
+    made = search_files(tmp_path_factory.mktemp("budget"), uneven_model)
     assert made.verdict is not None
     return made.rows, made.verdict
+
+
+def test_a_dynamic_file_that_collapses_is_not_chosen(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(budget, "LADDER", LADDER[:2])
+    monkeypatch.setattr(budget, "NUM_RUNS", 10)
+    verdict = search_files(tmp_path, lopsided_model).verdict
+    assert verdict is not None
+    _, dynamic = verdict["candidates"]
+    assert dynamic["name"] == "mine-dynamic.tflite"
+    assert dynamic["validation"]["agreement"] < 0.8  # one class for every photo
+    assert "allowed" in dynamic["turned_down"]
+    assert verdict["chosen_file"] == "mine-float32.tflite"
 
 
 def test_it_climbs_from_plain_int8_to_int8_and_no_further(searched) -> None:
