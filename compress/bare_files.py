@@ -27,6 +27,7 @@ from eval.devices.verify import Verification, spread, verify
 from eval.images import evaluation_image
 from eval.metadata import FileMetadata, SplitShares, read_metadata
 from eval.photo_files import UnreadablePhoto
+from eval.scoring.class_counts import number_of_classes
 from eval.scoring.file_rows import References, file_row
 from eval.scoring.predictions import file_probabilities, predict_file
 from eval.timing.latency import Latency
@@ -62,7 +63,7 @@ def score_files(
             shares = asdict(split) if split else {}
             scans[split] = scan_folder(data, **shares)
         contract = settle_file(file, metadata, choice, scans[split])
-        num_classes = open_model(file).num_classes
+        num_classes = open_model(file, layout=contract.layout).num_classes
         examples = matched(scans[split]["test"], contract.labels, num_classes, file)
         photos = as_photos("test", examples)
         probs = file_probabilities(file, photos, num_threads=num_threads, contract=contract)
@@ -174,7 +175,7 @@ def describe(file: Path) -> FileMetadata | None:
     if not file.exists():
         raise UserError(f"{file} does not exist. Expected a .tflite or .onnx file.")
     try:
-        return read_metadata(file, open_model(file).num_classes)
+        return read_metadata(file, number_of_classes(open_model(file).num_classes))
     except ModelFileError as error:
         raise UserError(f"{file} is not a model that can be run here: {error}") from None
 
@@ -188,8 +189,8 @@ def predict_photos(
     """The classes of each photo by falling probability."""
     contract = contract_of(file, describe(file), choice)
     log.info("%s: contract: %s", file.name, contract.line)
-    model = open_model(file)
-    names = contract.labels or [str(i) for i in range(max(model.num_classes, 2))]
+    model = open_model(file, layout=contract.layout)
+    names = contract.labels or [str(i) for i in range(number_of_classes(model.num_classes))]
     images = []
     for photo in photos:
         if not photo.is_file():

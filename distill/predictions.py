@@ -24,7 +24,7 @@ from distill.teacher import (
 )
 from distill.training.classifier import EVALUATION_BATCH
 from eval.scoring.corruption.photos import CorruptedPhotos, corrupted_step, save_answers
-from eval.scoring.probabilities import as_probabilities, output_kind, two_classes
+from eval.scoring.probabilities import as_probabilities
 
 
 def model_predictions_step(run: RunDir, experiment: Experiment, name: str) -> Step:
@@ -117,5 +117,4 @@ def model_probabilities(
             outputs_by_batch.append(np.asarray(model.predict_on_batch(images)))
             advance(sum(map(len, outputs_by_batch)))
     outputs = np.concatenate(outputs_by_batch)
-    kind = contract.answers or output_kind(outputs)
-    return as_probabilities(two_classes(outputs, kind), kind)
+    return as_probabilities(outputs, contract.answers)

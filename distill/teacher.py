@@ -34,6 +34,7 @@ from distill.training.classifier import (
     train_classifier,
     weights_input,
 )
+from eval.footprint import model_sha256
 from eval.scoring.intervals import wilson_interval
 from eval.scoring.probabilities import log_softmax, output_kind
 
@@ -172,7 +173,11 @@ def _digests(run: RunDir, config: GivenTeacherConfig) -> list[str | None]:
         inputs = read_json(_manifest(run))["inputs"]
         if inputs.get("teacher") == config.model_dump(mode="json"):
             return list(inputs["files"])
-    return [path_sha256(file.path) if file.path.exists() else None for file in config.files]
+    return [_digest(file.path) if file.path.exists() else None for file in config.files]
+
+
+def _digest(path: Path) -> str:
+    return path_sha256(path) if path.is_dir() else model_sha256(path)
 
 
 def teacher_digest(run: RunDir) -> str:

@@ -14,6 +14,7 @@ def file_contract(
     *,
     num_channels: int,
     num_classes: int,
+    answers: str | None = None,
     options: Statement | None = None,
 ) -> InputContract:
     """What a file expects of a photo, and what its answers mean.
@@ -22,6 +23,7 @@ def file_contract(
         metadata: our own, of the file.
         num_channels, num_classes: of the model in the file. Labels of another number are not its
             own.
+        answers: what the last operator of the file says of its answers.
     """
     foreign = beside = None
     if metadata is None:
@@ -32,12 +34,12 @@ def file_contract(
             Statement(pixels=said.pixels, labels=None) if not _fits(said, num_classes) else said
             for said in (foreign, beside)
         )
-    shape = Statement(channels="grey") if num_channels == 1 else None
+    graph = Statement(channels="grey" if num_channels == 1 else None, answers=answers)  # type: ignore[arg-type]
     return settled(
         ("options", options),
         ("metadata", metadata.statement if metadata else foreign),
         ("labels.txt", beside),
-        ("shape", shape),
+        ("graph", graph),
     )
 
 

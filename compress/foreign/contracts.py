@@ -17,6 +17,7 @@ from eval.file_contract import file_contract
 from eval.foreign_metadata import labels_beside
 from eval.images import evaluation_image
 from eval.metadata import FileMetadata, class_name
+from eval.scoring.class_counts import class_mismatch, number_of_classes
 from eval.scoring.trial import (
     Predict,
     TrialPhotos,
@@ -55,12 +56,13 @@ def contract_of(file: Path, metadata: FileMetadata | None, choice: ContractChoic
     Args:
         metadata: our own, of the file.
     """
-    model = open_model(file)
+    model = open_model(file, layout=choice.statement.layout)
     return file_contract(
         file,
         metadata,
         num_channels=model.input_shape[2],
         num_classes=model.num_classes,
+        answers=model.answers,
         options=choice.statement,
     )
 
@@ -73,7 +75,7 @@ def settle_file(
 ) -> InputContract:
     """The contract of a file, tried on training and validation photos; one line shows it."""
     contract = contract_of(file, metadata, choice)
-    model = open_model(file)
+    model = open_model(file, layout=contract.layout)
     matched(splits["test"], contract.labels, model.num_classes, file)
     contract = settle_by_trial(
         lambda images, tried: model.predict(tried.apply(images)),
@@ -173,11 +175,7 @@ def matched(
             )
         number = np.array([names.index(name) for name in examples.classes], "int32")
         return Examples(examples.ids, examples.paths, number[examples.labels], names)
-    if num_classes != len(examples.classes):
-        raise UserError(
-            f"{file} answers with {num_classes} classes, and the folder has "
-            f"{len(examples.classes)} ({', '.join(examples.classes[:20])}). "
-            "Give a folder with one folder per class of the model, in alphabetical order. "
-            f"{describe_empty(examples.empty_classes)}".rstrip()
-        )
+    if number_of_classes(num_classes) != len(examples.classes):
+        empty = describe_empty(examples.empty_classes)
+        raise UserError(f"{file} {class_mismatch(num_classes, examples.classes)} {empty}".rstrip())
     return examples

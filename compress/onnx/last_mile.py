@@ -16,7 +16,7 @@ from compress.recipes.converters import quiet_converters
 from compress.recipes.metadata import write_metadata
 from compress.recipes.onnx import TYPES, Cpu, quantize_nodes, tensor_reader
 from compress.recipes.runtimes import runtime_of
-from configs.artifacts import path_sha256, whole_file
+from configs.artifacts import whole_file
 from configs.contract import OWN_PIXELS, InputContract
 from configs.errors import StepFailed, UserError
 from configs.records import from_json, to_json
@@ -25,7 +25,7 @@ from configs.schema import Choice
 from distill.data.manifest import Examples
 from distill.data.scan import scan_folder
 from eval.devices.probe import open_model
-from eval.footprint import zip_bytes
+from eval.footprint import model_sha256, zip_bytes
 from eval.metadata import FileMetadata
 from eval.needs import Runtime
 from eval.scoring.file_rows import References, file_row
@@ -129,7 +129,7 @@ def _written(
         }
 
     inputs = {
-        "model": path_sha256(path),
+        "model": model_sha256(path),
         "photos": [train.ids, train.labels.tolist(), train.classes],
         "contract": contract.describe(),
         "recipe": recipe.model_dump(mode="json"),

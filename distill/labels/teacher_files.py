@@ -16,6 +16,7 @@ from distill.model_file import load_model
 from eval.devices.probe import Model, ModelFileError, open_model
 from eval.file_contract import file_contract
 from eval.metadata import read_metadata
+from eval.scoring.class_counts import class_mismatch, number_of_classes
 from eval.scoring.probabilities import two_classes
 
 SMALLEST_PROBABILITY = 1e-7
@@ -67,6 +68,7 @@ def open_teacher_file(file: TeacherFile, classes: list[str]) -> OpenTeacher:
             read_metadata(file.path),
             num_channels=model.input_shape[2],
             num_classes=model.num_classes,
+            answers=model.answers,
             options=file.statement,
         )
     else:
@@ -77,19 +79,21 @@ def open_teacher_file(file: TeacherFile, classes: list[str]) -> OpenTeacher:
         if contract.channels == "grey":
             images = images @ LUMA[:, None]
         outputs = np.asarray(predict(contract.apply(images)), "float32")
-        is_one_score = len(classes) == 2 and outputs.shape == (len(images), 1)
-        if outputs.shape != (len(images), len(classes)) and not is_one_score:
+        width = max(outputs.shape[1:], default=1)
+        if outputs.size != len(images) * width:
             raise UserError(
-                f"{file.path} returns outputs of shape {outputs.shape[1:]}, and the photos have "
-                f"{len(classes)} classes ({', '.join(classes[:20])}). Expected a teacher with one "
-                "output for each class, in alphabetical order."
+                f"{file.path} returns outputs of shape {outputs.shape[1:]}. Expected one number "
+                "for each class."
             )
-        if order is not None and is_one_score:
+        if number_of_classes(width) != len(classes):
+            raise UserError(f"{file.path} {class_mismatch(width, classes)}")
+        if order is not None and width == 1:
             raise UserError(
                 f"{file.path} answers with one score, that of the second class. Its labels "
                 f"are {', '.join(contract.labels or ())}, and the second class of the photos is "
                 f"{classes[1]}. Rename the folders, or use a teacher with a score per class."
             )
+        outputs = outputs.reshape(len(images), width)
         return outputs if order is None else outputs[:, order]
 
     return OpenTeacher(answers, contract)
@@ -115,7 +119,7 @@ def _order(
 
 def _runtime_file(file: TeacherFile) -> Model:
     try:
-        return open_model(file.path, os.cpu_count() or 1, file.image_size)
+        return open_model(file.path, os.cpu_count() or 1, file.image_size, layout=file.layout)
     except ModelFileError as error:
         raise UserError(
             f"{file.path} cannot be run here: {error}. Expected an .onnx or .tflite file."

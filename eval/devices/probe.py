@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import mmap
 import os
 import platform
 import re
@@ -28,9 +29,10 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Callable, Dict, Union  # noqa: UP035 - for Python 3.9
+from typing import Any, Callable, Dict, Iterator, Union  # noqa: UP035 - for Python 3.9
 
 import numpy as np
 
@@ -128,12 +130,56 @@ class OperatorTime:
     ms: float
 
 
+@dataclass(frozen=True)
+class Edge:
+    """The numbers that go into a file or come out of it.
+
+    Attributes:
+        dtype: of numpy.
+        scale: a whole number n stands for (n - zero) * scale. None: it stands for itself.
+    """
+
+    dtype: str
+    scale: float | None = None
+    zero: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the numbers are whole and stand for themselves, as bytes of a photo do."""
+        return self.scale is None and np.dtype(self.dtype).kind in "iu"
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """The smallest and the largest value; None for floats and without a scale."""
+        if self.scale is None:
+            return None
+        limits = np.iinfo(self.dtype)
+        low, high = [(n - self.zero) * self.scale for n in (limits.min, limits.max)]
+        return low, high
+
+    def encoded(self, values: np.ndarray) -> np.ndarray:
+        """Values in the type of the edge: rounded, and limited to what it can hold."""
+        dtype = np.dtype(self.dtype)
+        if dtype.kind == "f":
+            return values.astype(dtype, copy=False)
+        limits = np.iinfo(dtype)
+        numbers = np.round(values / (self.scale or 1.0) + self.zero)
+        return np.clip(numbers, limits.min, limits.max).astype(dtype)
+
+    def decoded(self, numbers: np.ndarray) -> np.ndarray:
+        """The values that numbers of the edge stand for, float32."""
+        values = np.asarray(numbers, "float32")
+        return values if self.scale is None else (values - self.zero) * np.float32(self.scale)
+
+
 class TfliteModel:
-    """A `.tflite` file in LiteRT."""
+    """A `.tflite` file in LiteRT, with channels last or first."""
 
     runtime = "litert"
 
-    def __init__(self, path: Path, num_threads: int, image_size: int | None) -> None:
+    def __init__(
+        self, path: Path, num_threads: int, image_size: int | None, layout: str | None
+    ) -> None:
         with open(path, "rb") as file:
             content = file.read(32)
         if len(content) < 32 or content[4:8] != b"TFL3":
@@ -145,35 +191,40 @@ class TfliteModel:
             inputs = self._interpreter.get_input_details()
             outputs = self._interpreter.get_output_details()
             _check_one_image_one_answer(inputs, outputs)
-            if np.dtype(inputs[0]["dtype"]).kind not in "fiu":
-                raise ModelFileError(f"input of type {inputs[0]['dtype']}; expected numbers")
             shape = [int(n) for n in inputs[0]["shape_signature"]]
-            batch, self.input_shape, channels_first = _image_shape(shape, image_size)
-            if channels_first:
-                raise ModelFileError(
-                    f"input of shape {shape} with channels first; expected (batch, height, width, "
-                    "3): export the model with channels last"
-                )
+            batch, self.input_shape, self._channels_first = _image_shape(shape, image_size, layout)
             self.batch = batch or 1
+            image = np.zeros((self.batch, *self.input_shape), "float32")
             self._interpreter.resize_tensor_input(
-                inputs[0]["index"], [self.batch, *self.input_shape]
+                inputs[0]["index"], _in_order(image, self._channels_first).shape
             )
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             if isinstance(error, ModelFileError):
                 raise
-            raise ModelFileError(
-                f"it is damaged, or this runtime lacks one of its operators ({error})"
-            ) from None
+            raise ModelFileError(_tflite_problem(str(error))) from None
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[0]
-        self.input_dtype = np.dtype(self._input["dtype"]).name
+        self.input, self._output_edge = _tflite_edge(self._input), _tflite_edge(self._output)
+        _check_edges(self.input, self._output_edge)
         self.num_classes = _num_classes(self._output["shape"], self.batch)
         self.delegate = _delegate(self._interpreter)
-        self._set_input(np.zeros((self.batch, *self.input_shape), "float32"))
+        self._set_input(image)
+
+    @cached_property
+    def answers(self) -> str | None:
+        """What the answers are, as far as the last operator says it (see `_kind_of_answers`)."""
+        nodes = [
+            Node(node["op_name"], list(node["inputs"]), list(node["outputs"]))
+            for node in _nodes(self._interpreter)
+            if node["op_name"] != "DELEGATE"
+        ]
+        last = _last_operator(nodes, self._output["index"])
+        return _kind_of_answers(last, self.num_classes)
 
     def _set_input(self, images: np.ndarray) -> None:
-        self._interpreter.set_tensor(self._input["index"], _quantized(images, self._input))
+        images = _in_order(images, self._channels_first)
+        self._interpreter.set_tensor(self._input["index"], self.input.encoded(images))
 
     def run_once(self) -> None:
         """Execute the file on the input that was set last."""
@@ -188,15 +239,45 @@ class TfliteModel:
     def predict_batch(self, images: np.ndarray) -> np.ndarray:
         self._set_input(images)
         self._interpreter.invoke()
-        output = self._interpreter.get_tensor(self._output["index"])
-        scale, zero = self._output["quantization"]
-        if np.dtype(self._output["dtype"]).kind in "iu":
-            return (output.astype("float32") - zero) * (scale or 1.0)
-        return np.asarray(output, "float32")
+        return self._output_edge.decoded(self._interpreter.get_tensor(self._output["index"]))
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """The answers of the file, float32 (n, classes), to float32 (n, height, width, 3)."""
+        """The answers of the file, float32 (n, classes), to float32 (n, *input_shape)."""
         return _in_batches(self, images)
+
+
+def _tflite_edge(details: dict[str, Any]) -> Edge:
+    scale, zero = details["quantization"]
+    dtype = np.dtype(details["dtype"])
+    return Edge(dtype.name, float(scale) if scale and dtype.kind in "iu" else None, int(zero))
+
+
+def _tflite_problem(error: str) -> str:
+    """What is wrong with a file, from what LiteRT says of it."""
+    if EDGE_TPU in error:
+        return (
+            f"it is compiled for the Edge TPU (its operator {EDGE_TPU} runs nowhere else). Give "
+            "the file that it was compiled from: NAME.tflite instead of NAME_edgetpu.tflite"
+        )
+    missing = re.search(r"custom op: ([\w.-]*\w)|\((Flex\w+)\)", error)
+    if missing:
+        return (
+            f"this runtime lacks its operator {missing[1] or missing[2]}, which is not one of "
+            "TensorFlow Lite's own: convert the model with TFLITE_BUILTINS alone"
+        )
+    return f"it is damaged, or this runtime lacks one of its operators ({error})"
+
+
+EDGE_TPU = "edgetpu-custom-op"
+"""The operator that the Edge TPU compiler puts in place of those that it compiled."""
+
+
+def _nodes(interpreter: Any) -> list[dict[str, Any]]:
+    """The operators and delegates of a file; none where LiteRT lacks this private method."""
+    try:
+        return list(interpreter._get_ops_details())
+    except AttributeError:
+        return []
 
 
 def _delegate(interpreter: Any) -> Delegate | None:
@@ -205,9 +286,8 @@ def _delegate(interpreter: Any) -> Delegate | None:
     LiteRT lists the operators that a delegate replaces as well as the delegate. This walks back
     from the outputs. Where an operator and a delegate write the same tensor, the delegate does.
     """
-    try:
-        nodes = interpreter._get_ops_details()
-    except AttributeError:  # a private method, which other versions may lack
+    nodes = _nodes(interpreter)
+    if not nodes:
         return None
     partitions = [node for node in nodes if node["op_name"] == "DELEGATE"]
     operators = [node for node in nodes if node["op_name"] != "DELEGATE"]
@@ -272,17 +352,39 @@ def _check_one_image_one_answer(inputs: list[Any], outputs: list[Any]) -> None:
         )
 
 
+def _check_edges(first: Edge, last: Edge) -> None:
+    kinds = [np.dtype(edge.dtype).kind for edge in (first, last)]
+    if kinds[0] not in "fiu":
+        raise ModelFileError(f"input of type {first.dtype}; expected numbers")
+    if kinds[1] != "f" and last.scale is None:
+        raise ModelFileError(
+            f"output of type {last.dtype} without a scale; expected a number for each class: "
+            "export the model up to its logits or probabilities"
+        )
+
+
 def _image_shape(
-    shape: list[Any], image_size: int | None
+    shape: list[Any], image_size: int | None, layout: str | None
 ) -> tuple[int | None, tuple[int, int, int], bool]:
-    """The batch (None if any), (height, width, 3), and whether the channels come first."""
+    """The batch (None if any), (height, width, channels), and whether the channels come first.
+
+    Args:
+        layout: "nhwc" or "nchw". None: as the shape says, or nhwc where it fits both.
+    """
     if len(shape) != 4:
-        raise ModelFileError(f"input of shape {shape}; expected (batch, height, width, 3)")
+        raise ModelFileError(
+            f"input of shape {shape}; expected (batch, height, width, 3), or channels first"
+        )
     sizes = [n if isinstance(n, int) and n > 0 else None for n in shape]
-    channels_first = sizes[1] == 3 and sizes[3] != 3
-    batch, height, width, channels = [sizes[i] for i in (0, 2, 3, 1)] if channels_first else sizes
-    if channels != 3:
-        raise ModelFileError(f"input of shape {shape}; expected three channels (RGB)")
+    is_first = layout == "nchw" or (
+        layout is None and sizes[1] in (1, 3) and sizes[3] not in (1, 3)
+    )
+    batch, height, width, channels = [sizes[i] for i in (0, 2, 3, 1)] if is_first else sizes
+    if channels not in (1, 3):
+        place = f" where {layout} has its channels" if layout else ""
+        raise ModelFileError(
+            f"input of shape {shape}; expected three channels (RGB) or one (grey){place}"
+        )
     if image_size and (height or image_size, width or image_size) != (image_size, image_size):
         raise ModelFileError(f"input of shape {shape}; expected {image_size} x {image_size} pixels")
     height, width = height or image_size, width or image_size
@@ -290,26 +392,80 @@ def _image_shape(
         raise ModelFileError(
             f"input of shape {shape} without a fixed height and width: export it with one"
         )
-    return batch, (height, width, 3), channels_first
+    return batch, (height, width, channels), is_first
+
+
+def _in_order(images: np.ndarray, channels_first: bool) -> np.ndarray:
+    """Images (batch, height, width, channels) as a file takes them."""
+    return images.transpose(0, 3, 1, 2) if channels_first else images
 
 
 def _num_classes(shape: Any, batch: int) -> int:
-    """The number of classes of an output (batch, classes), which may have ones in between."""
+    """The number of classes of an output: (batch, classes), (batch, classes, 1, 1) and the like.
+
+    An output (batch, 1) or (batch,) has one class: it is a score.
+    """
     numbers = [int(n) for n in shape]
-    if not numbers or int(np.prod(numbers)) != batch * numbers[-1]:
+    classes, rest = divmod(int(np.prod(numbers)), batch)
+    has_batch = batch == 1 or numbers[:1] == [batch]
+    if rest or not has_batch or not classes or classes not in (1, *numbers):
         raise ModelFileError(f"output of shape {numbers}; expected (batch, classes)")
-    return numbers[-1]
+    return classes
 
 
-def _quantized(images: np.ndarray, details: dict[str, Any]) -> np.ndarray:
-    """Images in the type of an input: rounded to its scale and zero point where it has these."""
-    dtype = np.dtype(details["dtype"])
-    if dtype.kind == "f":
-        return images.astype(dtype)
-    scale, zero = details["quantization"]
-    limits = np.iinfo(dtype)
-    values = images / (scale or 1.0) + zero
-    return np.clip(np.round(values), limits.min, limits.max).astype(dtype)
+@dataclass(frozen=True)
+class Node:
+    """An operator of a graph, and the tensors that it reads and writes: names or numbers."""
+
+    operator: str
+    inputs: list[Any]
+    outputs: list[Any]
+
+
+PASSED = {
+    "identity", "cast", "reshape", "squeeze", "unsqueeze", "expanddims", "flatten", "transpose",
+    "quantize", "dequantize", "quantizelinear", "dequantizelinear",
+}  # fmt: skip
+"""Operators that leave the values as they are, as `_plain` writes them."""
+LOGITS = {
+    "matmul", "gemm", "batchmatmul", "fullyconnected", "conv", "conv2d", "logsoftmax",
+    "qlinearmatmul", "qgemm", "qlinearconv",
+}  # fmt: skip
+SIGMOIDS = {"sigmoid", "logistic", "hardsigmoid", "qlinearsigmoid"}
+SOFTMAXES = {"softmax", "qlinearsoftmax"}
+
+
+def _plain(operator: str) -> str:
+    return operator.replace("_", "").lower()
+
+
+def _last_operator(nodes: list[Node], output: Any, constants: Any = ()) -> str | None:
+    """The operator that computes an output, without those behind it that leave it as it is.
+
+    Adding a constant counts as one of these: a bias is added after a multiplication.
+    """
+    writers = {tensor: node for node in nodes for tensor in node.outputs}
+    while output in writers:
+        node = writers.pop(output)
+        inputs = [tensor for tensor in node.inputs if tensor != "" and tensor not in constants]
+        is_bias = _plain(node.operator) == "add" and len(inputs) == 1
+        if not is_bias and _plain(node.operator) not in PASSED:
+            return node.operator
+        output = inputs[0] if inputs else None
+    return None
+
+
+def _kind_of_answers(operator: str | None, num_classes: int) -> str | None:
+    """What a file answers with: "logits", "probabilities", "score" or "scores"; None if unknown.
+
+    A score is the probability of the second of two classes; scores are independent probabilities.
+    """
+    name = _plain(operator or "")
+    if name in SIGMOIDS:
+        return "score" if num_classes == 1 else "scores"
+    if name in SOFTMAXES:
+        return "probabilities"
+    return "logits" if name in LOGITS else None
 
 
 class OnnxModel:
@@ -318,7 +474,9 @@ class OnnxModel:
     runtime = "onnxruntime"
     delegate = None  # the CPU provider executes every operator itself
 
-    def __init__(self, path: Path, num_threads: int, image_size: int | None) -> None:
+    def __init__(
+        self, path: Path, num_threads: int, image_size: int | None, layout: str | None
+    ) -> None:
         onnxruntime = _onnxruntime()
         self.runtime_version = onnxruntime.__version__
         options = onnxruntime.SessionOptions()
@@ -333,29 +491,49 @@ class OnnxModel:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's own classes share no base but this
+            weight_files(path)  # raises if one of these is missing
             raise ModelFileError(
                 f"no ONNX model, or a damaged one ({_first_line(error)})"
             ) from None
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         _check_one_image_one_answer(inputs, outputs)
         batch, self.input_shape, self._channels_first = _image_shape(
-            list(inputs[0].shape), image_size
+            list(inputs[0].shape), image_size, layout
         )
-        self._name = inputs[0].name
-        self.input_dtype = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}.get(
-            inputs[0].type, inputs[0].type
-        )
-        if self.input_dtype not in ("float32", "uint8"):
-            raise ModelFileError(f"input of type {inputs[0].type}; expected float or uint8")
+        self._name, self._output = inputs[0].name, outputs[0].name
+        self.input = self._edge(inputs[0], is_input=True)
+        self._output_edge = self._edge(outputs[0], is_input=False)
+        _check_edges(self.input, self._output_edge)
         self.batch = batch or 1
         self._feed = self._as_feed(np.zeros((self.batch, *self.input_shape), "float32"))
-        output_shape = list(outputs[0].shape)
-        if not all(isinstance(n, int) for n in output_shape[1:]):
-            output_shape = self._executed_output_shape()
-        self.num_classes = _num_classes([self.batch, *output_shape[1:]], self.batch)
+        self.num_classes = _num_classes(self._output_shape(list(outputs[0].shape)), self.batch)
 
-    def _executed_output_shape(self) -> list[int]:
-        """The shape of the output of an execution, for files that do not declare it."""
+    @cached_property
+    def _graph(self) -> OnnxGraph:
+        return onnx_graph(Path(self._path))
+
+    @cached_property
+    def answers(self) -> str | None:
+        """What the answers are, as far as the last operator says it (see `_kind_of_answers`)."""
+        last = _last_operator(self._graph.nodes, self._output, self._graph.constants)
+        return _kind_of_answers(last, self.num_classes)
+
+    def _edge(self, tensor: Any, *, is_input: bool) -> Edge:
+        name = tensor.type[len("tensor(") : -1]
+        dtype = {"float": "float32", "double": "float64"}.get(name, name)
+        if not re.fullmatch("float(16|32|64)|u?int(8|16|32|64)", dtype):
+            raise ModelFileError(
+                f"{'input' if is_input else 'output'} of type {tensor.type}; expected numbers"
+            )
+        is_byte = dtype in ("int8", "uint8", "int16", "uint16")
+        scale, zero = self._graph.scale(tensor.name, is_input=is_input) if is_byte else (None, 0)
+        return Edge(dtype, scale, zero)
+
+    def _output_shape(self, declared: list[Any]) -> list[int]:
+        """The shape of an output; of an execution, for files that do not declare it."""
+        if declared and all(isinstance(n, int) for n in declared[1:]):
+            is_fixed = isinstance(declared[0], int)
+            return declared if is_fixed else [self.batch, *declared[1:]]
         try:
             return list(self._session.run(None, self._feed)[0].shape)
         except Exception as error:  # onnxruntime's own classes share no base but this
@@ -393,22 +571,220 @@ class OnnxModel:
         return sorted(rows, key=lambda row: -row.ms)
 
     def _as_feed(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        if self.input_dtype == "uint8":
-            images = np.clip(np.round(images), 0, 255)
-        if self._channels_first:
-            images = images.transpose(0, 3, 1, 2)
-        return {self._name: np.ascontiguousarray(images, self.input_dtype)}
+        images = _in_order(images, self._channels_first)
+        return {self._name: np.ascontiguousarray(self.input.encoded(images))}
 
     def predict_batch(self, images: np.ndarray) -> np.ndarray:
-        return np.asarray(self._session.run(None, self._as_feed(images))[0], "float32")
+        return self._output_edge.decoded(self._session.run(None, self._as_feed(images))[0])
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """The answers of the file, float32 (n, classes), to float32 (n, height, width, 3)."""
+        """The answers of the file, float32 (n, classes), to float32 (n, *input_shape)."""
         return _in_batches(self, images)
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of an error of a library, without the line of its source."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
+    return re.sub(r"[\w/]*\.(cc|h|cpp):\d+:? (\S+ )?", " ", line)
+
+
+@dataclass(frozen=True)
+class OnnxGraph:
+    """What ONNX Runtime does not say of a file.
+
+    Attributes:
+        nodes: of the main graph.
+        constants: the tensors that the main graph has, by name; the value of a single number,
+            None for others.
+        locations: of the files beside it that hold its weights, as the file writes them.
+    """
+
+    nodes: list[Node]
+    constants: dict[str, float | None]
+    locations: list[str]
+
+    def scale(self, tensor: str, *, is_input: bool) -> tuple[float | None, int]:
+        """The scale and zero point of an input or output of the file.
+
+        They are inputs of the operator that reads or writes it. (None, 0) if that has none.
+        """
+        places = SCALES_OF_INPUT if is_input else SCALES_OF_OUTPUT
+        while tensor:
+            for node in self.nodes:
+                here, there = (node.inputs, node.outputs)[:: 1 if is_input else -1]
+                if tensor in here[:1] and node.operator in places:
+                    names = node.inputs[places[node.operator] :]
+                    scale, zero = [*map(self.constants.get, names), None, None][:2]
+                    return scale, int(zero or 0)
+                if tensor in here[:1] and _plain(node.operator) in PASSED - {"cast"}:
+                    tensor = [*there, ""][0]
+                    break
+            else:
+                break
+        return None, 0
+
+
+SCALES_OF_INPUT = {"DequantizeLinear": 1, "QLinearConv": 1, "QLinearMatMul": 1, "QGemm": 1}
+SCALES_OF_OUTPUT = {
+    "QuantizeLinear": 1, "QLinearConv": 6, "QLinearMatMul": 6, "QGemm": 7, "QLinearSoftmax": 3,
+    "QLinearSigmoid": 3,
+}  # fmt: skip
+"""Which input of an operator is the scale of what it reads or writes. The zero point is next."""
+
+
+def onnx_graph(path: Path) -> OnnxGraph:
+    """The graph of an .onnx file; empty if it cannot be read.
+
+    The numbers of the fields are those of onnx.proto. Devices have no package that reads it.
+    """
+    graph = OnnxGraph([], {}, [])
+    try:
+        with open(path, "rb") as file:
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        for number, value in _fields(content):
+            if number == 7:
+                _read_graph(value, graph, depth=0)
+            elif number == 25:  # a function
+                _read_graph(value, OnnxGraph([], {}, graph.locations), depth=1, node=7)
+    except (ValueError, IndexError, TypeError):  # it is damaged
+        return OnnxGraph([], {}, [])
+    return graph
+
+
+def _read_graph(data: Any, graph: OnnxGraph, *, depth: int, node: int = 1) -> None:
+    if depth > 50:
+        raise ValueError("graphs within graphs")
+    for number, value in _fields(data):
+        if number == node:
+            _read_node(value, graph, depth)
+        elif number == 5 and node == 1:
+            _read_tensor(value, graph)
+        elif number == 15:  # a sparse tensor: values and indices
+            for part, tensor in _fields(value):
+                if part in (1, 2):
+                    _read_tensor(tensor, graph)
+
+
+def _read_node(data: Any, graph: OnnxGraph, depth: int) -> None:
+    node, operator = Node("", [], []), ""
+    attributes = []
+    for number, value in _fields(data):
+        if number == 1:
+            node.inputs.append(_text(value))
+        elif number == 2:
+            node.outputs.append(_text(value))
+        elif number == 4:
+            operator = _text(value)
+        elif number == 5:
+            attributes.append(value)
+    graph.nodes.append(Node(operator, node.inputs, node.outputs))
+    inner = OnnxGraph([], {}, graph.locations)
+    for attribute in attributes:
+        for number, value in _fields(attribute):
+            if number in (5, 10):
+                name = node.outputs[0] if operator == "Constant" and node.outputs else ""
+                _read_tensor(value, graph, name)
+            elif number in (6, 11):
+                _read_graph(value, inner, depth=depth + 1)
+
+
+def _read_tensor(data: Any, graph: OnnxGraph, name: str = "") -> None:
+    """Add a tensor to the constants of a graph, and where its numbers lie to the locations."""
+    fields: dict[int, Any] = {}
+    entries = []
+    for number, value in _fields(data):
+        if number == 13:
+            entries.append(dict(_fields(value)))
+        else:
+            fields[number] = value
+    if fields.get(14) == 1:  # the numbers are in another file
+        texts = [(_text(entry.get(1)), _text(entry.get(2))) for entry in entries]
+        graph.locations.extend(text for key, text in texts if key == "location")
+    name = name or _text(fields.get(8))
+    if name:
+        graph.constants[name] = _single_number(fields)
+
+
+def _single_number(tensor: dict[int, Any]) -> float | None:
+    """The value of a tensor of one number; None for others."""
+    dtype, raw = TENSOR_TYPES.get(tensor.get(2, 0)), tensor.get(9, tensor.get(4))
+    if dtype and isinstance(raw, memoryview):
+        numbers = np.frombuffer(raw, dtype)
+        return float(numbers[0]) if numbers.size == 1 else None
+    packed = tensor.get(5)
+    if isinstance(packed, memoryview):
+        number, end = _varint(packed, 0)
+        packed = number if end == len(packed) else None
+    return None if packed is None else float(packed - (1 << 64) if packed >> 63 else packed)
+
+
+TENSOR_TYPES = {1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 10: "<f2", 11: "<f8"}
+
+
+def _text(value: Any) -> str:
+    return bytes(value).decode(errors="replace") if isinstance(value, memoryview) else ""
+
+
+def _fields(data: Any) -> Iterator[tuple[int, Any]]:
+    """The fields of a protobuf message: their numbers, and a number or the bytes of each."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        kind = key & 7
+        if kind == 0:
+            value, at = _varint(data, at)
+        elif kind in (1, 2, 5):
+            size = {1: 8, 5: 4}.get(kind, 0)
+            if kind == 2:
+                size, at = _varint(data, at)
+            value, at = data[at : at + size], at + size
+        else:
+            raise ValueError(f"wire type {kind}")
+        if at > len(data):
+            raise ValueError("ends early")
+        yield key >> 3, value
+
+
+def _varint(data: Any, at: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, and where the next one begins."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
+        if byte < 128:
+            return value, at
+        if shift > 63:
+            raise ValueError("a number of more than 64 bits")
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files beside a model that hold its weights; none for most models.
+
+    Raises:
+        ModelFileError: one is missing, or is said to lie outside the folder of the model.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".onnx":
+        return []
+    # The cache of Hugging Face has links to a folder where the model and its weights lie together.
+    folders = {path.parent.resolve(), path.resolve().parent}
+    files = []
+    for location in dict.fromkeys(onnx_graph(path).locations):
+        file = path.parent / location
+        inside = not Path(location).is_absolute() and ".." not in Path(location).parts
+        if not inside or not folders & {*file.resolve().parents}:
+            raise ModelFileError(
+                f"it says that its weights lie in {location}, which is outside its folder. Export "
+                "it again, with the weights beside it"
+            )
+        if not file.is_file():
+            raise ModelFileError(
+                f"its weights are in a second file, {location}, which is missing in {path.parent}. "
+                "Copy both files there"
+            )
+        files.append(file)
+    return files
 
 
 class OpenVinoModel:
@@ -416,8 +792,12 @@ class OpenVinoModel:
 
     runtime = "openvino"
     delegate = None
+    answers = None
+    input = Edge("float32")
 
-    def __init__(self, path: Path, num_threads: int, image_size: int | None) -> None:
+    def __init__(
+        self, path: Path, num_threads: int, image_size: int | None, layout: str | None
+    ) -> None:
         openvino = _openvino()
         self.runtime_version = _version("openvino")
         settings = {
@@ -431,15 +811,15 @@ class OpenVinoModel:
             model = openvino.Core().read_model(str(path))
             _check_one_image_one_answer(model.inputs, model.outputs)
             shape = [n.get_length() if n.is_static else None for n in model.input().partial_shape]
-            batch, self.input_shape, self._channels_first = _image_shape(shape, image_size)
+            batch, self.input_shape, self._channels_first = _image_shape(shape, image_size, layout)
             self.batch = batch or 1
             image = np.zeros((self.batch, *self.input_shape), "float32")
-            model.reshape(list(self._in_channel_order(image).shape))
-            self.input_dtype = model.input().element_type.to_dtype().name
+            model.reshape(list(_in_order(image, self._channels_first).shape))
+            input_dtype = model.input().element_type.to_dtype().name
             output_dtype = model.output().element_type.to_dtype().name
-            if {self.input_dtype, output_dtype} != {"float32"}:
+            if {input_dtype, output_dtype} != {"float32"}:
                 raise ModelFileError(
-                    f"its input is {self.input_dtype} and its output {output_dtype}; in OpenVINO "
+                    f"its input is {input_dtype} and its output {output_dtype}; in OpenVINO "
                     "both must be float32, because OpenVINO does not report their scales"
                 )
             compiled = openvino.Core().compile_model(model, "CPU", settings)
@@ -447,9 +827,6 @@ class OpenVinoModel:
             raise ModelFileError(f"OpenVINO cannot read it ({_first_line(error)})") from None
         self._request = compiled.create_infer_request()
         self.num_classes = _num_classes(list(self.predict_batch(image).shape), self.batch)
-
-    def _in_channel_order(self, images: np.ndarray) -> np.ndarray:
-        return images.transpose(0, 3, 1, 2) if self._channels_first else images
 
     def run_once(self) -> None:
         """Execute the file on the input that was set last."""
@@ -459,11 +836,12 @@ class OpenVinoModel:
         raise ModelFileError("only ONNX Runtime reports the times of operators, for .onnx files")
 
     def predict_batch(self, images: np.ndarray) -> np.ndarray:
-        self._request.infer({0: np.ascontiguousarray(self._in_channel_order(images), "float32")})
+        images = _in_order(images, self._channels_first)
+        self._request.infer({0: np.ascontiguousarray(images, "float32")})
         return np.array(self._request.get_output_tensor(0).data, "float32")
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """The answers of the file, float32 (n, classes), to float32 (n, height, width, 3)."""
+        """The answers of the file, float32 (n, classes), to float32 (n, *input_shape)."""
         return _in_batches(self, images)
 
 
@@ -471,7 +849,11 @@ Model = Union[TfliteModel, OnnxModel, OpenVinoModel]  # noqa: UP007 - for Python
 
 
 def open_model(
-    path: Path, num_threads: int = 1, image_size: int | None = None, openvino: bool = False
+    path: Path,
+    num_threads: int = 1,
+    image_size: int | None = None,
+    openvino: bool = False,
+    layout: str | None = None,
 ) -> Model:
     """A model file, ready to be executed.
 
@@ -479,17 +861,18 @@ def open_model(
         image_size: height and width, for a file that takes images of any size. A file that takes
             images of another size is refused.
         openvino: use OpenVINO instead of the usual runtime of the format.
+        layout: "nhwc" or "nchw", for an input whose shape fits both.
 
     Raises:
-        ModelFileError: it is no model file, or its input is not one RGB image.
+        ModelFileError: it is no model file, or its input is not one RGB or grey image.
     """
     suffix = Path(path).suffix.lower()
     if openvino and suffix in (".tflite", ".onnx"):
-        return OpenVinoModel(path, num_threads, image_size)
+        return OpenVinoModel(path, num_threads, image_size, layout)
     if suffix == ".tflite":
-        return TfliteModel(path, num_threads, image_size)
+        return TfliteModel(path, num_threads, image_size, layout)
     if suffix == ".onnx":
-        return OnnxModel(path, num_threads, image_size)
+        return OnnxModel(path, num_threads, image_size, layout)
     raise ModelFileError(f"a {suffix or 'nameless'} file; expected .tflite or .onnx")
 
 
@@ -625,13 +1008,15 @@ def sender(marker: str) -> Send:
     return send
 
 
-def serve(path: Path, num_threads: int, send: Send, openvino: bool = False) -> None:
+def serve(
+    path: Path, num_threads: int, send: Send, openvino: bool = False, layout: str | None = None
+) -> None:
     """Load a file and answer requests until one says quit."""
     # An app loads its runtime once, so importing it from the disk does not count as loading.
     imports = {".tflite": _litert, ".onnx": _onnxruntime}
     (_openvino if openvino else imports.get(path.suffix.lower(), lambda: None))()
     start = time.perf_counter()
-    model = open_model(path, num_threads, openvino=openvino)
+    model = open_model(path, num_threads, openvino=openvino, layout=layout)
     load_ms = 1000 * (time.perf_counter() - start)
     ready = Ready(
         load_ms=load_ms,
@@ -669,6 +1054,7 @@ def main() -> int:
     parser.add_argument("--num-threads", type=int, default=1)
     parser.add_argument("--cores", type=int, nargs="+", help="pin the process to these cores")
     parser.add_argument("--openvino", action="store_true", help="instead of the usual runtime")
+    parser.add_argument("--layout", choices=["nhwc", "nchw"], help="if the shape fits both")
     parser.add_argument("--marker", default="", help="what every line of an answer begins with")
     options = parser.parse_args()
     # What a runtime prints goes to standard error, so that only answers go to standard output.
@@ -678,7 +1064,7 @@ def main() -> int:
     try:
         if options.cores:
             _pin(options.cores)
-        serve(options.file, options.num_threads, send, options.openvino)
+        serve(options.file, options.num_threads, send, options.openvino, options.layout)
     except (ModelFileError, OSError) as error:
         send({"error": str(error)})
         return 1

@@ -21,6 +21,7 @@ from eval.devices.session import (
     probe_arguments,
 )
 from eval.devices.wheels import DESCRIBE, Facts, Target, download, runtime_for
+from eval.footprint import model_parts, model_sha256
 
 log = logging.getLogger("potstill")
 
@@ -122,7 +123,7 @@ class Board:
         site = self.site("openvino" if self._openvino else ending(file))
         marker = new_marker()
         arguments = probe_arguments(
-            self._send(file),
+            self._send_model(file),
             marker=marker,
             num_threads=num_threads,
             cores=self._cores,
@@ -164,13 +165,24 @@ class Board:
         name = shlex.quote(site)
         self._lines(f"test -d {name} || mv {shlex.quote(unfinished)} {name}")
 
-    def _send(self, file: Path) -> str:
-        """The path of a file's copy on the device, named by its content."""
+    def _send_model(self, file: Path) -> str:
+        """The path of a model's copy on the device, with the files of its weights beside it."""
+        own, *others = model_parts(file)
+        if not others:
+            return self._send(file)
+        folder = f"{self._folder}/{model_sha256(file)[:16]}"
+        for part in others:
+            self._send(part, f"{folder}/{part.relative_to(file.parent).as_posix()}")
+        return self._send(own, f"{folder}/{file.name}")
+
+    def _send(self, file: Path, path: str | None = None) -> str:
+        """The path of a file's copy on the device; by default it is named by its content."""
         digest = file_sha256(file)
-        path = f"{self._folder}/{digest[:16]}{ending(file)}"
+        path = path or f"{self._folder}/{digest[:16]}{ending(file)}"
         if self._sent.get(path) != digest:
-            name = shlex.quote(path)
-            lines = self._lines(f"cat > {name} && sha256sum {name}", stdin=file.read_bytes())
+            name, folder = shlex.quote(path), shlex.quote(path.rpartition("/")[0])
+            copy = f"mkdir -p {folder} && cat > {name} && sha256sum < {name}"
+            lines = self._lines(copy, stdin=file.read_bytes())
             if not lines or lines[0].split()[0] != digest:
                 raise StepFailed(
                     f"{file} arrived damaged on {self.host}: expected the digest {digest}; got "

@@ -84,6 +84,7 @@ def _compare(
         read_metadata(file, model.num_classes),
         num_channels=model.input_shape[2],
         num_classes=model.num_classes,
+        answers=model.answers,
         options=statement,
     )
     images = contract.apply(np.stack([evaluation_image(photo, size, contract) for photo in photos]))

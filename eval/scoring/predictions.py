@@ -13,7 +13,8 @@ from configs.errors import StepFailed, UserError
 from configs.progress import track
 from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
-from eval.devices.probe import ModelFileError, open_model
+from eval.devices.probe import Edge, ModelFileError, open_model
+from eval.footprint import model_sha256
 from eval.images import evaluation_batches, evaluation_image
 from eval.scoring.probabilities import as_probabilities
 
@@ -54,31 +55,44 @@ def predict_file(
         progress: called with the number of images that are done.
 
     Raises:
-        UserError: the file cannot be run, or has a single score where classes are expected.
+        UserError: the file cannot be run, or its input cannot hold these pixels.
         StepFailed: it answers with NaN or infinity.
     """
     try:
-        model = open_model(path, num_threads)
+        model = open_model(path, num_threads, layout=contract.layout)
     except ModelFileError as error:
         raise UserError(f"{path} is not a model that can be run here: {error}.") from None
-    if model.num_classes < 2:
-        raise UserError(f"{path} answers with a single score; expected one for each class.")
     outputs = [np.zeros((0, model.num_classes), "float32")]
     for images in batches:
-        outputs.append(model.predict(contract.apply(images)))
+        inputs = contract.apply(images)
+        _check_whole(model.input, inputs, path)
+        outputs.append(model.predict(inputs))
         if progress:
             progress(sum(map(len, outputs)))
     answers = np.concatenate(outputs)
     if not np.isfinite(answers).all():
         raise StepFailed(f"{path} answers with NaN or infinity: its arithmetic overflows.")
-    return as_probabilities(answers, contract.answers)
+    return as_probabilities(answers, contract.answers or model.answers)
+
+
+def _check_whole(edge: Edge, inputs: np.ndarray, path: Path) -> None:
+    """Raise UserError if an input of whole numbers cannot hold these pixels."""
+    if not edge.is_whole or not inputs.size:
+        return
+    limits = np.iinfo(edge.dtype)
+    if (inputs != np.round(inputs)).any() or inputs.min() < limits.min or inputs.max() > limits.max:
+        raise UserError(
+            f"{path} takes {edge.dtype} without a scale: whole numbers from {limits.min} to "
+            f"{limits.max}. Its pixels would be {inputs.min():g} to {inputs.max():g} here. Check "
+            "--pixels, or --mean and --std."
+        )
 
 
 def file_probabilities(
     path: Path, photos: Photos, *, num_threads: int, contract: InputContract = OWN_CONTRACT
 ) -> np.ndarray:
     """Probabilities of one file on one split, float32 (examples, classes)."""
-    size = open_model(path, num_threads).input_shape[:2]
+    size = open_model(path, num_threads, layout=contract.layout).input_shape[:2]
     read = partial(evaluation_image, fitting=contract)
     batches = evaluation_batches(photos.paths, size, BATCH_SIZE, read)
     with track(f"{path.name}: {photos.split}", len(photos.paths)) as advance:
@@ -90,7 +104,7 @@ def file_predictions_step(
 ) -> Step:
     """The step that runs one file of the run on the validation and test photos."""
     target = run.predictions(path.name)
-    inputs = {"photos": file_sha256(run.photos_manifest), "file": file_sha256(path)}
+    inputs = {"photos": file_sha256(run.photos_manifest), "file": model_sha256(path)}
 
     def build(workspace: Workspace) -> Built:
         probs = {

@@ -5,14 +5,16 @@ import numpy as np
 from configs.contract import Answers
 
 
-def as_probabilities(outputs: np.ndarray, answers: Answers | None = None) -> np.ndarray:
+def as_probabilities(outputs: np.ndarray, answers: str | None = None) -> np.ndarray:
     """Probabilities of answers, (examples, classes): renormalised, or logits through softmax.
 
     Args:
-        answers: what the answers are; None to tell it from the values.
+        outputs: (examples, classes), or (examples, 1) for the score of the second of two classes.
+        answers: what the answers are, as in an `InputContract`; None to tell it from the values.
     """
-    outputs = outputs.astype("float32")
-    if (answers or output_kind(outputs)) != "logits":
+    kind = answers or output_kind(outputs)
+    outputs = two_classes(outputs.astype("float32"), kind)
+    if kind != "logits":
         sums = outputs.sum(axis=1, keepdims=True)
         # Where every class was rounded to 0, all classes are equally likely.
         return np.where(sums > 0, outputs / np.maximum(sums, 1e-7), 1 / outputs.shape[1])
@@ -48,9 +50,9 @@ def two_classes(outputs: np.ndarray, kind: str) -> np.ndarray:
     """Answers with one score, of the second of two classes, as two columns; others as they are.
 
     Args:
-        kind: what `output_kind` returns for the same model.
+        kind: "logits", or another word for what lies between 0 and 1.
     """
     if outputs.shape[1] != 1:
         return outputs
-    first = 1 - outputs if kind != "logits" else np.zeros_like(outputs)
+    first = np.zeros_like(outputs) if kind == "logits" else 1 - outputs
     return np.hstack([first, outputs])

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from configs.artifacts import ending, file_sha256
+from configs.artifacts import ending
 from configs.errors import UserError
 from configs.progress import track
 from configs.records import to_json
@@ -15,6 +15,7 @@ from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from eval.devices.probe import MachineState
 from eval.devices.registry import DEVICES, Device, Options, device_label
+from eval.footprint import model_sha256
 from eval.timing.results import device_inputs, file_part
 from eval.timing.sustained import (
     MIN_QUERIES,
@@ -171,7 +172,7 @@ def sustain_step(
         settings: what the result of the task depends on.
     """
     inputs = {
-        "files": {file.name: file_sha256(file) for file in files},
+        "files": {file.name: model_sha256(file) for file in files},
         "device": device_inputs(device, options),
         "num_threads": num_threads,
         "settings": dict(settings),

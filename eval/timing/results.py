@@ -11,6 +11,7 @@ from configs.run_dir import RunDir
 from eval.devices.machine import Machine, installed_packages, this_machine
 from eval.devices.probe import MachineState
 from eval.devices.registry import Options, device_label, path_here
+from eval.footprint import model_sha256
 from eval.timing.latency import Latency
 from eval.timing.measure import measure
 from eval.timing.rounds import RUNS_PER_ROUND, Journal
@@ -30,7 +31,7 @@ def latency_step(
     label = device_label(device, options)
     path = latency_path(run, label)
     inputs = {
-        "files": {file.name: file_sha256(file) for file in files},
+        "files": {file.name: model_sha256(file) for file in files},
         "device": device_inputs(device, options),
         "runs": [num_threads, num_warmup, num_runs, RUNS_PER_ROUND],
     }
@@ -109,7 +110,7 @@ def load_latency(run: RunDir, devices: list[str], files: list[str]) -> dict[str,
         stored = read_json(path) if path.exists() else {"latency": {}}
         for name, row in stored["latency"].items():
             file = run.file(name)
-            if file.exists() and stored["inputs"]["files"][name] == file_sha256(file):
+            if file.exists() and stored["inputs"]["files"][name] == model_sha256(file):
                 by_file.setdefault(name, []).append(from_json(Latency, row))
     timed_on = {
         device: {name for name in files for row in by_file.get(name, []) if row.device == device}

@@ -278,4 +278,4 @@ def test_the_edges_of_an_int8_file_may_be_bytes(
         "--input-type", "uint8", "--output-type", "uint8", "--json",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
-    assert open_model(foreign.with_name("mine-int8.tflite")).input_dtype == "uint8"
+    assert open_model(foreign.with_name("mine-int8.tflite")).input.dtype == "uint8"

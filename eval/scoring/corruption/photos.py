@@ -14,6 +14,7 @@ from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from eval.devices.probe import open_model
+from eval.footprint import model_sha256
 from eval.images import evaluation_batches, evaluation_view
 from eval.photo_files import decode_photo
 from eval.scoring.corruption.corruptions import STRENGTHS, corrupt
@@ -102,7 +103,7 @@ def corrupted_file_step(
             )
         return [save_answers(run, path.name, photos.answers(probs))], {}
 
-    return corrupted_step(run, path.name, photos, model=file_sha256(path), build=build)
+    return corrupted_step(run, path.name, photos, model=model_sha256(path), build=build)
 
 
 def corrupted_step(

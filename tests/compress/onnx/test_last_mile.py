@@ -99,6 +99,14 @@ def test_an_old_opset_is_converted(tmp_path: Path) -> None:
     assert model.opset_import[0].version == 13
 
 
+def test_a_grey_model_keeps_its_channel(tmp_path: Path) -> None:
+    path = net(tmp_path / "net.onnx", channels=1, classes=2)
+    contract = InputContract(answers="logits", channels="grey", pixels=RANGES["0..1"])
+    raw = tmp_path / "raw.onnx"
+    onnx.save(with_raw_pixels(onnx.load(path), contract), raw)
+    assert open_model(raw).input_shape == (16, 16, 1)
+
+
 def test_one_score_becomes_two_probabilities(tmp_path: Path) -> None:
     path = net(tmp_path / "net.onnx", classes=1)
     raw = tmp_path / "raw.onnx"

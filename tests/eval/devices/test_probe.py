@@ -28,7 +28,7 @@ def test_an_onnx_file_is_described_and_answers(
 ) -> None:
     model = open_model(onnx_file)
     assert (model.runtime, model.batch, model.num_classes) == ("onnxruntime", 1, 4)
-    assert (model.input_shape, model.input_dtype) == ((8, 8, 3), "float32")
+    assert (model.input_shape, model.input.dtype) == ((8, 8, 3), "float32")
     assert model.runtime_version
     probs = model.predict(colours.astype("float32"))
     np.testing.assert_allclose(probs, expected_probs, rtol=1e-5)  # float32 sums in another order
@@ -45,7 +45,7 @@ def test_tflite_edges_are_quantized_and_back(
     # int8 logits have steps of about 4/255 and probabilities steps of 1/256.
     model = open_model(tflite_files[name])
     assert (model.runtime, model.batch, model.num_classes) == ("litert", 1, 4)
-    assert (model.input_shape, model.input_dtype) == ((8, 8, 3), name)
+    assert (model.input_shape, model.input.dtype) == ((8, 8, 3), name)
     probs = model.predict(colours.astype("float32"))
     assert probs.dtype == np.float32
     np.testing.assert_allclose(probs, expected_probs, atol=atol)

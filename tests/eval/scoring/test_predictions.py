@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs.errors import StepFailed, UserError
+from eval.devices.probe import Edge
 from eval.scoring import predictions as module
 from eval.scoring.predictions import predict_file
 
@@ -31,6 +32,8 @@ def test_answers_that_are_no_numbers_fail(
 ) -> None:
     class Overflown:
         num_classes = 2
+        answers = None
+        input = Edge("float32")
 
         def predict(self, images: np.ndarray) -> np.ndarray:
             return np.full((len(images), 2), np.nan, "float32")
