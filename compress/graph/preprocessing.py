@@ -82,6 +82,8 @@ def _whole(shift: np.ndarray) -> np.ndarray:
     """One whole number for all channels, if they have about one offset."""
     if np.ptp(shift) > ONE_OFFSET:
         return shift  # more than 255 steps: no choice makes all pixels exact
+    if np.abs(shift).max() < 1:
+        return shift  # it may be half of the range, if the pixels are in 0..1
     whole = np.full_like(shift, np.round(np.round(shift.mean(), 3)))
     return shift if np.allclose(shift, whole, rtol=0, atol=1e-3) else whole
 
