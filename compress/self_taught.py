@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from compress.foreign.saved_model.load import OpaqueGraph
 from compress.graph.classifier import PASSES_VALUES_ON, image_size_of, last_activation
 from compress.graph.inference import weights_sha256
 from compress.graph.layer_graph import LayerGraph
@@ -65,6 +66,11 @@ def self_taught_qat(
         UserError: the model cannot be trained like this.
     """
     height, width = image_size_of(model)
+    if any(isinstance(layer, OpaqueGraph) for layer in model.layers):
+        raise UserError(
+            f"training needs layers, and {teacher} holds a graph that Potstill runs as one layer. "
+            "Leave --qat-epochs out, or give the .keras file of the model."
+        )
     if contract.fit != "crop" or contract.channels == "grey":
         raise UserError(
             "training crops photos and sees them in colours, and this model takes "

@@ -164,5 +164,5 @@ def _unknown_error(container: Container, unknown: list[Named]) -> UserError:
     }
     return UserError(
         f"{container.path} needs {', '.join(kinds.values())}, which is not part of Keras. Name the "
-        "Python file that defines it: --import my_layers.py"
+        "Python file that defines it for Keras 3: --import my_layers.py"
     )

@@ -1,5 +1,6 @@
 """The door for models that Potstill did not make: any container becomes a plain Keras 3 model."""
 
+import json
 import logging
 import sys
 import tempfile
@@ -63,8 +64,15 @@ def _load_file(container: Container, objects: CustomObjects, allow_lambda: bool)
     wrapped = wrappers_of(container)
     check_classes(container, {*objects, *wrapped}, allow_lambda)
     is_custom = any(named.name in objects for named in objects_of(container.config))
+    if container.is_keras2 and is_custom and '"hard_sigmoid"' in json.dumps(container.config):
+        raise UserError(
+            f"{container.path} is a model of Keras 2 with layers of your own and a hard_sigmoid, "
+            "which is another function in Keras 3. Write a SavedModel where it was made, with "
+            "model.export(folder), and give that folder."
+        )
     with _readable(container) as file:
         try:
+            # tf_keras cannot use the layers of --import, which are those of Keras 3.
             if container.is_keras2 and not is_custom:
                 return load_keras2(container, file)
             return _load_keras3(container, file, objects, allow_lambda)

@@ -6,9 +6,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from compress import budget
+from compress.foreign.load import load_foreign
 from compress.self_taught import ending_in_logits, self_taught_qat
 from compress.standalone import quantize_model
 from configs.artifacts import read_json
@@ -134,5 +136,21 @@ def test_what_cannot_be_trained_is_refused(model, contract, says, photos, tmp_pa
             epochs=1,
             folder=tmp_path / "run",
             contract=contract,
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_graph_in_one_layer_is_not_trained(photos: Path, tmp_path: Path) -> None:
+    image = tf.TensorSpec((None, SIZE, SIZE, 3), tf.float32)
+    graph = tf.function(lambda x: tf.reduce_mean(tf.cumsum(x, 1), [1, 2])[:, :2], [image])
+    tf.saved_model.save(tf.Module(), str(tmp_path / "graph"), {"serving_default": graph})
+    with pytest.raises(UserError, match=r"graph that Potstill runs as one layer.*\.keras file"):
+        self_taught_qat(
+            load_foreign(tmp_path / "graph"),
+            teacher=tmp_path / "graph",
+            data=photos,
+            epochs=1,
+            folder=tmp_path / "run",
+            contract=OWN_CONTRACT,
         )
     assert not (tmp_path / "run").exists()

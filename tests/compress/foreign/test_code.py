@@ -231,3 +231,28 @@ def test_a_model_of_a_class_of_its_own_is_told_the_way_out(tmp_path: Path) -> No
     model.export(tmp_path / "folder", verbose=False)
     expected = logits_of(model, IMAGES)
     assert abs(logits_of(load_foreign(tmp_path / "folder"), IMAGES) - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("activation", ["linear", "hard_sigmoid"])
+def test_a_keras_2_file_with_layers_of_its_author_loads_if_keras_3_agrees(
+    tmp_path: Path, source, activation: str
+) -> None:
+    import tf_keras
+
+    class Plain(tf_keras.layers.Layer):
+        def call(self, x):
+            return x * 3.0
+
+    inputs = tf_keras.Input((8, 8, 3))
+    x = tf_keras.layers.GlobalAveragePooling2D()(Plain(name="extra")(inputs))
+    model = tf_keras.Model(inputs, tf_keras.layers.Dense(3, activation)(x))
+    model.save(tmp_path / "net.h5")
+    with pytest.raises(UserError, match=r"needs Plain \(as layer 'extra'\).*--import"):
+        load_foreign(tmp_path / "net.h5")
+    if activation == "hard_sigmoid":
+        with pytest.raises(UserError, match=r"hard_sigmoid.*model\.export\(folder\)"):
+            load_foreign(tmp_path / "net.h5", imports=[source[0]])
+        return
+    loaded = load_foreign(tmp_path / "net.h5", imports=[source[0]])
+    expected = model(IMAGES).numpy()
+    assert abs(logits_of(loaded, IMAGES) - expected).max() <= 1e-6 * abs(expected).max()
