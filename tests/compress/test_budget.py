@@ -151,7 +151,7 @@ def test_a_file_says_what_it_was_made_of(searched) -> None:
     assert manifest["equalized"] == ["swish"]
     model = path.parent.parent / "mine.keras"
     assert manifest["inputs"]["model"] == hashlib.sha256(model.read_bytes()).hexdigest()
-    assert set(manifest["inputs"]) == {"model", "photos", "pixels", "recipe", "source", "weights"}
+    assert set(manifest["inputs"]) == {"model", "photos", "contract", "recipe", "source", "weights"}
 
 
 def test_a_file_says_what_rounding_its_layers_is_predicted_to_cost(searched) -> None:

@@ -30,7 +30,7 @@ def test_image_size_is_height_then_width():
         (two_outputs, "2 outputs"),
         (lambda: keras.Sequential([keras.Input((4,)), layers.Dense(2)]), r"\(None, 4\)"),
         (lambda: classifier(layers.Dense(2), input_shape=(None, None, 3)), "height and width"),
-        (lambda: classifier(layers.Dense(2), input_shape=(8, 8, 1)), r"\(None, 8, 8, 1\)"),
+        (lambda: classifier(layers.Dense(2), input_shape=(8, 8, 2)), r"\(None, 8, 8, 2\)"),
         (lambda: keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(2, 1)]), "its output"),
         (lambda: classifier(layers.Dense(2, dtype="mixed_float16")), "compute in float16"),
         (lambda: keras.Sequential([layers.Dense(2)]), "0 inputs"),
