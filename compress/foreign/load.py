@@ -45,6 +45,9 @@ def load_foreign(
     """
     container = open_container(path)
     objects = import_layers(imports)
+    if allow_lambda:
+        # Layers are copied later, and Keras would ask again for each copy.
+        keras.config.enable_unsafe_deserialization()
     load = _load_saved_model if container.kind == "saved_model" else _load_file
     model = load(container, objects, allow_lambda)
     if not getattr(model, "inputs", None):
@@ -89,9 +92,6 @@ def _load_file(container: Container, objects: CustomObjects, allow_lambda: bool)
 def _load_keras3(
     container: Container, file: Path, objects: CustomObjects, allow_lambda: bool
 ) -> keras.Model:
-    if allow_lambda:
-        # Layers are copied later, and Keras would ask again for each copy.
-        keras.config.enable_unsafe_deserialization()
     keras.saving.get_custom_objects().update(objects)  # for copies, too
     names = {**keras_operations(), **objects} if container.kind == "h5" else dict(objects)
     model = keras.saving.load_model(

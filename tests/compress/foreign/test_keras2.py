@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from keras.src.saving.serialization_lib import SafeModeScope
 from tf_keras import layers
 
 from compress.foreign.load import load_foreign
-from compress.graph.replay import named_layers
+from compress.graph.replay import copy_model, named_layers
 from compress.methods.tfmot.bridge import import_tfmot
 from configs.errors import UserError
 from small_models import logits_of, random_images
@@ -239,7 +240,11 @@ def test_the_graph_of_a_folder_stands_in_for_layers_that_keras_3_lacks(tmp_path:
     assert [type(layer).__name__ for layer in loaded.layers] == ["InputLayer", "OpaqueGraph"]
 
 
-def test_a_lambda_of_keras_2_runs_only_when_it_is_allowed(tmp_path: Path) -> None:
+def test_a_lambda_of_keras_2_runs_only_when_it_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed: list[bool] = []
+    monkeypatch.setattr(keras.config, "enable_unsafe_deserialization", lambda: allowed.append(True))
     proof = tmp_path / "executed"
     code = f"lambda x: (open({str(proof)!r}, 'w').close(), x / 127.5 - 1)[1]"
     model = classifier(layers.Lambda(eval(code), name="halved"))
@@ -249,9 +254,13 @@ def test_a_lambda_of_keras_2_runs_only_when_it_is_allowed(tmp_path: Path) -> Non
         load_foreign(path)
     assert not proof.exists()
     loaded = load_foreign(path, allow_lambda=True)
-    np.testing.assert_allclose(
-        logits_of(loaded, IMAGES), np.asarray(model(IMAGES)), rtol=1e-5, atol=1e-5
-    )
+    assert allowed == [True]
+    with SafeModeScope(False):
+        copied = copy_model(loaded)  # every recipe copies the model
+    for made in (loaded, copied):
+        np.testing.assert_allclose(
+            logits_of(made, IMAGES), np.asarray(model(IMAGES)), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_blocks_of_convnext_become_those_of_keras_3(tmp_path: Path) -> None:
