@@ -140,7 +140,8 @@ class ModelFiles:
 
     def answers(self, file: Path, split: Split) -> np.ndarray:
         """Probabilities of one file on the photos of a split."""
-        return file_probabilities(file, self.photos[split], num_threads=1, contract=self.contract)
+        contract = self.came_as.of_written_files()
+        return file_probabilities(file, self.photos[split], num_threads=1, contract=contract)
 
     def row(self, file: Path, facts: dict[str, Any], latency: Latency) -> FileRow:
         """The row of one file, scored on the test photos as far as there are any."""

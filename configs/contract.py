@@ -142,6 +142,10 @@ class InputContract:
             output_layer=None,
         )
 
+    def of_written_files(self) -> "InputContract":
+        """The contract of files written of this model: they say themselves what they answer."""
+        return replace(self.behind_the_door(), answers=None)
+
     def describe(self) -> dict[str, object]:
         """The JSON value for manifests and metadata: what is no default, and who stated what."""
         default = InputContract()

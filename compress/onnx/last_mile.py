@@ -77,7 +77,7 @@ def quantize_onnx_model(
     facts = _written(path, file, recipe, settled, parts["train"])
     photos = Photos("test", parts["test"].paths, parts["test"].labels)
     own = file_probabilities(path, photos, num_threads=1, contract=settled)
-    probs = file_probabilities(file, photos, num_threads=1, contract=settled.behind_the_door())
+    probs = file_probabilities(file, photos, num_threads=1, contract=settled.of_written_files())
     latency = time_together([path, file], num_threads=1, num_warmup=num_warmup, num_runs=num_runs)
     float_row = file_row(
         path, recipe=None, parent=None, probs=own, photos=photos, references=References(),

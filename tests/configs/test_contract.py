@@ -78,6 +78,8 @@ def test_behind_the_door_only_the_fit_of_photos_is_left() -> None:
     )
     assert contract.behind_the_door() == InputContract(fit="pad")
     assert InputContract(channels="grey").behind_the_door().channels == "grey"
+    said = InputContract(answers="logits", fit="pad")
+    assert said.of_written_files() == InputContract(fit="pad")
 
 
 @pytest.mark.parametrize(

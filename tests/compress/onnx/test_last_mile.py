@@ -148,6 +148,8 @@ def test_the_program_writes_and_measures_the_int8_file(
     assert float_row["accuracy"]["top1"] == 1.0
     assert (row["name"], row["recipe"]) == ("net-int8.onnx", "onnx.int8")
     assert row["accuracy"]["agreement_with_source"] == 1.0
+    # The float file answers with logits, and the new one with probabilities.
+    assert row["accuracy"]["nll"] == pytest.approx(float_row["accuracy"]["nll"], abs=0.02)
     kinds = {node.op_type for node in onnx.load(tmp_path / "net-int8.onnx").graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
 
