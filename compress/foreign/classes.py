@@ -21,7 +21,7 @@ NOT_LAYERS = {"compile_config", "build_config", "training_config"}
 MODELS = {"Functional", "Model", "Sequential", "Network"}
 KERAS2_LAYERS = {
     "TFOpLambda", "SlicingOpLambda", "ClassMethod", "InstanceMethod", "InstanceProperty",
-    "TensorFlowOpLayer", "AddLoss", "AddMetric", "LayerScale", "StochasticDepth", "NormalizedAdd",
+    "TensorFlowOpLayer", "AddLoss", "AddMetric", "LayerScale", "StochasticDepth",
 }  # fmt: skip
 """Layers of Keras 2 that are no public names of `tf_keras.layers`."""
 
