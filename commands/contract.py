@@ -110,7 +110,7 @@ def _check_word(name: str, value: str | None, words: tuple[str, ...]) -> None:
 
 def _labels(text: str | None, data: Path | None) -> tuple[str, ...] | None:
     from distill.data.scan import class_folders
-    from eval.foreign_metadata import labels_of_lines, natural_order
+    from eval.contract.foreign_metadata import labels_of_lines, natural_order
 
     if text is None:
         return None

@@ -12,19 +12,14 @@ from compress.foreign.door import check_input, graph_statement, with_fixed_size
 from configs.contract import InputContract, Statement, settled
 from configs.errors import UserError
 from distill.data.manifest import Examples, describe_empty
+from eval.contract.file_contract import file_contract
+from eval.contract.foreign_metadata import labels_beside
+from eval.contract.settle import Predict, settle_by_trial, with_answers
+from eval.contract.trial import TrialPhotos, trial_photos
 from eval.devices.probe import open_model
-from eval.file_contract import file_contract
-from eval.foreign_metadata import labels_beside
 from eval.images import evaluation_image
 from eval.metadata import FileMetadata, class_name
 from eval.scoring.class_counts import class_mismatch, number_of_classes
-from eval.scoring.trial import (
-    Predict,
-    TrialPhotos,
-    settle_by_trial,
-    trial_photos,
-    with_answers,
-)
 
 log = logging.getLogger("potstill")
 

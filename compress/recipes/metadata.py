@@ -14,7 +14,7 @@ import onnx
 
 from compress.recipes.tflite_metadata import with_metadata
 from configs.artifacts import ending
-from eval.foreign_metadata import LABELS_MEMBER
+from eval.contract.foreign_metadata import LABELS_MEMBER
 from eval.metadata import JSON_MEMBER, OWN_KEY, FileMetadata
 
 EPOCH = (1980, 1, 1, 0, 0, 0)

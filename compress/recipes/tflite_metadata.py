@@ -11,7 +11,12 @@ from flatbuffers import Builder
 
 from compress.graph.tensor_names import INPUT
 from compress.recipes.flatbuffer import pack
-from eval.foreign_metadata import LABELS_MEMBER, MEMBERS, NORMALIZATION_OPTIONS, TFLITE_ENTRY
+from eval.contract.foreign_metadata import (
+    LABELS_MEMBER,
+    MEMBERS,
+    NORMALIZATION_OPTIONS,
+    TFLITE_ENTRY,
+)
 from eval.metadata import FileMetadata
 
 PARSER_VERSION = "1.0.0"

@@ -13,8 +13,8 @@ from configs.artifacts import ending
 from configs.contract import InputContract, TeacherFile, settled
 from configs.errors import UserError
 from distill.model_file import load_model
+from eval.contract.file_contract import file_contract
 from eval.devices.probe import Model, ModelFileError, open_model
-from eval.file_contract import file_contract
 from eval.metadata import read_metadata
 from eval.scoring.class_counts import class_mismatch, number_of_classes
 from eval.scoring.probabilities import two_classes

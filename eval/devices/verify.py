@@ -7,9 +7,9 @@ import numpy as np
 
 from configs.artifacts import ending
 from configs.contract import Statement
+from eval.contract.file_contract import file_contract
 from eval.devices.probe import open_model
 from eval.devices.registry import DEVICES, Device, Options, device_label
-from eval.file_contract import file_contract
 from eval.images import evaluation_image
 from eval.metadata import read_metadata
 

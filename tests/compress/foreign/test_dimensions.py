@@ -15,7 +15,7 @@ from compress.bare_files import score_files
 from compress.foreign.contracts import ContractChoice
 from compress.standalone import quantize_model
 from configs.contract import RANGES, InputContract, Pixels, Statement
-from eval.foreign_metadata import natural_order
+from eval.contract.foreign_metadata import natural_order
 from eval.images import evaluation_image
 
 SIDE = 16

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from compress.recipes.metadata import write_metadata
 from configs.contract import RANGES, Statement
-from eval.foreign_metadata import (
+from eval.contract.foreign_metadata import (
     labels_beside,
     labels_of_lines,
     natural_order,

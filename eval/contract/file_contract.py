@@ -4,7 +4,7 @@ from pathlib import Path
 
 from configs.artifacts import ending
 from configs.contract import InputContract, Statement, settled
-from eval.foreign_metadata import labels_beside, onnx_statement, tflite_statement
+from eval.contract.foreign_metadata import labels_beside, onnx_statement, tflite_statement
 from eval.metadata import FileMetadata
 
 

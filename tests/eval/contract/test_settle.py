@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from configs.contract import RANGES, InputContract
-from eval.scoring.trial import settle_by_trial, trial_photos
+from configs.errors import UserError
+from eval.contract.settle import settle_by_trial, with_answers
+from eval.contract.trial import trial_photos
 
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 
@@ -76,7 +78,10 @@ def test_a_wrong_contract_is_warned_about_and_a_right_one_found(
     predict = nearest_colour(own)
     assert settled(predict, photos).pixels == RANGES["0..255"]
     assert len(warnings) == 1
-    assert f"with {option} it is 100% of 60. Add {option}, or --contract auto." in warnings[0]
+    assert (
+        f"With {option} it is right on 60 of 60 (100%). Add {option}, or --contract auto."
+        in warnings[0]
+    )
     taken = settled(predict, photos, automatic=True)
     assert (taken.pixels, taken.channels) == (own.pixels, own.channels)
     assert set(taken.stated_by) >= {"answers"}
@@ -102,7 +107,7 @@ def test_any_other_order_is_only_reported(photos, warnings: list[str]) -> None:
     order = ["red", "blue", "green"]
     taken = settled(nearest_colour(InputContract(), order), photos, automatic=True)
     assert taken.labels is None
-    assert any("In the order red, blue, green, 100 %" in message for message in warnings)
+    assert any("In the order red, blue, green, it is right on 30 of 30" in m for m in warnings)
 
 
 def test_chance_is_said(photos, warnings: list[str]) -> None:
@@ -110,8 +115,8 @@ def test_chance_is_said(photos, warnings: list[str]) -> None:
         return np.eye(3, dtype="float32")[np.zeros(len(images), int)] * 9 - 3
 
     settled(guess, photos)
-    assert "answers 33% of 60 of training and validation photos correctly" in warnings[0]
-    assert "may be chance for 3 classes" in warnings[0]
+    assert "is right on 20 of 60 (33%) of your training and validation photos" in warnings[0]
+    assert "which may be chance" in warnings[0]
 
 
 def test_the_fit_is_tried(tmp_path: Path, warnings: list[str]) -> None:
@@ -136,12 +141,61 @@ def test_the_fit_is_tried(tmp_path: Path, warnings: list[str]) -> None:
         model="m",
         automatic=False,
     )
-    assert "with --fit stretch it is 100% of 60" in warnings[0]
+    assert "With --fit stretch it is right on 60 of 60 (100%)" in warnings[0]
 
 
 def test_the_classes_take_turns() -> None:
     paths = [Path(f"{i}") for i in range(200)]
     chosen = trial_photos(paths, ["a"] * 195 + ["b"] * 5)
-    assert len(chosen.paths) == 60
-    assert chosen.names.count("b") == 5
+    assert (chosen.names.count("a"), chosen.names.count("b")) == (15, 5)
     assert chosen.names[:4] == ["a", "b", "a", "b"]
+    many = trial_photos([Path(f"{i}") for i in range(9000)], [f"{i % 900}" for i in range(9000)])
+    assert len(many.paths) == 300
+
+
+def test_a_model_that_names_one_class_is_at_chance_and_is_never_better(
+    photos, warnings: list[str]
+) -> None:
+    """Nine photos in ten are of one class; who always says so is right on most."""
+    mostly = trial_photos(
+        [p for p, n in zip(photos.paths, photos.names, strict=True) if n != "red"],
+        [n for n in photos.names if n != "red"],
+    )
+    few = [i for i, name in enumerate(mostly.names) if name == "green"][:5]
+    many = [i for i, name in enumerate(mostly.names) if name == "blue"]
+    kept = trial_photos([mostly.paths[i] for i in few + many], ["green"] * 5 + ["blue"] * 20)
+
+    def always_first(images: np.ndarray, tried: InputContract) -> np.ndarray:
+        return np.tile(np.array([[3.0, -3.0]], "float32"), (len(images), 1))
+
+    settled(always_first, kept)
+    assert "which may be chance" in warnings[0]
+
+
+def test_noise_over_many_classes_does_not_look_permuted(tmp_path: Path, warnings) -> None:
+    rng = np.random.default_rng(0)
+    paths = []
+    for i in range(100):
+        paths.append(tmp_path / f"{i}.png")
+        Image.new("RGB", (8, 8)).save(paths[-1])
+    names = [f"class{i % 20:02}" for i in range(100)]
+
+    def noise(images: np.ndarray, tried: InputContract) -> np.ndarray:
+        return rng.normal(0, 1, (len(images), 20)).astype("float32")
+
+    settled(noise, trial_photos(paths, names))
+    assert not any("permuted" in message for message in warnings)
+
+
+@pytest.mark.parametrize(
+    ("answers", "values", "says"),
+    [
+        ("probabilities", [[-5.0, 1.0]], "they go from -5 to 1"),
+        ("scores", [[3.0, 0.0]], "they go from 0 to 3"),
+        ("score", [[0.5, 0.5]], "there are 2 of them"),
+        ("logits", [[0.25, 0.75], [0.5, 0.5]], "they are probabilities"),
+    ],
+)
+def test_answers_of_another_kind_than_stated_are_refused(answers, values, says) -> None:
+    with pytest.raises(UserError, match=says):
+        with_answers(InputContract(answers=answers), np.array(values, "float32"))
