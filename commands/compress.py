@@ -137,7 +137,7 @@ def quantize(
         recipes=recipe or ([] if budget else ["int8"]),
         out=out,
         budget=budget,
-        contract=contract.choice(data),
+        contract=contract.choice(),
         edges=edges.given(),
         qat_epochs=qat_epochs,
         imports=code.import_ or [],

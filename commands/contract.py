@@ -1,6 +1,5 @@
 """The options of the input contract: what a model that Potstill did not make expects."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -63,11 +62,8 @@ class ContractOptions:
         _option("--contract", "auto: take what does clearly better on your photos.", "auto"),
     ] = None
 
-    def choice(self, data: Path | None = None) -> "ContractChoice":
+    def choice(self) -> "ContractChoice":
         """What the options say.
-
-        Args:
-            data: the folder of photos, whose folders `--labels natural` puts in order.
 
         Raises:
             UserError: a value cannot be read, or the same thing is said twice.
@@ -92,15 +88,16 @@ class ContractOptions:
                 "Leave --channels out, or give the means with --mean."
             )
         words = {name: getattr(self, name) for name in kinds}
+        order: Any = self.labels if self.labels in ("alphabetical", "natural") else None
         if self.pixels == "caffe":
             words["channels"] = "bgr"
         statement = Statement(
             pixels=_pixels(self.pixels, self.mean, self.std),
-            labels=_labels(self.labels, data),
+            labels=None if order else _labels(self.labels),
             output_layer=self.output_layer,
             **words,
         )
-        return ContractChoice(statement, automatic=self.contract == "auto")
+        return ContractChoice(statement, automatic=self.contract == "auto", order=order)
 
 
 def _check_word(name: str, value: str | None, words: tuple[str, ...]) -> None:
@@ -108,29 +105,17 @@ def _check_word(name: str, value: str | None, words: tuple[str, ...]) -> None:
         raise UserError(f"--{name} {value}: expected one of {', '.join(words)}.")
 
 
-def _labels(text: str | None, data: Path | None) -> tuple[str, ...] | None:
-    from distill.data.scan import class_folders
-    from eval.contract.foreign_metadata import labels_of_lines, natural_order
+def _labels(text: str | None) -> tuple[str, ...] | None:
+    from eval.contract.foreign_metadata import labels_of_file
 
     if text is None:
         return None
-    orders: dict[str, Callable[[list[str]], list[str]]] = {
-        "alphabetical": sorted,
-        "natural": natural_order,
-    }
-    if text in orders:
-        if data is None:
-            raise UserError(
-                f"--labels {text} puts the folders of --data in order, and there is no --data. "
-                "Give --data, or a file with one label on each line."
-            )
-        return tuple(orders[text](class_folders(data)))
     if not Path(text).is_file():
         raise UserError(
             f"--labels {text} does not exist. Expected a text file with one label on each line, "
             "or alphabetical, or natural."
         )
-    labels = labels_of_lines(Path(text).read_text("utf-8", "replace"))
+    labels = labels_of_file(Path(text))
     if labels is None:
         raise UserError(f"--labels {text} is empty. Expected one label on each line.")
     return labels
@@ -166,6 +151,7 @@ def _triple(option: str, text: str, *, positive: bool = False) -> "Triple":
     except ValueError:
         values = []
     values = values * 3 if len(values) == 1 else values
-    if len(values) != 3 or (positive and min(values) <= 0):
+    is_finite = all(abs(value) < float("inf") for value in values)
+    if len(values) != 3 or not is_finite or (positive and min(values) <= 0):
         raise UserError(f"{option} {text}: expected R,G,B in 0..255, as in 123.7,116.3,103.5.")
     return values[0], values[1], values[2]

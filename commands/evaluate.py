@@ -25,6 +25,11 @@ app = new_app("Measure model files: accuracy, latency, and a report of a run.")
 ONLY_FILES = "it is for files. For a run, set it in the config (--set)."
 ONLY_RUN = "it is for a run. Give a config, a folder of photos or a run directory."
 
+NO_LABELLED_PHOTOS = (
+    "--contract auto tries a file on labelled photos, and there are none here. Find the options "
+    "with\n  evaluate accuracy FILE --data PHOTOS --contract auto"
+)
+
 Targets = Annotated[
     list[str],
     typer.Argument(
@@ -54,9 +59,7 @@ def accuracy(
         from compress.bare_files import score_files
 
         files = [Path(word) for word in target]
-        rows = score_files(
-            files, data=data, choice=contract.choice(data), num_threads=num_threads or 1
-        )
+        rows = score_files(files, data=data, choice=contract.choice(), num_threads=num_threads or 1)
         return _rows(rows)
     refuse(_one(target), ONLY_FILES, contract, data=data, num_threads=num_threads)
     from compress.run.execution import take
@@ -230,6 +233,8 @@ def predict(
     """Show what a file says about photos."""
     from compress.bare_files import predict_photos
 
+    if contract.contract:
+        raise UserError(NO_LABELLED_PHOTOS)
     answers = predict_photos(file, photos, choice=contract.choice())
     lines = []
     for answer in answers:

@@ -60,6 +60,7 @@ class LatencyOptions:
             refuse("--verify", "it measures no time.", **modes, num_runs=self.num_runs)
             return None
         refuse("times", "--verify takes its photos from there.", data=self.data)
+        refuse("times", "they do not depend on the pixels; --verify does.", self.contract)
         chosen = [name for name, value in modes.items() if value is not None]
         if not chosen:
             return None
@@ -84,7 +85,7 @@ def of_files(files: list[Path], options: LatencyOptions) -> Result:
             options.verify,
             device,
             data=options.data,
-            choice=options.contract.choice(options.data),
+            choice=options.contract.choice(),
             num_threads=num_threads,
         )
         return _verified(rows)

@@ -29,7 +29,8 @@ from eval.metadata import FileMetadata, SplitShares, read_metadata
 from eval.photo_files import UnreadablePhoto
 from eval.scoring.class_counts import number_of_classes
 from eval.scoring.file_rows import References, file_row
-from eval.scoring.predictions import file_probabilities, predict_file
+from eval.scoring.predictions import file_outputs, file_probabilities
+from eval.scoring.probabilities import as_probabilities
 from eval.timing.latency import Latency
 from eval.timing.modes import Mode, sustain
 from eval.timing.results import time_together
@@ -199,7 +200,9 @@ def predict_photos(
             images.append(evaluation_image(photo, model.input_shape[:2], contract))
         except UnreadablePhoto as error:
             raise UserError(f"this is no photo that can be read: {error}.") from None
-    probs = predict_file(file, [image[None] for image in images], contract, 1, None)
+    outputs, kind = file_outputs(file, [image[None] for image in images], contract)
+    # Independent scores do not add up to one.
+    probs = outputs if kind == "scores" else as_probabilities(outputs, kind)
     return [
         {
             "photo": str(photo),

@@ -1,5 +1,7 @@
 """The files of one model that comes without a run: written, asked about photos, and scored."""
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +13,7 @@ from compress.graph.inference import weights_sha256
 from compress.int8.calibration import Images, calibration_photos
 from compress.recipes.conversion import Conversion
 from compress.recipes.write import write_file
-from configs.artifacts import digest, path_sha256
+from configs.artifacts import digest, file_sha256, path_sha256
 from configs.contract import InputContract
 from configs.errors import UserError
 from configs.records import from_json
@@ -24,6 +26,8 @@ from eval.needs import Runtime
 from eval.scoring.file_rows import FileRow, References, file_row
 from eval.scoring.predictions import Photos, file_probabilities
 from eval.timing.latency import Latency
+
+log = logging.getLogger("potstill")
 
 Split = Literal["validation", "test"]
 SPLITS: tuple[Split, ...] = ("validation", "test")
@@ -52,6 +56,7 @@ class ModelFiles:
         contract: InputContract,
         folder: Path,
         least_runtime: LeastRuntime,
+        imports: Sequence[Path] = (),
     ) -> None:
         num_classes = max(model.output_shape[-1], 2)  # a single score separates two classes
         # A SavedModel is a folder, and its name may have a dot in it.
@@ -67,6 +72,13 @@ class ModelFiles:
             self.classes = parts["train"].classes
         else:
             self.classes = list(contract.labels or map(str, range(num_classes)))
+        self.has_names = bool(contract.labels or (splits and splits["train"].classes))
+        if not self.has_names:
+            log.warning(
+                "nobody says what the %d classes of %s are called, so its files number them. Name "
+                "them with --labels labels.txt.",
+                num_classes, path.name,
+            )  # fmt: skip
         self.photos: dict[Split, Photos] = {
             split: Photos(split, parts[split].paths, parts[split].labels)
             for split in SPLITS
@@ -79,6 +91,8 @@ class ModelFiles:
             "photos": digest([self.to_calibrate.ids if self.to_calibrate else [], self.classes]),
             "contract": contract.describe(),
         }
+        if imports:
+            self.inputs["imports"] = digest([file_sha256(file) for file in imports])
 
     def _probabilities(self, examples: Examples, name: str) -> np.ndarray:
         return model_probabilities(
@@ -125,6 +139,7 @@ class ModelFiles:
                 choice,
                 parent=parent,
                 classes=self.classes,
+                has_names=self.has_names,
                 contract=self.came_as,
                 least_runtime=self.least_runtime,
             )

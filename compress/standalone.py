@@ -28,6 +28,7 @@ from configs.errors import StepFailed, UserError, failure_of, ran_out_of_memory
 from configs.records import to_json
 from configs.schema import BudgetConfig, LeastRuntime
 from distill.data.folders import is_flat
+from distill.data.manifest import Examples
 from distill.data.scan import scan_flat_folder, scan_folder
 from eval.choice.drop import drop_of
 from eval.choice.file_to_ship import MeasuredFile, choose
@@ -113,12 +114,12 @@ def quantize_model(
     settled = settle_model(model, path, contract, splits)
     model = wrapped(with_fixed_size(model), settled)
     image_size_of(model)
-    work = ModelFiles(path, model, splits, settled, out or path.parent, least_runtime)
+    work = ModelFiles(path, model, splits, settled, out or path.parent, least_runtime, imports)
     if not choices:
         assert budget is not None, "neither recipes nor a budget"
         assert data is not None, "a budget without photos"
-        if qat_epochs is not None and not work.photos["test"].is_labelled:
-            raise UserError("--qat-epochs trains on labels, and the photos of --data have none.")
+        if qat_epochs is not None:
+            _check_trainable(work, splits)
         train = None if qat_epochs is None else partial(_trained, work, path, data, qat_epochs)
         return _searched(work, budget, train, edges)
     conversion = Conversion(model, work.calibration())
@@ -138,6 +139,16 @@ def quantize_model(
     if not facts:
         raise StepFailed("\n".join(f"{name} failed: {why}" for name, why in failures.items()))
     return replace(_measured(work, facts, budget), failures=failures)
+
+
+def _check_trainable(work: ModelFiles, splits: dict[str, Examples] | None) -> None:
+    if splits is None or not splits["train"].classes:
+        raise UserError("--qat-epochs trains on labels, and the photos of --data have none.")
+    if work.classes != splits["train"].classes:
+        raise UserError(
+            "--qat-epochs trains with the folders of --data in alphabetical order, and the model "
+            f"answers in the order {', '.join(work.classes[:20])}. Leave --qat-epochs out."
+        )
 
 
 def _quantized_onnx(

@@ -212,6 +212,8 @@ def from_unit_range(pixels: Pixels) -> Pixels | None:
     if not has_small_mean and min(pixels.std) >= 1:
         return None
     mean, std = ([round(255 * value, 3) for value in v] for v in (pixels.mean, pixels.std))
+    if max(pixels.mean) > 1:  # only the std is wrong
+        return Pixels(pixels.mean, (std[0], std[1], std[2]))
     return Pixels((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
 
@@ -250,6 +252,8 @@ class TeacherFile(Strict):
     def _pixels_said_once(self) -> "TeacherFile":
         if self.pixels is not None and (self.mean or self.std):
             raise ValueError("pixels and mean/std both set the range of pixels; leave one out")
+        if self.pixels == "caffe" and self.channels not in (None, "bgr"):
+            raise ValueError("pixels: caffe means that blue comes first; leave channels out")
         right = from_unit_range(self.range_of_pixels) if self.range_of_pixels else None
         if right:
             raise ValueError(

@@ -34,6 +34,7 @@ from distill.training.classifier import (
     train_classifier,
     weights_input,
 )
+from eval.contract.foreign_metadata import labels_beside
 from eval.footprint import model_sha256
 from eval.scoring.intervals import wilson_interval
 from eval.scoring.probabilities import log_softmax, output_kind
@@ -143,11 +144,14 @@ def _given_step(run: RunDir, config: GivenTeacherConfig) -> Step:
         )
         return [], {**to_json(model), **to_json(facts)}
 
-    inputs = {
+    inputs: dict[str, object] = {
         "manifest": file_sha256(run.photos_manifest),
         "teacher": config.model_dump(mode="json"),
         "files": digests,
     }
+    beside = [labels_beside(file.path, None).labels for file in config.files]
+    if any(beside):
+        inputs["labels"] = beside
     return Step("teacher", _manifest(run), inputs, build)
 
 

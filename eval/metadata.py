@@ -68,6 +68,7 @@ class FileMetadata:
         channels: of the input: RGB, or grey for one channel.
         fit, interpolation: how a photo is fitted to the input.
         contract: of the foreign model that the file was made from, where it was not this one's.
+        has_names: whether `classes` are names; otherwise nobody knew them, and they are numbers.
         version: of Potstill.
     """
 
@@ -82,6 +83,7 @@ class FileMetadata:
     fit: Fit = "crop"
     interpolation: Interpolation = "bilinear"
     contract: dict[str, object] | None = None
+    has_names: bool = True
     version: str = field(default_factory=lambda: package_version("potstill") or "")
 
     @property
@@ -93,7 +95,12 @@ class FileMetadata:
     def describe(self) -> dict[str, Any]:
         """The JSON value that is written under OWN_KEY, without null and without defaults."""
         values = {**to_json(self), "pixels": self.pixels.describe()}
-        defaults = {"channels": "rgb", "fit": "crop", "interpolation": "bilinear"}
+        defaults = {
+            "channels": "rgb",
+            "fit": "crop",
+            "interpolation": "bilinear",
+            "has_names": True,
+        }
         return {
             key: value
             for key, value in values.items()
@@ -108,7 +115,7 @@ class FileMetadata:
             channels=self.channels,
             fit=self.fit,
             interpolation=self.interpolation,
-            labels=tuple(self.classes),
+            labels=tuple(self.classes) if self.has_names else None,
             answers=self.output,
         )
 

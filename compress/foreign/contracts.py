@@ -2,18 +2,20 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import keras
 import numpy as np
 
 from compress.foreign.door import check_input, graph_statement, with_fixed_size
+from configs.artifacts import ending
 from configs.contract import InputContract, Statement, settled
 from configs.errors import UserError
 from distill.data.manifest import Examples, describe_empty
 from eval.contract.file_contract import file_contract
-from eval.contract.foreign_metadata import labels_beside
+from eval.contract.foreign_metadata import labels_beside, natural_order
 from eval.contract.settle import Predict, settle_by_trial, with_answers
 from eval.contract.trial import TrialPhotos, trial_photos
 from eval.devices.probe import open_model
@@ -36,30 +38,81 @@ class ContractChoice:
     Attributes:
         statement: what the options say.
         automatic: whether a better contract is taken (`--contract auto`) or only reported.
+        order: the labels are the folders of the photos in this order.
     """
 
     statement: Statement = NO_STATEMENT
     automatic: bool = False
+    order: Literal["alphabetical", "natural"] | None = None
+
+    def of_classes(self, classes: Sequence[str]) -> Statement:
+        """The statement, with the classes of the photos in the order that was asked for.
+
+        Raises:
+            UserError: there are no classes to put in order.
+        """
+        if self.order is None:
+            return self.statement
+        if not classes:
+            raise UserError(
+                f"--labels {self.order} puts the class folders of --data in order, and there are "
+                "none. Give a file with one label on each line."
+            )
+        labels = sorted(classes) if self.order == "alphabetical" else natural_order(classes)
+        return replace(self.statement, labels=tuple(labels))
 
 
 NO_CHOICE = ContractChoice()
 
 
-def contract_of(file: Path, metadata: FileMetadata | None, choice: ContractChoice) -> InputContract:
+def contract_of(
+    file: Path,
+    metadata: FileMetadata | None,
+    choice: ContractChoice,
+    classes: Sequence[str] = (),
+) -> InputContract:
     """What a file expects, before it is tried.
 
     Args:
         metadata: our own, of the file.
+        classes: of the photos.
     """
     model = open_model(file, layout=choice.statement.layout)
-    return file_contract(
+    contract = file_contract(
         file,
         metadata,
         num_channels=model.input_shape[2],
         num_classes=model.num_classes,
         answers=model.answers,
-        options=choice.statement,
+        options=choice.of_classes(classes),
     )
+    _check(contract, model.input_shape[2], model.num_classes, file)
+    return contract
+
+
+def _check(contract: InputContract, num_channels: int, num_outputs: int, path: Path) -> None:
+    """Raise UserError if a contract cannot be that of a model with these edges."""
+    is_grey = contract.channels == "grey"
+    if is_grey != (num_channels == 1):
+        raise UserError(
+            f"{path} takes {num_channels} channel{'s' if num_channels > 1 else ''}, and --channels "
+            f"is {contract.channels}. Leave --channels out."
+        )
+    if is_grey and (len(set(contract.pixels.mean)) > 1 or len(set(contract.pixels.std)) > 1):
+        raise UserError(
+            f"{path} takes grey photos, and the mean or std has three different numbers. Give one."
+        )
+    num_classes = number_of_classes(num_outputs)
+    if contract.output_layer and ending(path) in (".tflite", ".onnx"):
+        raise UserError(
+            f"--output-layer {contract.output_layer} has no effect on {path}: it is for Keras "
+            "models. Export the file again with this one output."
+        )
+    if contract.labels and len(contract.labels) != num_classes:
+        raise UserError(
+            f"{len(contract.labels)} labels are given ({contract.stated_by.get('labels')}), and "
+            f"{path} answers with {num_classes} classes. Expected one label for each."
+        )
 
 
 def settle_file(
@@ -69,7 +122,7 @@ def settle_file(
     splits: dict[str, Examples],
 ) -> InputContract:
     """The contract of a file, tried on training and validation photos; one line shows it."""
-    contract = contract_of(file, metadata, choice)
+    contract = contract_of(file, metadata, choice, splits["train"].classes)
     model = open_model(file, layout=contract.layout)
     matched(splits["test"], contract.labels, model.num_classes, file)
     contract = settle_by_trial(
@@ -95,10 +148,17 @@ def settle_model(
     """
     statement, model = graph_statement(model), with_fixed_size(model)
     check_input(model)
-    beside, num_classes = labels_beside(path), max(model.outputs[0].shape[-1], 2)
-    if beside.labels is not None and len(beside.labels) != num_classes:
-        beside = Statement()
-    contract = settled(("options", choice.statement), ("labels.txt", beside), ("graph", statement))
+    num_classes = number_of_classes(model.outputs[0].shape[-1])
+    options = choice.of_classes(splits["train"].classes if splits else ())
+    beside = labels_beside(path, num_classes)
+    contract = settled(("options", options), ("labels.txt", beside), ("graph", statement))
+    num_channels = model.input_shape[1 if contract.layout == "nchw" else 3]
+    if num_channels not in (1, 3):
+        raise UserError(
+            f"{path} takes input of shape {model.input_shape}, and --layout {contract.layout} "
+            f"looks for its channels where it has {num_channels}. Leave --layout out."
+        )
+    _check(contract, num_channels, model.outputs[0].shape[-1], path)
     if splits and splits["test"].classes:
         matched(splits["test"], contract.labels, num_classes, path)
     is_first = contract.layout == "nchw"
@@ -110,6 +170,10 @@ def settle_model(
 
     size = model.input_shape[2:4] if is_first else model.input_shape[1:3]
     if splits is None or not splits["train"].classes:
+        if choice.automatic:
+            raise UserError(
+                "--contract auto tries the model on labelled photos. Give class folders."
+            )
         contract = _untried(predict, size, contract, splits["train"] if splits else None)
         log.info("%s: contract, not tried without labels: %s", path.name, contract.line)
         return contract

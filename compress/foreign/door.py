@@ -61,14 +61,14 @@ INTERPOLATIONS: dict[str, Interpolation] = {
 
 
 def _resizing(model: keras.Model) -> layers.Resizing | None:
-    """The layer that fits photos of any size to the network, before the first kernel."""
+    """The layer that fits photos of any size to the network, before anything but scaling."""
     if len(model.inputs) != 1 or None not in tuple(model.inputs[0].shape)[1:3]:
         return None
     for _, layer in named_layers(model):
         if isinstance(layer, layers.Resizing):
             return layer
-        if getattr(layer, "kernel", None) is not None:
-            break
+        if not isinstance(layer, layers.InputLayer | layers.Rescaling | layers.Normalization):
+            break  # what comes before would see photos of another size
     return None
 
 
@@ -100,6 +100,8 @@ def check_input(model: keras.Model) -> None:
     """Raise UserError if a photo cannot be the input, whatever the contract says."""
     inputs = getattr(model, "inputs", None) or []
     shape = tuple(inputs[0].shape) if len(inputs) == 1 else ()
+    if len(tuple(model.outputs[0].shape)) != 2:
+        image_size_of(model)
     if len(shape) != 4 or None in shape[1:] or not {1, 3} & {shape[1], shape[3]}:
         image_size_of(model)  # says what is wrong
         raise AssertionError(f"an input of shape {shape} that nothing is wrong with")

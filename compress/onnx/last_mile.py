@@ -11,7 +11,7 @@ import onnx
 from compress.foreign.contracts import ContractChoice, matched, settle_file
 from compress.int8.calibration import Images, calibration_photos
 from compress.int8.ranges import Ranges, ranges_of_values
-from compress.onnx.raw_pixels import OWN_NODES, SCALED, with_raw_pixels
+from compress.onnx.raw_pixels import PREFIX, SCALED, with_raw_pixels
 from compress.recipes.converters import quiet_converters
 from compress.recipes.metadata import write_metadata
 from compress.recipes.onnx import TYPES, Cpu, quantize_nodes, tensor_reader
@@ -169,7 +169,7 @@ def _quantize(
         if SCALED in chosen:
             chosen[SCALED] = off_the_grid(chosen[SCALED])
         nodes = onnx.load(prepared).graph.node
-        in_float = {n.name for n in nodes if n.name in OWN_NODES or n.op_type in FLOAT_ONLY}
+        in_float = {n.name for n in nodes if n.name.startswith(PREFIX) or n.op_type in FLOAT_ONLY}
         quantize_nodes(
             prepared,
             target,

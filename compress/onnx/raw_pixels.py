@@ -8,7 +8,10 @@ from compress.graph.tensor_names import INPUT
 from configs.contract import OWN_PIXELS, InputContract
 from configs.errors import UserError
 
-SCALED = "scaled_pixels"
+PREFIX = "potstill_"
+"""The beginning of all names that are added, so that they are new."""
+OUTPUT = "probabilities"
+SCALED = PREFIX + "scaled_pixels"
 """The tensor that the first layer of the foreign model reads."""
 OLDEST_OPSET = 13
 """The first in which weights can be rounded by channel."""
@@ -37,18 +40,21 @@ def with_raw_pixels(model: onnx.ModelProto, contract: InputContract) -> onnx.Mod
     num_channels = 1 if contract.channels == "grey" else 3
     height, width = sizes[2:4] if is_first else sizes[1:3]
     _rename(graph, image.name, SCALED)
+    for name in (INPUT, OUTPUT):
+        _rename(graph, name, f"{PREFIX}foreign_{name}")
+    answer_name = f"{PREFIX}foreign_{OUTPUT}" if answer.name == OUTPUT else answer.name
     graph.ClearField("input")
     graph.input.append(
         helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [1, height, width, num_channels])
     )
     before = _input_nodes(graph, contract, num_channels=num_channels, channels_first=is_first)
-    after = _answer_nodes(graph, answer.name, contract)
+    after = _answer_nodes(graph, answer_name, contract)
     nodes = [*before, *graph.node, *after]
     graph.ClearField("node")
     graph.node.extend(nodes)
     graph.ClearField("value_info")  # of the old shapes
     graph.ClearField("output")
-    graph.output.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, None))
+    graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, None))
     inferred = onnx.shape_inference.infer_shapes(model)
     onnx.checker.check_model(inferred)
     return inferred
@@ -72,6 +78,7 @@ def _at_opset(model: onnx.ModelProto) -> onnx.ModelProto:
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
     for node in graph.node:
         node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]
 
 
 def _input_nodes(
@@ -94,14 +101,14 @@ def _input_nodes(
             np.array(values[:num_channels], "float32")
             for values in (contract.pixels.mean, contract.pixels.std)
         )
-        add("Sub", "pixels_minus_mean", mean)
-        add("Div", "pixels_by_std", std)
+        add("Sub", PREFIX + "pixels_minus_mean", mean)
+        add("Div", PREFIX + "pixels_by_std", std)
     if contract.channels == "bgr":
-        add("Gather", "pixels_bgr", np.array([2, 1, 0]), axis=3)
+        add("Gather", PREFIX + "pixels_bgr", np.array([2, 1, 0]), axis=3)
     if channels_first:
-        add("Transpose", "pixels_first", perm=[0, 3, 1, 2])
+        add("Transpose", PREFIX + "pixels_first", perm=[0, 3, 1, 2])
     if not nodes:
-        add("Identity", "pixels")
+        add("Identity", PREFIX + "pixels")
     nodes[-1].output[:] = [SCALED]
     return nodes
 
@@ -113,28 +120,24 @@ def _answer_nodes(
     (output,) = graph.output
     shape = [dim.dim_value for dim in output.type.tensor_type.shape.dim]
     num_outputs = shape[-1] or max(shape[1:], default=0)
-    flat = numpy_helper.from_array(np.array([1, -1]), "answer_shape")
+    flat = numpy_helper.from_array(np.array([1, -1]), PREFIX + "answer_shape")
     graph.initializer.append(flat)
-    nodes = [helper.make_node("Reshape", [answer, flat.name], ["answers"], name="answers")]
-    tensor = "answers"
-    if num_outputs == 1:
-        if contract.answers == "logits":
-            nodes.append(helper.make_node("Sigmoid", [tensor], ["second"], name="second"))
-            tensor = "second"
-        graph.initializer.append(numpy_helper.from_array(np.array(1, "float32"), "one"))
-        nodes.append(helper.make_node("Sub", ["one", tensor], ["first"], name="first"))
+    answers, first, second, one = (PREFIX + n for n in ("answers", "first", "second", "one"))
+    nodes = [helper.make_node("Reshape", [answer, flat.name], [answers], answers)]
+    if num_outputs != 1:
+        kind = "Softmax" if contract.answers == "logits" else "Identity"
+        attributes = {"axis": 1} if kind == "Softmax" else {}
         return [
             *nodes,
-            helper.make_node("Concat", ["first", tensor], ["probabilities"], "both", axis=1),
+            helper.make_node(kind, [answers], [OUTPUT], PREFIX + OUTPUT, **attributes),
         ]
-    kind = "Softmax" if contract.answers == "logits" else "Identity"
-    attributes = {"axis": 1} if kind == "Softmax" else {}
-    nodes.append(helper.make_node(kind, [tensor], ["probabilities"], "probs", **attributes))
-    return nodes
-
-
-OWN_NODES = frozenset({
-    "pixels_minus_mean", "pixels_by_std", "pixels_bgr", "pixels_first", "pixels", "answers",
-    "second", "first", "both", "probs",
-})  # fmt: skip
-"""The nodes that `with_raw_pixels` adds; they stay in float."""
+    tensor = answers
+    if contract.answers == "logits":
+        nodes.append(helper.make_node("Sigmoid", [tensor], [second], second))
+        tensor = second
+    graph.initializer.append(numpy_helper.from_array(np.array(1, "float32"), one))
+    return [
+        *nodes,
+        helper.make_node("Sub", [one, tensor], [first], first),
+        helper.make_node("Concat", [first, tensor], [OUTPUT], PREFIX + OUTPUT, axis=1),
+    ]

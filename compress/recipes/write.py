@@ -90,6 +90,7 @@ def write_file(
     *,
     parent: str,
     classes: list[str],
+    has_names: bool = True,
     contract: InputContract = OWN_CONTRACT,
     output: OutputKind = "probabilities",
     split: SplitShares | None = None,
@@ -101,6 +102,7 @@ def write_file(
         conversion: the model and its calibration photos, shared by all files of the model.
         parent: the name of the model, for the metadata.
         classes: the class names in the order of the model's answers.
+        has_names: whether they are names, and not numbers because nobody knows the names.
         contract: of the model as it came. The one at hand takes raw pixels, and its calibration
             photos are fitted already.
         split: shares of the validation and test photos.
@@ -133,6 +135,7 @@ def write_file(
             )
         metadata = FileMetadata(
             classes=classes,
+            has_names=has_names,
             output="scores" if has_scores(conversion.model) else output,
             pixels=OWN_PIXELS,
             image_size=list(image_size_of(conversion.model)),

@@ -102,12 +102,6 @@ def scan_flat_folder(path: Path) -> dict[str, Examples]:
     return {split: make_examples(part, path, []) for split, part in splits.items()}
 
 
-def class_folders(path: Path) -> list[str]:
-    """The names of the classes of a folder of photos, in alphabetical order."""
-    listing = SOURCES["folder"](path, Path())
-    return sorted({file.label for file in listing.files} - {""})
-
-
 def list_source(data: DataConfig, run: RunDir) -> tuple[Listing, str]:
     """The files of the source, and a digest of their names, sizes and modification times."""
     listing = SOURCES[data.source](data.path, run.photos_manifest.parent)

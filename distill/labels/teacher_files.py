@@ -14,8 +14,9 @@ from configs.contract import InputContract, TeacherFile, settled
 from configs.errors import UserError
 from distill.model_file import load_model
 from eval.contract.file_contract import file_contract
+from eval.contract.foreign_metadata import labels_beside
 from eval.devices.probe import Model, ModelFileError, open_model
-from eval.metadata import read_metadata
+from eval.metadata import class_name, read_metadata
 from eval.scoring.class_counts import class_mismatch, number_of_classes
 from eval.scoring.probabilities import two_classes
 
@@ -57,7 +58,8 @@ def open_teacher_file(file: TeacherFile, classes: list[str]) -> OpenTeacher:
             f"teacher.files names {file.path}, which does not exist. Expected a .keras, .onnx or "
             ".tflite file or a SavedModel folder."
         )
-    contract = settled(("options", file.statement))
+    beside = labels_beside(file.path, len(classes))
+    contract = settled(("options", file.statement), ("labels.txt", beside))
     if file.path.is_dir():
         predict = _saved_model(file)
     elif ending(file.path) in (".onnx", ".tflite"):
@@ -107,6 +109,7 @@ def _order(
     Raises:
         UserError: the teacher has other classes.
     """
+    labels = tuple(map(class_name, labels)) if labels else None
     if labels is None or list(labels) == classes:
         return None
     if sorted(labels) != sorted(classes):

@@ -1,11 +1,15 @@
 """The input contract of a model file: what the user says, then the file, then its shape."""
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 
 from configs.artifacts import ending
 from configs.contract import InputContract, Statement, settled
 from eval.contract.foreign_metadata import labels_beside, onnx_statement, tflite_statement
 from eval.metadata import FileMetadata
+
+log = logging.getLogger("potstill")
 
 
 def file_contract(
@@ -29,11 +33,13 @@ def file_contract(
     if metadata is None:
         is_onnx = ending(path) == ".onnx"
         foreign = onnx_statement(path) if is_onnx else tflite_statement(path)
-        beside = labels_beside(path)
-        foreign, beside = (
-            Statement(pixels=said.pixels, labels=None) if not _fits(said, num_classes) else said
-            for said in (foreign, beside)
-        )
+        beside = labels_beside(path, max(num_classes, 2))
+        if not _fits(foreign, num_classes):
+            log.warning(
+                "%s: its metadata has %d labels, and it answers with %d classes, so none is used",
+                path, len(foreign.labels or ()), num_classes,
+            )  # fmt: skip
+            foreign = replace(foreign, labels=None)
     graph = Statement(channels="grey" if num_channels == 1 else None, answers=answers)  # type: ignore[arg-type]
     return settled(
         ("options", options),

@@ -6,6 +6,7 @@ as not said.
 
 import ast
 import json
+import logging
 import re
 import struct
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,9 @@ import flatbuffers
 import numpy as np
 
 from configs.contract import OWN_PIXELS, RANGES, Pixels, Statement
-from eval.metadata import MAX_JSON_BYTES, ZipMembers, onnx_properties
+from eval.metadata import MAX_JSON_BYTES, ZipMembers, class_name, onnx_properties
+
+log = logging.getLogger("potstill")
 
 TFLITE_ENTRY = "TFLITE_METADATA"
 LABELS_MEMBER = "labels.txt"
@@ -34,10 +37,14 @@ MEMBERS = {
     "AssociatedFile": "name description type",
 }
 """The tables of TFLite's metadata_schema.fbs that we use, and all their members in their order."""
+KINDS_OF_LABELS = (0, 2, 3)
+"""The types of an AssociatedFile that may hold labels; 4 is one of calibration, for example."""
 NORMALIZATION_OPTIONS = 1
 """The number of this table in the union of a ProcessUnit."""
-BROKEN = (ValueError, TypeError, IndexError, KeyError, struct.error, SyntaxError, RecursionError,
-          MemoryError, AttributeError, UnicodeError)  # fmt: skip
+BROKEN = (
+    OverflowError, ValueError, TypeError, IndexError, KeyError, struct.error, SyntaxError,
+    RecursionError, MemoryError, AttributeError, UnicodeError,
+)  # fmt: skip
 """What reading foreign bytes raises when they are not what they should be."""
 
 
@@ -62,13 +69,30 @@ def onnx_statement(path: Path) -> Statement:
     return _ultralytics_statement(onnx_properties(path), None)
 
 
-def labels_beside(path: Path) -> Statement:
-    """What `labels.txt`, or a file with labels of the model's own name, says beside a model."""
-    for name in ("labels.txt", f"{path.stem}.txt", f"{path.stem}_labels.txt", "class_names.txt"):
-        file = path.with_name(name)
-        if file.is_file() and file.stat().st_size <= MAX_JSON_BYTES:
-            return Statement(labels=labels_of_lines(file.read_text("utf-8", "replace")))
+def labels_beside(path: Path, num_classes: int | None) -> Statement:
+    """What a file of labels beside a model says: of the model's own name, or `labels.txt`.
+
+    Args:
+        num_classes: of the model; None for any. A file with another number is not its own.
+    """
+    names = [f"{path.stem}_labels.txt", f"{path.stem}.txt", "labels.txt", "class_names.txt"]
+    for file in (path.with_name(name) for name in names):
+        labels = labels_of_file(file) if file.is_file() else None
+        if labels is not None and num_classes in (None, len(labels)):
+            return Statement(labels=labels)
+        if labels is not None:
+            log.warning(
+                "%s has %d labels, and %s answers with %d classes, so it is not used",
+                file, len(labels), path.name, num_classes,
+            )  # fmt: skip
     return Statement()
+
+
+def labels_of_file(path: Path) -> tuple[str, ...] | None:
+    """The labels of a text file; None if it is empty or far too large."""
+    if path.stat().st_size > MAX_JSON_BYTES:
+        return None
+    return labels_of_lines(path.read_text("utf-8-sig", "replace"))
 
 
 def labels_of_lines(text: str) -> tuple[str, ...] | None:
@@ -78,10 +102,11 @@ def labels_of_lines(text: str) -> tuple[str, ...] | None:
     """
     lines = [line.strip() for line in text.splitlines()]
     labels = [line for line in lines if line]
-    numbered = [re.fullmatch(r"(\d+)[\s:,]+(.+)", label) for label in labels]
+    numbered = [re.fullmatch(r"(\d{1,6})[\s:,]+(.+)", label) for label in labels]
     if all(match and int(match[1]) == i for i, match in enumerate(numbered)):
-        labels = [match[2] for match in numbered if match]
-    return tuple(labels) or None
+        names = [match[2] for match in numbered if match]
+        labels = names if len(set(names)) == len(names) else labels  # 0 stars, 1 stars, ...
+    return tuple(map(class_name, labels)) or None
 
 
 def natural_order(names: Sequence[str]) -> list[str]:
@@ -111,7 +136,8 @@ def _ultralytics_statement(values: Mapping[str, object], pixels: Pixels | None) 
         return Statement(pixels=pixels)
     is_ultralytics = values.get("task") == "classify" and "stride" in values
     return Statement(
-        pixels=pixels or (RANGES["0..1"] if is_ultralytics else None), labels=tuple(names) or None
+        pixels=pixels or (RANGES["0..1"] if is_ultralytics else None),
+        labels=tuple(map(class_name, names)) or None,
     )
 
 
@@ -147,7 +173,9 @@ def _of_model_metadata(data: bytes) -> tuple[Pixels | None, str | None]:
             )
         for answer in graph.tables("output_tensor_metadata", "TensorMetadata")[:1]:
             names = [
-                file.text("name") for file in answer.tables("associated_files", "AssociatedFile")
+                file.text("name")
+                for file in answer.tables("associated_files", "AssociatedFile")
+                if file.byte("type") in KINDS_OF_LABELS
             ]
             label_file = next(filter(None, names), None)
     return pixels, label_file

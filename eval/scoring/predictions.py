@@ -16,7 +16,7 @@ from configs.run_dir import RunDir
 from eval.devices.probe import Edge, ModelFileError, open_model
 from eval.footprint import model_sha256
 from eval.images import evaluation_batches, evaluation_image
-from eval.scoring.probabilities import as_probabilities
+from eval.scoring.probabilities import as_probabilities, output_kind
 
 BATCH_SIZE = 32
 
@@ -40,14 +40,14 @@ class Photos:
         return self.labels if self.is_labelled else None
 
 
-def predict_file(
+def file_outputs(
     path: Path,
     batches: Iterable[np.ndarray],
     contract: InputContract = OWN_CONTRACT,
     num_threads: int = 1,
     progress: Callable[[int], None] | None = None,
-) -> np.ndarray:
-    """Probabilities of a model file, float32 (examples, classes).
+) -> tuple[np.ndarray, str]:
+    """What a model file answers, float32 (examples, classes), and of which kind it is.
 
     Args:
         batches: uint8 images (batch, height, width, channels) of the evaluation view.
@@ -72,7 +72,18 @@ def predict_file(
     answers = np.concatenate(outputs)
     if not np.isfinite(answers).all():
         raise StepFailed(f"{path} answers with NaN or infinity: its arithmetic overflows.")
-    return as_probabilities(answers, contract.answers or model.answers)
+    return answers, contract.answers or model.answers or output_kind(answers)
+
+
+def predict_file(
+    path: Path,
+    batches: Iterable[np.ndarray],
+    contract: InputContract = OWN_CONTRACT,
+    num_threads: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Probabilities of a model file, float32 (examples, classes); see `file_outputs`."""
+    return as_probabilities(*file_outputs(path, batches, contract, num_threads, progress))
 
 
 def _check_whole(edge: Edge, inputs: np.ndarray, path: Path) -> None:

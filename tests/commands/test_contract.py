@@ -29,17 +29,14 @@ def test_caffe_means_that_blue_comes_first() -> None:
         ContractOptions(pixels="caffe", channels="rgb").choice()
 
 
-def test_folders_are_put_in_natural_order(tmp_path: Path) -> None:
-    for name in ("10", "2", "1"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.png").touch()
-    order = ContractOptions(labels="natural").choice(tmp_path).statement.labels
-    assert order == ("1", "2", "10")
-    assert ContractOptions(labels="alphabetical").choice(tmp_path).statement.labels == (
-        "1", "10", "2",
-    )  # fmt: skip
-    with pytest.raises(UserError, match="there is no --data"):
-        ContractOptions(labels="natural").choice()
+def test_folders_are_put_in_natural_order() -> None:
+    classes = ["1", "10", "2"]
+    natural = ContractOptions(labels="natural").choice()
+    assert natural.of_classes(classes).labels == ("1", "2", "10")
+    alphabetical = ContractOptions(labels="alphabetical").choice()
+    assert alphabetical.of_classes(["2", "1", "10"]).labels == ("1", "10", "2")
+    with pytest.raises(UserError, match="there are none"):
+        natural.of_classes([])
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,16 @@ def test_ultralytics_names_mean_pixels_from_0_to_1(tmp_path: Path, tflite_file: 
 
 @pytest.mark.parametrize(
     "names",
-    ["__import__('os')", "{0: [1]}", "[" * 5000, "{'a': 'red'}", "red", "{0: 1, 1: 2, 2: 3}", ""],
+    [
+        "__import__('os')",
+        "{0: [1]}",
+        "[" * 5000,
+        "{'a': 'red'}",
+        "red",
+        "{0: 1, 1: 2, 2: 3}",
+        "{1e999: 'a'}",
+        "",
+    ],
 )
 def test_names_that_are_no_names_are_ignored(names: str, tmp_path: Path) -> None:
     path = onnx_file(tmp_path / "a.onnx", **{**ULTRALYTICS, "names": names})
@@ -109,13 +118,27 @@ def test_labels_stand_on_lines(text: str, labels: tuple[str, ...] | None) -> Non
 
 
 def test_labels_beside_a_file_are_its_own(tmp_path: Path) -> None:
-    assert labels_beside(tmp_path / "model.tflite") == Statement()
-    (tmp_path / "model.txt").write_text("b\na\n")
-    assert labels_beside(tmp_path / "model.tflite").labels == ("b", "a")
+    assert labels_beside(tmp_path / "model.tflite", 2) == Statement()
     (tmp_path / "labels.txt").write_text("c\nd\n")
-    assert labels_beside(tmp_path / "model.tflite").labels == ("c", "d")
+    assert labels_beside(tmp_path / "model.tflite", 2).labels == ("c", "d")
+    (tmp_path / "model.txt").write_text("b\na\n")
+    assert labels_beside(tmp_path / "model.tflite", 2).labels == ("b", "a")
 
 
 def test_numbers_in_names_are_sorted_by_value() -> None:
     assert natural_order(["10", "1", "2"]) == ["1", "2", "10"]
     assert natural_order(["n10", "a", "n9"]) == ["a", "n9", "n10"]
+
+
+def test_labels_of_another_number_are_not_used_and_one_file_hides_no_other(tmp_path: Path) -> None:
+    (tmp_path / "model.txt").write_text("a\nb\nc\n")
+    (tmp_path / "labels.txt").write_text("\ufeffb\na\n", "utf-8")
+    assert labels_beside(tmp_path / "model.tflite", 2).labels == ("b", "a")
+    assert labels_beside(tmp_path / "model.tflite", 4) == Statement()
+
+
+def test_numbers_that_tell_classes_apart_stay() -> None:
+    assert labels_of_lines("0 stars\n1 stars\n2 stars") == ("0 stars", "1 stars", "2 stars")
+    assert labels_of_lines("9" * 5000 + " a\n") == ("9" * 5000 + " a",)
+    decomposed = "cafe\u0301"
+    assert labels_of_lines(decomposed) == ("caf\u00e9",)
