@@ -148,12 +148,10 @@ class InputContract:
 
     def describe(self) -> dict[str, object]:
         """The JSON value for manifests and metadata: what is no default, and who stated what."""
-        default = InputContract()
-        values = {name: value for name, value in asdict(self).items() if name != "stated_by"}
         changed = {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in values.items()
-            if getattr(self, name) != getattr(default, name)
+            for name, value in asdict(self).items()
+            if name != "stated_by" and getattr(self, name) != getattr(OWN_CONTRACT, name)
         }
         if "pixels" in changed:
             changed["pixels"] = self.pixels.describe()

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import keras
 import pytest
 
 from support import save_photo
@@ -158,9 +159,11 @@ def test_a_keras_file_that_is_cut_short(program, photo_folder: Path, tmp_path: P
 
 
 def test_a_bare_model_without_photos_or_with_an_unknown_recipe(program, tmp_path: Path) -> None:
-    (tmp_path / "m.keras").touch()
+    keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]).save(
+        tmp_path / "m.keras"
+    )
     outcome = program("compress", "quantize", tmp_path / "m.keras")
-    assert_clear(outcome, code=2, says="--data is missing")
+    assert_clear(outcome, code=2, says="Give a folder of photos with --data")
     outcome = program("compress", "quantize", tmp_path / "m.keras", "--recipe", "int9")
     assert_clear(outcome, code=2, says="unknown recipe 'tflite.int9'")
 

@@ -85,7 +85,7 @@ def test_a_limit_without_recipes_searches(program, foreign: Path, photo_folder: 
     # Of files as fast the smallest: tiny ones are that by chance.
     assert re.search(rf"\* {name}: the (fast|small)est .*of 3 files within 50\.0 points", chosen)
     assert "and 1,000,000 bytes" in chosen
-    reason = "not made: int8 is accurate and small enough, and this one is no faster"
+    reason = "not made: plain-int8 is accurate and small enough, and this one is no faster"
     assert table.count(reason) == 4
 
 
