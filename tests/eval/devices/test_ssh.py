@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from configs.errors import StepFailed, UserError
@@ -128,6 +129,27 @@ def test_answers_are_the_same_there_and_here(
         session.close()
     # The same runtime on the same processor: bit for bit.
     np.testing.assert_array_equal(there, open_model(onnx_file).predict(image[None])[0])
+
+
+def test_weights_in_a_second_file_are_copied_too(
+    server: Server, onnx_file: Path, colours: np.ndarray, tmp_path: Path
+) -> None:
+    path = tmp_path / "split.onnx"
+    onnx.save(
+        onnx.load(onnx_file),
+        path,
+        save_as_external_data=True,
+        location="it's split.data",
+        size_threshold=70,  # the matrix goes, the axes stay
+    )
+    assert (tmp_path / "it's split.data").exists()
+    image = colours[1].astype("float32")
+    with ssh(host="board", python=sys.executable, config=str(server.config)) as board:
+        session = board.open(path, num_threads=1)
+        there = session.predict(image)
+        session.close()
+    np.testing.assert_array_equal(there, open_model(onnx_file).predict(image[None])[0])
+    assert not server.call_folders()
 
 
 def test_what_a_login_shell_prints_does_no_harm(server: Server, onnx_file: Path) -> None:
