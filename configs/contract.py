@@ -102,7 +102,7 @@ class InputContract:
     The attributes are those of a `Statement`, completed by defaults.
 
     Attributes:
-        stated_by: who stated a field, by its name: "options", "metadata", "graph" or "auto".
+        stated_by: who stated a field, by its name: "options", "metadata", "graph", "auto" ...
     """
 
     pixels: Pixels = OWN_PIXELS
@@ -286,14 +286,14 @@ class TeacherFile(Strict):
     @classmethod
     def from_contract(cls, path: Path, image_size: int, contract: InputContract) -> "TeacherFile":
         """The file of a model whose contract is known."""
-        is_own = contract.pixels == OWN_PIXELS
         return cls(
             path=path,
             image_size=image_size,
-            mean=None if is_own else contract.pixels.mean,
-            std=None if is_own else contract.pixels.std,
+            mean=contract.pixels.mean,
+            std=contract.pixels.std,
             channels=None if contract.channels == "rgb" else contract.channels,
             layout=contract.layout,
+            interpolation=contract.interpolation,
             labels=list(contract.labels) if contract.labels else None,
             output_layer=contract.output_layer,
             answers=contract.answers,
