@@ -15,9 +15,8 @@ from compress.recipes.conversion import Conversion
 from compress.recipes.write import write_file
 from configs.artifacts import digest, file_sha256, path_sha256
 from configs.contract import InputContract
-from configs.errors import UserError
 from configs.records import from_json
-from configs.resume import Built, Step, Workspace, take_step
+from configs.resume import Built, Workspace, take_file_step
 from configs.schema import Choice, LeastRuntime
 from distill.data.manifest import Examples
 from distill.predictions import model_probabilities
@@ -145,13 +144,7 @@ class ModelFiles:
             )
             return [file], facts
 
-        step = Step(file.name, file.with_name(file.name + ".json"), inputs, build)
-        if file.exists() and not step.manifest.exists() and not step.was_begun:
-            raise UserError(
-                f"{file} exists and Potstill did not write it. Move it away, or name a folder "
-                "with --out."
-            )
-        return take_step(step)
+        return take_file_step(file, inputs, build)
 
     def answers(self, file: Path, split: Split) -> np.ndarray:
         """Probabilities of one file on the photos of a split."""

@@ -221,3 +221,20 @@ def _is_unchanged(path: Path, facts: Facts, written: int) -> bool:
 def output_sha256(manifest: Path, name: str) -> str:
     """The SHA-256 of one file of a finished artifact: an input of later steps."""
     return str(read_json(manifest)["outputs"][name]["sha256"])
+
+
+def take_file_step(
+    file: Path, inputs: Facts, build: Callable[[Workspace], Built]
+) -> Facts:
+    """Take the step that writes one file outside of a run; its manifest lies beside it.
+
+    Raises:
+        UserError: somebody else wrote the file.
+    """
+    step = Step(file.name, file.with_name(file.name + ".json"), inputs, build)
+    if file.exists() and not step.manifest.exists() and not step.was_begun:
+        raise UserError(
+            f"{file} exists and Potstill did not write it. Move it away, or name a folder with "
+            "--out."
+        )
+    return take_step(step)

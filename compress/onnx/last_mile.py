@@ -20,7 +20,7 @@ from configs.artifacts import whole_file
 from configs.contract import OWN_PIXELS, InputContract
 from configs.errors import StepFailed, UserError
 from configs.records import from_json, to_json
-from configs.resume import Built, Step, Workspace, take_step
+from configs.resume import Built, Workspace, take_file_step
 from configs.schema import Choice
 from distill.data.manifest import Examples
 from distill.data.scan import scan_folder
@@ -68,7 +68,7 @@ def quantize_onnx_model(
         raise UserError("--data is missing. Give a folder with one folder of photos per class.")
     splits = scan_folder(data)
     settled = settle_file(path, metadata, contract, splits)
-    model = open_model(path)
+    model = open_model(path, layout=settled.layout)
     parts = {
         split: matched(examples, settled.labels, model.num_classes, path)
         for split, examples in splits.items()
@@ -100,7 +100,7 @@ def quantize_onnx_model(
 def _written(
     path: Path, file: Path, recipe: Choice, contract: InputContract, train: Examples
 ) -> dict[str, object]:
-    size = open_model(path).input_shape[:2]
+    size = open_model(path, layout=contract.layout).input_shape[:2]
 
     def build(workspace: Workspace) -> Built:
         photos = calibration_photos(train, size, contract)
@@ -134,13 +134,7 @@ def _written(
         "contract": contract.describe(),
         "recipe": recipe.model_dump(mode="json"),
     }
-    step = Step(file.name, file.with_name(file.name + ".json"), inputs, build)
-    if file.exists() and not step.manifest.exists() and not step.was_begun:
-        raise UserError(
-            f"{file} exists and Potstill did not write it. Move it away, or name a folder with "
-            "--out."
-        )
-    return take_step(step)
+    return take_file_step(file, inputs, build)
 
 
 def _quantize(
@@ -192,7 +186,7 @@ def off_the_grid(limits: tuple[float, float]) -> tuple[float, float]:
 
 def _check_parity(path: Path, raw: Path, contract: InputContract, photos: Images) -> None:
     images = np.stack(list(islice(photos(), 4)))
-    own_outputs = open_model(path).predict(contract.apply(images))
+    own_outputs = open_model(path, layout=contract.layout).predict(contract.apply(images))
     kind = contract.answers
     own = as_probabilities(two_classes(own_outputs, kind or "logits"), kind)
     probs = as_probabilities(open_model(raw).predict(images), "probabilities")
