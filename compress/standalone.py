@@ -26,7 +26,8 @@ from compress.self_taught import self_taught_qat
 from configs.artifacts import ending
 from configs.errors import StepFailed, UserError, failure_of, ran_out_of_memory
 from configs.records import to_json
-from configs.schema import BudgetConfig, LeastRuntime
+from configs.resume import Facts
+from configs.schema import BudgetConfig, Choice, LeastRuntime
 from distill.data.folders import is_flat
 from distill.data.manifest import Examples
 from distill.data.scan import scan_flat_folder, scan_folder
@@ -123,7 +124,19 @@ def quantize_model(
         train = None if qat_epochs is None else partial(_trained, work, path, data, qat_epochs)
         return _searched(work, budget, train, edges)
     conversion = Conversion(model, work.calibration())
-    facts: dict[Path, dict[str, Any]] = {}
+    facts, failures = _written(work, conversion, choices)
+    return replace(_measured(work, facts, budget), failures=failures)
+
+
+def _written(
+    work: ModelFiles, conversion: Conversion, choices: list[Choice]
+) -> tuple[dict[Path, Facts], dict[str, str]]:
+    """The files that could be written, with what their manifests say; and why others could not.
+
+    Raises:
+        StepFailed: there are none.
+    """
+    facts: dict[Path, Facts] = {}
     failures: dict[str, str] = {}
     for choice in choices:
         file = work.folder / file_name(work.name, choice.name)
@@ -138,7 +151,7 @@ def quantize_model(
             log.error("%s failed: %s", file.name, failures[file.name])
     if not facts:
         raise StepFailed("\n".join(f"{name} failed: {why}" for name, why in failures.items()))
-    return replace(_measured(work, facts, budget), failures=failures)
+    return facts, failures
 
 
 def _check_trainable(work: ModelFiles, splits: dict[str, Examples] | None) -> None:
@@ -176,7 +189,7 @@ def _quantized_onnx(
 
 
 def _measured(
-    work: ModelFiles, facts: dict[Path, dict[str, Any]], budget: BudgetConfig | None
+    work: ModelFiles, facts: dict[Path, Facts], budget: BudgetConfig | None
 ) -> Quantized:
     latency = time_together(list(facts), num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
     rows = [work.row(file, file_facts, latency[file]) for file, file_facts in facts.items()]
@@ -212,7 +225,7 @@ def _searched(
 ) -> Quantized:
     assert work.to_calibrate is not None, "a search without photos"
 
-    def write(conversion: Conversion, candidate: Candidate) -> tuple[Path, dict[str, Any]]:
+    def write(conversion: Conversion, candidate: Candidate) -> tuple[Path, Facts]:
         file = work.folder / f"{work.name}-{candidate.name}.tflite"
         parent = work.name if conversion.model is work.model else f"{work.name}-qat"
         return file, work.write(conversion, file, with_edges(candidate.choice, edges), parent)

@@ -123,16 +123,7 @@ def write_file(
         runtime = runtime_of(unfinished)
         check_runtime(path, runtime, least_runtime)
         delegate = open_model(unfinished).delegate
-        parity = None
-        max_diff = MAX_PARITY_DIFF.get(recipe.name.partition(".")[2])
-        # Logits may be large, and float16 rounds them by a share of their size.
-        is_checked = output == "probabilities" or keeps_float32(recipe.name)
-        if max_diff is not None and is_checked:
-            images = list(islice(conversion.photos(), NUM_PARITY_IMAGES))
-            batch = np.stack(images) if images else _noise(conversion.model)
-            parity = check_parity(
-                conversion.model, unfinished, batch, max_diff=max_diff, output=output
-            )
+        parity = _parity_of_float(conversion, unfinished, recipe.name, output)
         metadata = FileMetadata(
             classes=classes,
             has_names=has_names,
@@ -159,6 +150,19 @@ def write_file(
         zip_bytes=zip_bytes(path),
     )
     return facts.with_details(details)
+
+
+def _parity_of_float(
+    conversion: Conversion, path: Path, recipe: str, output: OutputKind
+) -> float | None:
+    """What `check_parity` returns for a float file; None for a file that is rounded further."""
+    max_diff = MAX_PARITY_DIFF.get(recipe.partition(".")[2])
+    # Logits may be large, and float16 rounds them by a share of their size.
+    if max_diff is None or not (output == "probabilities" or keeps_float32(recipe)):
+        return None
+    images = list(islice(conversion.photos(), NUM_PARITY_IMAGES))
+    batch = np.stack(images) if images else _noise(conversion.model)
+    return check_parity(conversion.model, path, batch, max_diff=max_diff, output=output)
 
 
 def _noise(model: keras.Model) -> np.ndarray:
