@@ -1,5 +1,6 @@
 """Tiny photos and runs that tests share."""
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,16 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outcome = command("distill", "run", "smoke", "--run", path)
     assert outcome.code == 0, outcome.err
     return path
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is logged, at level warning or above."""
+    messages: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    monkeypatch.setattr(logging.getLogger("potstill"), "handlers", [handler])
+    return messages
 
 
 @pytest.fixture

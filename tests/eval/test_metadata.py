@@ -1,7 +1,6 @@
 """The metadata in a model file, read from files that the test writes itself."""
 
 import json
-import logging
 import shutil
 import struct
 import subprocess
@@ -44,16 +43,6 @@ DEEP = "[" * 100_000 + "]" * 100_000
 @pytest.fixture
 def tflite_file(tflite_files: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copy(tflite_files["float32"], tmp_path / "a.tflite"))
-
-
-@pytest.fixture
-def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is logged, at level warning or above."""
-    messages: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    monkeypatch.setattr(logging.getLogger("potstill"), "handlers", [handler])
-    return messages
 
 
 def add_member(path: Path, content: str | bytes, **options: Any) -> Path:

@@ -1,6 +1,5 @@
 """A model trained under a contract scores what Keras says of it, photo by photo."""
 
-import logging
 from pathlib import Path
 
 import keras
@@ -117,13 +116,9 @@ def test_a_contract_is_followed_found_and_missed_aloud(
     request: pytest.FixtureRequest,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    warnings: list[str],
 ) -> None:
     monkeypatch.setattr(standalone, "NUM_RUNS", 10)
-    warnings: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
-    monkeypatch.setattr(logging.getLogger("potstill"), "handlers", [handler])
-
     fixture, contract = BY_HAND[name]
     data = request.getfixturevalue(fixture)
     model = trained(data, contract)

@@ -1,6 +1,5 @@
 """A contract is tried on photos, and a better one is named."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +29,6 @@ def photos(tmp_path: Path):
             paths.append(path)
             names.append(name)
     return trial_photos(paths, names)
-
-
-@pytest.fixture
-def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    messages: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    monkeypatch.setattr(logging.getLogger("potstill"), "handlers", [handler])
-    return messages
 
 
 def nearest_colour(own: InputContract, order: list[str] | None = None):
