@@ -188,9 +188,7 @@ def _quantized_onnx(
     return Quantized(rows)
 
 
-def _measured(
-    work: ModelFiles, facts: dict[Path, Facts], budget: BudgetConfig | None
-) -> Quantized:
+def _measured(work: ModelFiles, facts: dict[Path, Facts], budget: BudgetConfig | None) -> Quantized:
     latency = time_together(list(facts), num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
     rows = [work.row(file, file_facts, latency[file]) for file, file_facts in facts.items()]
     if budget is None:

@@ -223,9 +223,7 @@ def output_sha256(manifest: Path, name: str) -> str:
     return str(read_json(manifest)["outputs"][name]["sha256"])
 
 
-def take_file_step(
-    file: Path, inputs: Facts, build: Callable[[Workspace], Built]
-) -> Facts:
+def take_file_step(file: Path, inputs: Facts, build: Callable[[Workspace], Built]) -> Facts:
     """Take the step that writes one file outside of a run; its manifest lies beside it.
 
     Raises:
