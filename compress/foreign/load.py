@@ -17,9 +17,10 @@ from compress.foreign.container import Container, open_container
 from compress.foreign.custom import CustomObjects, import_layers
 from compress.foreign.keras2.load import load_keras2, wrappers_of
 from compress.foreign.plain import as_plain
-from compress.foreign.saved_model.load import check_operations, load_graph
+from compress.foreign.saved_model.load import load_graph
 from compress.graph.replay import named_layers
 from configs.errors import UserError
+from distill.saved_model import check_graphs
 
 log = logging.getLogger("potstill")
 
@@ -126,7 +127,7 @@ def _load_saved_model(
 ) -> keras.Model:
     """The layers of a SavedModel if it describes them and Keras 3 has them; else its graph."""
     path = container.path
-    check_operations(path)
+    check_graphs(path)
     wrapped = wrappers_of(container)
     if container.config is None:
         return load_graph(path)

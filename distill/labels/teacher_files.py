@@ -13,6 +13,7 @@ from configs.artifacts import ending
 from configs.contract import InputContract, TeacherFile, settled
 from configs.errors import UserError
 from distill.model_file import load_model
+from distill.saved_model import open_saved_model
 from eval.contract.file_contract import file_contract
 from eval.contract.foreign_metadata import labels_beside
 from eval.devices.probe import Model, ModelFileError, open_model
@@ -146,27 +147,13 @@ def _keras_file(file: TeacherFile) -> Outputs:
 
 
 def _saved_model(file: TeacherFile) -> Outputs:
-    try:
-        loaded = tf.saved_model.load(str(file.path))
-        serve = loaded.signatures["serving_default"]
-    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
-        raise UserError(
-            f"{file.path} is not a SavedModel that can be served ({error}). Expected a folder "
-            "written by model.export(), with a signature serving_default."
-        ) from None
-    inputs, outputs = serve.structured_input_signature[1], serve.structured_outputs
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise UserError(
-            f"{file.path} has {len(inputs)} inputs and {len(outputs)} outputs. Expected one input "
-            "(an image) and one output."
-        )
+    served = open_saved_model(file.path)
+    inputs = served.function.structured_input_signature[1]
     ((name, spec),) = inputs.items()
     _check_input(file, spec.shape)
 
     def predict(images: np.ndarray) -> np.ndarray:
-        # Keeps `loaded` alive, and with it the variables that `serve` reads.
-        assert loaded is not None
-        (output,) = serve(**{name: tf.cast(images, spec.dtype)}).values()
+        (output,) = served.function(**{name: tf.cast(images, spec.dtype)}).values()
         return np.asarray(output)
 
     return predict

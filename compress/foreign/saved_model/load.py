@@ -11,18 +11,10 @@ import tensorflow as tf
 from compress.foreign.answers import NoCounterpart, check_same_answers
 from compress.foreign.saved_model.builder import LayerBuilder
 from compress.foreign.saved_model.operations import OPERATIONS
-from configs.errors import UserError
+from distill.saved_model import ServedModel, open_saved_model
 
 log = logging.getLogger("potstill")
 
-SIGNATURES = ("serving_default", "serve")
-TOUCHES_FILES = {
-    "EagerPyFunc", "InitializeTableFromTextFile", "InitializeTableFromTextFileV2", "MatchingFiles",
-    "PyFunc", "PyFuncStateless", "ReadFile", "WriteFile",
-}  # fmt: skip
-"""Operations that run Python code or touch files. No classifier needs them to answer."""
-CHANGES_ITSELF = {"AssignAddVariableOp", "AssignSubVariableOp", "AssignVariableOp"}
-"""Operations by which an answer changes the next one."""
 XLA = ("_XlaMustCompile", "_noinline")
 """Attributes of a function that XLA must compile."""
 CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
@@ -48,30 +40,6 @@ class OpaqueGraph(keras.Layer):
         return {**super().get_config(), "function": self.function}
 
 
-def check_operations(path: Path) -> None:
-    """Raise UserError if a part of a SavedModel touches files or runs code.
-
-    Loading it may run some of it, so this comes before.
-    """
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    saved = saved_model_pb2.SavedModel()
-    try:
-        saved.ParseFromString((path / "saved_model.pb").read_bytes())
-    except DecodeError as error:
-        raise UserError(f"{path} is damaged ({error}). Write it again.") from None
-    kinds: set[str] = set()
-    for graph in (meta_graph.graph_def for meta_graph in saved.meta_graphs):
-        functions = [part.node_def for part in graph.library.function]
-        kinds |= {node.op for nodes in (graph.node, *functions) for node in nodes}
-    if touching := sorted(kinds & TOUCHES_FILES):
-        raise UserError(
-            f"{path} runs {', '.join(touching)}, which touches files or runs code. Potstill runs "
-            "neither. Export the model without it."
-        )
-
-
 def load_graph(path: Path) -> keras.Model:
     """A model that computes what the graph of a SavedModel does.
 
@@ -79,11 +47,10 @@ def load_graph(path: Path) -> keras.Model:
     graph.
 
     Raises:
-        UserError: it cannot be served, has several inputs or outputs, or draws random numbers.
+        UserError: as `open_saved_model`.
     """
     name = path.resolve().name
-    loaded = _loaded(path)  # the signature reads its variables
-    function = _frozen(path, _signature(path, loaded))
+    function = _frozen(open_saved_model(path))
     image = function.inputs[0]
     inputs = keras.Input(tuple(image.shape[1:]), batch_size=image.shape[0], name="image")
     try:
@@ -96,47 +63,13 @@ def load_graph(path: Path) -> keras.Model:
     return keras.Model(inputs, OpaqueGraph(function, name="graph")(inputs), name=name)
 
 
-def _loaded(path: Path) -> Any:
-    try:
-        return tf.saved_model.load(str(path))
-    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
-        raise UserError(
-            f"{path} is not a SavedModel that loads here: {str(error).splitlines()[0]}. Write it "
-            "again with model.export(folder)."
-        ) from None
-
-
-def _signature(path: Path, loaded: Any) -> Any:
-    names = [name for name in SIGNATURES if name in loaded.signatures]
-    if not names:
-        raise UserError(
-            f"{path} has the signatures {', '.join(loaded.signatures) or 'none'}. Expected "
-            "serving_default. Write it again with model.export(folder)."
-        )
-    serve = loaded.signatures[names[0]]
-    inputs, outputs = serve.structured_input_signature[1], serve.structured_outputs
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise UserError(
-            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs. Expected an image "
-            "classifier with one input and one output."
-        )
-    return serve
-
-
-def _frozen(path: Path, signature: Any) -> Any:
+def _frozen(served: ServedModel) -> Any:
     """The function with constants in place of its variables."""
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,
     )
 
-    if _operations(signature) & CHANGES_ITSELF:
-        # Keras 3 exports augmentation layers as if they were trained.
-        raise UserError(
-            f"{path} draws random numbers when it answers. Keras exports augmentation layers "
-            "(RandomFlip and others) so. Remove them and export again, or give the .keras file of "
-            "the model."
-        )
-    function = convert_variables_to_constants_v2(signature)
+    function = convert_variables_to_constants_v2(served.function)
     if CALLS & {node.op for node in function.graph.as_graph_def().node}:
         function = convert_variables_to_constants_v2(_without_xla(function))
     return function
@@ -167,20 +100,3 @@ def _without_xla(function: Any) -> Any:
         return tf.graph_util.import_graph_def(graph, *names)
 
     return tf.compat.v1.wrap_function(call, [tf.TensorSpec(image.shape, image.dtype)])
-
-
-def _operations(function: Any) -> set[str]:
-    """The kinds of operations that a function runs, those of inner functions included."""
-    graph = function.graph.as_graph_def()
-    inner = {part.signature.name: part for part in graph.library.function}
-    kinds: set[str] = set()
-    entered: set[str] = set()
-    nodes = list(graph.node)
-    while nodes:
-        node = nodes.pop()
-        kinds.add(node.op)
-        called = {attribute.func.name for attribute in node.attr.values()} & set(inner)
-        for name in called - entered:
-            entered.add(name)
-            nodes.extend(inner[name].node_def)
-    return kinds

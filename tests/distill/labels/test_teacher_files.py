@@ -180,7 +180,7 @@ def test_a_teacher_of_other_classes_is_refused(files: dict[str, Path], images: n
         ("missing.onnx", "does not exist"),
         ("text.onnx", "no ONNX model"),
         ("text.keras", "not a Keras model"),
-        ("folder", "not a SavedModel"),
+        ("folder", "no saved_model.pb"),
     ],
 )
 def test_a_path_that_is_not_a_model_is_refused(tmp_path: Path, name: str, message: str) -> None:
