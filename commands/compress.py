@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 app = new_app("Prune and quantize a student, and write TFLite and ONNX files.")
 
 ONLY_MODEL = (
-    "it is for a model (a .keras or .h5 file, or a SavedModel folder). For a run, set it in the "
-    "config (--set)."
+    "it is for a model: a .keras, .h5 or .onnx file, or a SavedModel folder. Export a PyTorch "
+    "model to ONNX. Instead of a .tflite file, give the model that it was made from. For a run, "
+    "set it in the config (--set)."
 )
 ONLY_KERAS = "it is for a Keras model."
 ONLY_RUN = "it is for a run. Give a config, a folder of photos or a run directory."
@@ -42,7 +43,8 @@ ModelTarget = Annotated[
     str,
     typer.Argument(
         metavar="TARGET | MODEL.keras",
-        help="As in the other commands, or a model: a .keras or .h5 file, or a SavedModel folder.",
+        help="As in the other commands, or a model: a .keras, .h5 or .onnx file, or a SavedModel "
+        "folder.",
         show_default=False,
     ),
 ]

@@ -23,24 +23,38 @@ class ContractOptions:
 
     pixels: Annotated[
         str | None,
-        _option("--pixels", "Range of the pixels.", "0..255|0..1|-1..1|caffe|torch"),
+        _option(
+            "--pixels",
+            "Range of the pixels that the model expects. By default 0..255.",
+            "0..255|0..1|-1..1|caffe|torch",
+        ),
     ] = None
-    mean: Annotated[str | None, _option("--mean", "R,G,B subtracted, in 0..255.")] = None
-    std: Annotated[str | None, _option("--std", "R,G,B divided by, in 0..255.")] = None
+    mean: Annotated[
+        str | None, _option("--mean", "Instead of --pixels: R,G,B to subtract from 0..255.")
+    ] = None
+    std: Annotated[
+        str | None, _option("--std", "Instead of --pixels: R,G,B to divide by, after --mean.")
+    ] = None
     channels: Annotated[
         str | None, _option("--channels", "Order of the colours.", "rgb|bgr|grey")
     ] = None
     fit: Annotated[
         str | None,
-        _option("--fit", "How a photo is fitted to the input.", "crop|stretch|pad"),
+        _option(
+            "--fit", "How a photo is fitted to the input. By default crop.", "crop|stretch|pad"
+        ),
     ] = None
     interpolation: Annotated[
         str | None,
-        _option("--interpolation", "How it is resized.", "nearest|bilinear|bicubic|lanczos|area"),
+        _option(
+            "--interpolation",
+            "How it is resized. By default bilinear.",
+            "nearest|bilinear|bicubic|lanczos|area",
+        ),
     ] = None
-    layout: Annotated[str | None, _option("--layout", "Channels last or first.", "nhwc|nchw")] = (
-        None
-    )
+    layout: Annotated[
+        str | None, _option("--layout", "nhwc: channels last. nchw: channels first.", "nhwc|nchw")
+    ] = None
     labels: Annotated[
         str | None,
         _option(
@@ -51,15 +65,23 @@ class ContractOptions:
         ),
     ] = None
     output_layer: Annotated[
-        str | None, _option("--output-layer", "The layer that answers.", "NAME")
+        str | None, _option("--output-layer", "Of a Keras model: the layer that answers.", "NAME")
     ] = None
     answers: Annotated[
         str | None,
-        _option("--answers", "What the answers are.", "logits|probabilities|score|scores"),
+        _option(
+            "--answers",
+            "score: of the second of two classes. scores: independent.",
+            "logits|probabilities|score|scores",
+        ),
     ] = None
     contract: Annotated[
         str | None,
-        _option("--contract", "auto: take what does clearly better on your photos.", "auto"),
+        _option(
+            "--contract",
+            "auto: try others on your photos, and take what is clearly better.",
+            "auto",
+        ),
     ] = None
 
     def choice(self) -> "ContractChoice":
@@ -112,12 +134,15 @@ def _labels(text: str | None) -> tuple[str, ...] | None:
         return None
     if not Path(text).is_file():
         raise UserError(
-            f"--labels {text} does not exist. Expected a text file with one label on each line, "
+            f"--labels {text} is no file. Expected a text file with one label on each line, "
             "or alphabetical, or natural."
         )
     labels = labels_of_file(Path(text))
     if labels is None:
-        raise UserError(f"--labels {text} is empty. Expected one label on each line.")
+        raise UserError(
+            f"--labels {text} holds no labels, or more than 4 MiB. Expected a text file with one "
+            "label on each line."
+        )
     return labels
 
 
@@ -153,5 +178,9 @@ def _triple(option: str, text: str, *, positive: bool = False) -> "Triple":
     values = values * 3 if len(values) == 1 else values
     is_finite = all(abs(value) < float("inf") for value in values)
     if len(values) != 3 or not is_finite or (positive and min(values) <= 0):
-        raise UserError(f"{option} {text}: expected R,G,B in 0..255, as in 123.7,116.3,103.5.")
+        least, example = (" above 0", "58.4,57.1,57.4") if positive else ("", "123.7,116.3,103.5")
+        raise UserError(
+            f"{option} {text}: expected R,G,B in 0..255, three numbers{least}, as in {example}. "
+            "One number stands for all."
+        )
     return values[0], values[1], values[2]

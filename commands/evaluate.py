@@ -22,7 +22,10 @@ from configs.errors import UserError
 
 app = new_app("Measure model files: accuracy, latency, and a report of a run.")
 
-ONLY_FILES = "it is for files. For a run, set it in the config (--set)."
+ONLY_FILES = (
+    "it is for .tflite and .onnx files. For a run, set it in the config (--set). For a Keras "
+    "model, make a file first:\n  compress quantize MODEL.keras --recipe float32"
+)
 ONLY_RUN = "it is for a run. Give a config, a folder of photos or a run directory."
 
 NO_LABELLED_PHOTOS = (
@@ -39,7 +42,10 @@ Targets = Annotated[
     ),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--num-threads", min=1, help="For files.", show_default="1")
+    int | None,
+    typer.Option(
+        "--num-threads", min=1, help="For files: threads that a file may use.", show_default="1"
+    ),
 ]
 
 
@@ -81,26 +87,42 @@ def latency(
     ] = None,
     num_threads: Threads = None,
     num_runs: Annotated[
-        int | None, typer.Option("--num-runs", min=1, help="For files.", show_default="200")
+        int | None,
+        typer.Option(
+            "--num-runs", min=1, help="For files: how often each is timed.", show_default="200"
+        ),
     ] = None,
     thermal: Annotated[
         float | None,
-        typer.Option("--thermal", metavar="MINUTES", help="Instead: each file under load."),
+        typer.Option(
+            "--thermal", metavar="MINUTES", help="Instead of rounds: each file under load, so long."
+        ),
     ] = None,
     single_stream: Annotated[
-        bool, typer.Option("--single-stream", help="Instead: MLPerf's scenario, a minute, p90.")
+        bool,
+        typer.Option(
+            "--single-stream",
+            help="Instead of rounds: MLPerf's single-stream scenario, a minute for each file, p90.",
+        ),
     ] = False,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Instead: the time of each operator (.onnx).")
+        bool,
+        typer.Option(
+            "--profile", help="Instead of rounds: the time of each operator of .onnx files."
+        ),
     ] = False,
     verify: Annotated[
         int | None,
         typer.Option(
-            "--verify", min=1, metavar="N", help="Instead: do N photos get the same answers?"
+            "--verify",
+            min=1,
+            metavar="N",
+            help="Instead of timing: compare the answers for N photos on the device and here.",
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help="For --verify of files: class folders.")
+        Path | None,
+        typer.Option("--data", help="With --verify, for files: a folder of class folders."),
     ] = None,
     wheels: Annotated[
         Path | None, typer.Option("--wheels", help="For an ssh device: a folder with a runtime.")
@@ -197,14 +219,16 @@ def gate(
         str | None, typer.Option(help="One of its files.", show_default="chosen")
     ] = None,
     min_top1: Annotated[
-        float | None, typer.Option("--min-top1", min=0, max=1, help="On the test photos: 0.9.")
+        float | None, typer.Option(min=0, max=1, help="Least top-1 on the test photos: 0.9.")
     ] = None,
     max_drop: Annotated[
         float | None,
-        typer.Option(max=1, help="Of top-1 against its parent: 0.005 is half a point."),
+        typer.Option(
+            max=1, help="Largest loss of top-1 against its parent: 0.005 is half a point."
+        ),
     ] = None,
-    max_p90_ms: Annotated[float | None, typer.Option(min=0, help="Of its latency.")] = None,
-    max_bytes: Annotated[int | None, typer.Option(min=0, help="Of its size.")] = None,
+    max_p90_ms: Annotated[float | None, typer.Option(min=0, help="Largest p90 latency.")] = None,
+    max_bytes: Annotated[int | None, typer.Option(min=0, help="Largest size.")] = None,
 ) -> Result:
     """Exit with 1 if a file of a run misses a limit, with 0 if it holds all of them."""
     from configs.run_dir import RunDir

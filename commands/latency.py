@@ -58,6 +58,12 @@ class LatencyOptions:
         }
         if self.verify:
             refuse("--verify", "it measures no time.", **modes, num_runs=self.num_runs)
+            refuse(
+                "--verify",
+                "it compares a file with itself, as the shape of its input says.",
+                layout=self.contract.layout,
+                contract=self.contract.contract,
+            )
             return None
         refuse("times", "--verify takes its photos from there.", data=self.data)
         refuse("times", "they do not depend on the pixels; --verify does.", self.contract)

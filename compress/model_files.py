@@ -74,8 +74,8 @@ class ModelFiles:
         self.has_names = bool(contract.labels or (splits and splits["train"].classes))
         if not self.has_names:
             log.warning(
-                "nobody says what the %d classes of %s are called, so its files number them. Name "
-                "them with --labels labels.txt.",
+                "the names of the %d classes of %s are not known, so its files number them from 0. "
+                "Name them with --labels labels.txt, one name on each line.",
                 num_classes, path.name,
             )  # fmt: skip
         self.photos: dict[Split, Photos] = {

@@ -18,7 +18,7 @@ from compress.foreign.door import with_fixed_size, with_output_layer, wrapped
 from compress.foreign.load import load_foreign
 from compress.graph.classifier import image_size_of
 from compress.model_files import ModelFiles
-from compress.onnx.last_mile import onnx_recipe, quantize_onnx_model
+from compress.onnx.last_mile import check_onnx_recipes, onnx_recipe, quantize_onnx_model
 from compress.recipe_words import NO_EDGES, recipe_choices, with_edges
 from compress.recipes.conversion import Conversion
 from compress.recipes.write import file_name
@@ -175,7 +175,9 @@ def _quantized_onnx(
     if budget is not None:
         raise UserError("limits search among the files of a Keras model. Leave them out.")
     words = [f"onnx.{word}" if "." not in word.partition(":")[0] else word for word in recipes]
-    recipe = onnx_recipe(recipe_choices(words, {}), path)
+    names = [word.partition(":")[0] for word in words]
+    check_onnx_recipes(names, path)
+    recipe = onnx_recipe(recipe_choices(words, {}))
     rows = quantize_onnx_model(
         path,
         recipe,

@@ -135,7 +135,7 @@ class Step:
         except Timeout:
             raise UserError(
                 f"another process is working on {self.manifest.parent} ({self.name}). Wait for "
-                "it, or name another folder (--run for a run, --out for bare files)."
+                "it, or write elsewhere: --run DIR for a run, --out DIR for a model without a run."
             ) from None
 
 

@@ -163,6 +163,7 @@ def _unknown_error(container: Container, unknown: list[Named]) -> UserError:
         for named in unknown
     }
     return UserError(
-        f"{container.path} needs {', '.join(kinds.values())}, which is not part of Keras. Name the "
-        "Python file that defines it for Keras 3: --import my_layers.py"
+        f"{container.path} needs {', '.join(kinds.values())}. Keras has nothing of this name. Name "
+        "the Python file that defines it for Keras 3: --import my_layers.py. The class must have "
+        "the same name there."
     )

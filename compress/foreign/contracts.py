@@ -18,7 +18,7 @@ from eval.contract.file_contract import file_contract
 from eval.contract.foreign_metadata import labels_beside, natural_order
 from eval.contract.settle import Predict, settle_by_trial, with_answers
 from eval.contract.trial import TrialPhotos, trial_photos
-from eval.devices.probe import open_model
+from eval.devices.probe import ModelFileError, open_model
 from eval.images import evaluation_image
 from eval.metadata import FileMetadata, class_name
 from eval.scoring.class_counts import class_mismatch, number_of_classes
@@ -77,7 +77,15 @@ def contract_of(
         metadata: our own, of the file.
         classes: of the photos.
     """
-    model = open_model(file, layout=choice.statement.layout)
+    layout = choice.statement.layout
+    try:
+        model = open_model(file, layout=layout)
+    except ModelFileError as error:
+        if layout is None:
+            raise
+        raise UserError(
+            f"--layout {layout} does not fit {file}: {error}. Leave --layout out."
+        ) from None
     contract = file_contract(
         file,
         metadata,
@@ -95,12 +103,15 @@ def _check(contract: InputContract, num_channels: int, num_outputs: int, path: P
     is_grey = contract.channels == "grey"
     if is_grey != (num_channels == 1):
         raise UserError(
-            f"{path} takes {num_channels} channel{'s' if num_channels > 1 else ''}, and --channels "
-            f"is {contract.channels}. Leave --channels out."
+            f"{path} takes {num_channels} channel{'s' if num_channels > 1 else ''}, and "
+            f"{contract.channels} does not fit that. Leave --channels out. --pixels caffe says "
+            "bgr, too: for a grey model, type --mean and --std with one number each."
         )
     if is_grey and (len(set(contract.pixels.mean)) > 1 or len(set(contract.pixels.std)) > 1):
+        pixels = contract.pixels
         raise UserError(
-            f"{path} takes grey photos, and the mean or std has three different numbers. Give one."
+            f"{path} takes grey photos, and {pixels.name} has three numbers for three colours. "
+            f"Type one number for each, as in\n  --mean {pixels.mean[0]:g} --std {pixels.std[0]:g}"
         )
     num_classes = number_of_classes(num_outputs)
     if contract.output_layer and ending(path) in (".tflite", ".onnx"):
@@ -109,9 +120,12 @@ def _check(contract: InputContract, num_channels: int, num_outputs: int, path: P
             "models. Export the file again with this one output."
         )
     if contract.labels and len(contract.labels) != num_classes:
+        by = contract.stated_by.get("labels")
+        given = "--labels gives" if by == "options" else f"its {by} gives"
         raise UserError(
-            f"{len(contract.labels)} labels are given ({contract.stated_by.get('labels')}), and "
-            f"{path} answers with {num_classes} classes. Expected one label for each."
+            f"{path} answers with {num_classes} classes, and {given} {len(contract.labels)} "
+            "labels. Expected one label for each class, in the order of the answers. Write them "
+            "into a file, one on a line: --labels FILE."
         )
 
 
@@ -155,8 +169,8 @@ def settle_model(
     num_channels = model.input_shape[1 if contract.layout == "nchw" else 3]
     if num_channels not in (1, 3):
         raise UserError(
-            f"{path} takes input of shape {model.input_shape}, and --layout {contract.layout} "
-            f"looks for its channels where it has {num_channels}. Leave --layout out."
+            f"--layout {contract.layout} does not fit {path}: of the input {model.input_shape}, it "
+            f"takes {num_channels} as the number of channels. Expected 1 or 3. Leave --layout out."
         )
     _check(contract, num_channels, model.outputs[0].shape[-1], path)
     if splits and splits["test"].classes:
@@ -229,8 +243,9 @@ def matched(
         unknown = sorted(set(examples.classes) - set(names))
         if unknown:
             raise UserError(
-                f"{file} knows {', '.join(names[:20])}, and not {', '.join(unknown[:20])}. Give "
-                "it a folder with its own classes, or its labels with --labels labels.txt."
+                f"the labels of {file} are {', '.join(names[:20])}. The photos have classes that "
+                f"are not among them: {', '.join(unknown[:20])}. Rename the folders, or write the "
+                "labels as the folders are called, in the order of the answers: --labels FILE."
             )
         number = np.array([names.index(name) for name in examples.classes], "int32")
         return Examples(examples.ids, examples.paths, number[examples.labels], names)

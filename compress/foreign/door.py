@@ -135,9 +135,9 @@ def with_output_layer(model: keras.Model, name: str | None) -> keras.Model:
     if name is None:
         if len(model.outputs) > 1:
             raise UserError(
-                f"model {model.name!r} has {len(model.outputs)} outputs: "
-                f"{', '.join(model.output_names)}. Expected one with a score per class. Name its "
-                f"layer, as in\n  --output-layer {model.output_names[0]}"
+                f"the model has {len(model.outputs)} outputs: {', '.join(model.output_names)}. "
+                "Expected one with a score per class. Name the layer of that output, as in\n"
+                f"  --output-layer {model.output_names[0]}"
             )
         return model
     names = [layer.name for layer in model.layers]

@@ -72,7 +72,7 @@ def _load_file(container: Container, objects: CustomObjects, allow_lambda: bool)
         raise UserError(
             f"{container.path} is a model of Keras 2 with layers of your own and a hard_sigmoid, "
             "which is another function in Keras 3. Write a SavedModel where it was made, with "
-            "model.export(folder), and give that folder."
+            'model.save("folder"), and give that folder.'
         )
     with _readable(container) as file:
         try:
@@ -83,7 +83,7 @@ def _load_file(container: Container, objects: CustomObjects, allow_lambda: bool)
         except NoCounterpart as error:
             raise UserError(
                 f"{container.path} is a model of Keras 2 that cannot be read as Keras 3: {error}. "
-                "Write a SavedModel where it was made, with model.export(folder), and give that "
+                'Write a SavedModel where it was made, with model.save("folder"), and give that '
                 "folder."
             ) from None
         except CANNOT as error:
@@ -136,7 +136,10 @@ def _load_saved_model(
         return load_keras2(container, path)
     except (UserError, *CANNOT) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        log.info("%s: its layers cannot be read, so its graph is: %s", path.name, reason)
+        log.info(
+            "%s: its layers cannot be read, so its graph is used instead. The reason: %s",
+            path.name, reason,
+        )  # fmt: skip
         return load_graph(path)
 
 
@@ -158,9 +161,9 @@ def _not_loaded(container: Container, error: Exception) -> UserError:
     reader = "tf_keras 2" if container.is_keras2 else f"Keras {keras.__version__}"
     return UserError(
         f"{container.path} is a Keras model that does not load here: {lines[0]:.{MAX_REASON}}\n"
-        f"Keras {container.keras_version or '2'} saved it, and {reader} reads it here. Save it "
-        "again with model.save() under a version that is not newer, or write a SavedModel with "
-        "model.export(folder) and give that folder."
+        f"Keras {container.keras_version or '2'} saved it, and {reader} reads it here. If a newer "
+        "Keras saved it, update Keras here. If not, write a SavedModel where it was made (Keras 3: "
+        "model.export(folder), Keras 2: model.save(folder)), and give that folder."
     )
 
 

@@ -193,23 +193,28 @@ def _check_parity(path: Path, raw: Path, contract: InputContract, photos: Images
     difference = float(np.abs(own - probs).max())
     if not difference <= MAX_PARITY_DIFF:
         raise StepFailed(
-            f"{path} and the same model with its pixels inside differ by {difference:.2g} in their "
-            f"probabilities (at most {MAX_PARITY_DIFF:g} expected). This is a fault of Potstill."
+            f"{path} and the same model with its scaling inside differ by {difference:.2g} in "
+            f"their probabilities (at most {MAX_PARITY_DIFF:g} expected). This is a fault of "
+            "Potstill. Please report it, with the command and, if you can, the model."
         )
 
 
-def onnx_recipe(choices: list[Choice], path: Path) -> Choice:
+def check_onnx_recipes(names: list[str], path: Path) -> None:
+    """Raise UserError if a recipe that needs a Keras model is asked for."""
+    others = [name for name in names if name != "onnx.int8"]
+    if others:
+        raise UserError(
+            f"{path} is an ONNX model, and an ONNX model becomes int8 only, not "
+            f"{', '.join(others)}. Type --recipe int8, or leave --recipe out."
+        )
+
+
+def onnx_recipe(choices: list[Choice]) -> Choice:
     """The one recipe for an .onnx model.
 
     Raises:
-        UserError: another recipe is asked for.
+        UserError: an option needs a Keras model.
     """
-    others = [choice.name for choice in choices if choice.name != "onnx.int8"]
-    if others:
-        raise UserError(
-            f"{path} is an ONNX model, and {', '.join(others)} needs a Keras model. Expected "
-            "--recipe onnx.int8."
-        )
     (choice,) = choices
     if choice.options["keep_float"]:
         raise UserError("keep_float needs gradients, and so a Keras model. Leave it out.")

@@ -151,7 +151,7 @@ def scan(
     skipped += duplicates
     photos = sorted(_with_full_splits(unique, train_rule), key=lambda photo: photo.id)
     _check_lost(listing.root, len(photos), skipped, max_skipped=max_skipped, in_run=in_run)
-    _check_classes(listing, photos, skipped)
+    _check_classes(listing, photos, skipped, in_run)
     for line in describe_skipped(skipped):
         log.info("%s", line)
     empty = _empty_classes(listing, photos)
@@ -258,7 +258,9 @@ def _check_lost(
     )
 
 
-def _check_classes(listing: Listing, photos: list[Photo], skipped: list[Skipped]) -> None:
+def _check_classes(
+    listing: Listing, photos: list[Photo], skipped: list[Skipped], in_run: bool
+) -> None:
     count = Counter((photo.label, photo.split) for photo in photos)
     usable = _class_names(photos)
     lines = "".join(f"\n{line}" for line in describe_skipped(skipped))
@@ -276,9 +278,11 @@ def _check_classes(listing: Listing, photos: list[Photo], skipped: list[Skipped]
             )
     for split in ("validation", "test"):
         if not any(count[name, split] for name in usable):
+            cause = f", or data.{split} is too small" if in_run else ""
+            advice = f", or raise data.{split}" if in_run else ""
             raise UserError(
-                f"the {split} split is empty: {len(photos)} photos are too few, or "
-                f"data.{split} is too small. Add photos, or raise data.{split}.{lines}"
+                f"the {split} split is empty: {len(photos)} photos are too few{cause}. Add photos"
+                f"{advice}.{lines}"
             )
 
 

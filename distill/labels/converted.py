@@ -78,7 +78,12 @@ def _convert(source: Path, target: Path) -> None:
         env=environment,
     )
     if done.returncode == 2:
-        raise UserError(f"the teacher {done.stdout.strip()}")
+        raise UserError(
+            f"the teacher {source} cannot be converted to Keras 3: {done.stdout.strip()}\n"
+            "Options of compress, such as --import, do not exist for teachers. Write a SavedModel "
+            "where the teacher was made: model.export(folder) in Keras 3, model.save(folder) in "
+            "Keras 2. Then name that folder in teacher.files."
+        )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise StepFailed(f"{source} could not be converted to Keras 3: {last}")

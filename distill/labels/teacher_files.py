@@ -18,7 +18,7 @@ from eval.contract.file_contract import file_contract
 from eval.contract.foreign_metadata import labels_beside
 from eval.devices.probe import Model, ModelFileError, open_model
 from eval.metadata import class_name, read_metadata
-from eval.scoring.class_counts import class_mismatch, number_of_classes
+from eval.scoring.class_counts import number_of_classes
 from eval.scoring.probabilities import two_classes
 
 SMALLEST_PROBABILITY = 1e-7
@@ -89,7 +89,11 @@ def open_teacher_file(file: TeacherFile, classes: list[str]) -> OpenTeacher:
                 "for each class."
             )
         if number_of_classes(width) != len(classes):
-            raise UserError(f"{file.path} {class_mismatch(width, classes)}")
+            raise UserError(
+                f"{file.path} answers with {number_of_classes(width):,} classes, and the photos "
+                f"have {len(classes):,} ({', '.join(classes[:20])}). Expected a teacher with the "
+                "same classes. Name another file in teacher.files, or complete the class folders."
+            )
         if order is not None and width == 1:
             raise UserError(
                 f"{file.path} answers with one score, that of the second class. Its labels "
@@ -126,7 +130,8 @@ def _runtime_file(file: TeacherFile) -> Model:
         return open_model(file.path, os.cpu_count() or 1, file.image_size, layout=file.layout)
     except ModelFileError as error:
         raise UserError(
-            f"{file.path} cannot be run here: {error}. Expected an .onnx or .tflite file."
+            f"{file.path} cannot be used as a teacher: {error}. Check the file, and its "
+            "image_size and layout in teacher.files."
         ) from None
 
 
@@ -168,9 +173,9 @@ def _check_input(file: TeacherFile, shape: Any) -> None:
     )
     if not fits:
         raise UserError(
-            f"{file.path} takes input of shape {sizes or shape}; expected "
-            f"{file.image_size} x {file.image_size} photos with three channels. Set image_size in "
-            "teacher.files to its size."
+            f"{file.path} takes input of shape {sizes or shape}. teacher.files says "
+            f"{file.image_size} x {file.image_size} pixels and {num_channels} channel(s), channels "
+            "last. Correct image_size, or channels (grey for one channel)."
         )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from configs.contract import RANGES, InputContract
+from configs.contract import RANGES, InputContract, Pixels
 from eval.contract.foreign_metadata import natural_order
 
 
@@ -23,6 +23,8 @@ def alternatives(
         yield contract.changed("auto", channels=other)
     for name, pixels in RANGES.items():
         channels = contract.channels
+        if is_grey:
+            pixels = _of_grey(pixels)
         if name == "caffe" and not is_grey:
             channels = "bgr"
         if (pixels, channels) != (contract.pixels, contract.channels):
@@ -38,6 +40,12 @@ def alternatives(
             yield contract.changed("auto", labels=labels)
 
 
+def _of_grey(pixels: Pixels) -> Pixels:
+    """The same range for one channel: with the means of its three numbers."""
+    mean, std = sum(pixels.mean) / 3, sum(pixels.std) / 3
+    return Pixels((mean,) * 3, (std,) * 3)
+
+
 def options_between(old: InputContract, new: InputContract) -> str:
     """The options that lead from one contract to another."""
     words = []
@@ -46,7 +54,11 @@ def options_between(old: InputContract, new: InputContract) -> str:
         if new.pixels.name in RANGES and (is_caffe or new.pixels != RANGES["caffe"]):
             words.append(f"--pixels {new.pixels.name}")
         else:
-            mean, std = (",".join(f"{v:g}" for v in t) for t in (new.pixels.mean, new.pixels.std))
+            count = 1 if new.channels == "grey" else 3
+            mean, std = (
+                ",".join(f"{value:g}" for value in values[:count])
+                for values in (new.pixels.mean, new.pixels.std)
+            )
             words.append(f"--mean {mean} --std {std}")
     if new.channels != old.channels and not (is_caffe and words):
         words.append(f"--channels {new.channels}")

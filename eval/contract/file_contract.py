@@ -36,8 +36,9 @@ def file_contract(
         beside = labels_beside(path, max(num_classes, 2))
         if not _fits(foreign, num_classes):
             log.warning(
-                "%s: its metadata has %d labels, and it answers with %d classes, so none is used",
-                path, len(foreign.labels or ()), num_classes,
+                "%s: its metadata has %d labels, and it answers with %d classes. These labels are "
+                "not used. Name the classes with --labels FILE.",
+                path, len(foreign.labels or ()), max(num_classes, 2),
             )  # fmt: skip
             foreign = replace(foreign, labels=None)
     graph = Statement(channels="grey" if num_channels == 1 else None, answers=answers)  # type: ignore[arg-type]

@@ -82,7 +82,8 @@ def labels_beside(path: Path, num_classes: int | None) -> Statement:
             return Statement(labels=labels)
         if labels is not None:
             log.warning(
-                "%s has %d labels, and %s answers with %d classes, so it is not used",
+                "%s has %d labels, and %s answers with %d classes. These labels are not used. If "
+                "the file belongs to the model, correct it.",
                 file, len(labels), path.name, num_classes,
             )  # fmt: skip
     return Statement()

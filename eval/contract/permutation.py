@@ -42,10 +42,10 @@ def report_permutation(trial: Trial, photos: TrialPhotos, model: str) -> None:
     before = replace(tried, is_right=trial.is_right[~half])
     if not tried.beats(before) or tried.is_right.mean() < MIN_PERMUTED:
         return
-    order = ", ".join(names[i] for i in meaning[:20]) + (" ..." if len(names) > 20 else "")
+    order = ", ".join(names[i] for i in meaning)
     log.warning(
-        "%s: the labels look permuted. In the order %s, it is right on %s of further photos. If "
-        "that is the order of the model, write it into a file, one label on a line, and add "
-        "--labels FILE.",
+        "%s: its labels seem to be in another order: %s. In this order it is right on %s (photos "
+        "that did not help to find the order). If it is the order of the model, write it into a "
+        "file, one label on a line, and type --labels FILE.",
         model, order, share_text(tried),
     )  # fmt: skip

@@ -61,20 +61,21 @@ def settle_by_trial(
     if best is not first:
         log.warning(
             "%s is right on %s of your training and validation photos. With %s it is right on %s. "
-            "Add %s, or --contract auto.",
+            "Type %s instead, or --contract auto.",
             model, share_text(first), options, share_text(best), options,
         )  # fmt: skip
     elif len(photos.paths) < MIN_TO_TELL:
         log.warning(
-            "%s: %d labelled photos are too few to tell whether it is read correctly. Its contract "
-            "is %s.",
+            "%s: %d labelled photos are too few to tell whether it is read correctly. It is read "
+            "as: %s. Compare this with its training, and type what differs, such as --pixels 0..1.",
             model, len(photos.paths), contract.line,
         )  # fmt: skip
     elif first.is_chance():
         log.warning(
             "%s is right on %s of your training and validation photos, which may be chance. No "
-            "other range, order of colours, fit or order of labels alone is clearly better. Check "
-            "--pixels and --labels, and whether these are the classes that it was trained on.",
+            "single change of range, colours, fit or order of labels helps. Two of them may be "
+            "wrong. Look up how it was trained, and type --pixels, --channels, --fit and --labels. "
+            "Or these are not its classes.",
             model, share_text(first),
         )  # fmt: skip
     report_permutation(best, photos, model)
@@ -153,17 +154,17 @@ def with_answers(contract: InputContract, outputs: np.ndarray) -> InputContract:
     low, high = float(outputs.min(initial=0)), float(outputs.max(initial=0))
     if stated != "logits" and (low < -0.01 or high > 1.01):
         raise UserError(
-            f"the answers are called {stated}, and they go from {low:.3g} to {high:.3g}. Expected "
+            f"the answers should be {stated}, and they go from {low:.3g} to {high:.3g}. Expected "
             "0 to 1. If they are logits, type --answers logits."
         )
     if stated == "score" and not is_single:
         raise UserError(
-            f"the answers are called a score, and there are {outputs.shape[1]} of them. Expected "
-            "one. Independent scores of several classes are --answers scores."
+            f"the answers should be one score, and there are {outputs.shape[1]}. If they are "
+            "independent scores of several classes, type --answers scores."
         )
     if stated == "logits" and kind == "probabilities" and len(outputs) > 1 and not is_single:
         raise UserError(
-            "the answers are called logits, and they are probabilities: they lie between 0 and 1 "
-            "and add up to 1. Leave --answers out, or type --answers probabilities."
+            "the answers should be logits, and they are probabilities: they lie between 0 and 1 "
+            "and add up to 1. Type --answers probabilities."
         )
     return contract

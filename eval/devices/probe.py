@@ -183,7 +183,7 @@ class TfliteModel:
         with open(path, "rb") as file:
             content = file.read(32)
         if len(content) < 32 or content[4:8] != b"TFL3":
-            raise ModelFileError("no TFLite model (its identifier TFL3 is missing)")
+            raise ModelFileError("it is no TFLite model (its identifier TFL3 is missing)")
         interpreter, self.runtime_version = _litert()
         try:
             # Verifies the flatbuffer: a truncated file ends here.
@@ -348,7 +348,8 @@ def _version(package: str) -> str:
 def _check_one_image_one_answer(inputs: list[Any], outputs: list[Any]) -> None:
     if len(inputs) != 1 or len(outputs) != 1:
         raise ModelFileError(
-            f"{len(inputs)} inputs and {len(outputs)} outputs; expected one image and one answer"
+            f"{len(inputs)} inputs and {len(outputs)} outputs; expected one image and one answer: "
+            "export it again with these alone"
         )
 
 
@@ -390,7 +391,8 @@ def _image_shape(
     height, width = height or image_size, width or image_size
     if height is None or width is None:
         raise ModelFileError(
-            f"input of shape {shape} without a fixed height and width: export it with one"
+            f"input of shape {shape} without a fixed height and width: export it with both, as in "
+            "(1, 224, 224, 3)"
         )
     return batch, (height, width, channels), is_first
 
@@ -873,7 +875,10 @@ def open_model(
         return TfliteModel(path, num_threads, image_size, layout)
     if suffix == ".onnx":
         return OnnxModel(path, num_threads, image_size, layout)
-    raise ModelFileError(f"a {suffix or 'nameless'} file; expected .tflite or .onnx")
+    raise ModelFileError(
+        f"its name ends in {suffix or 'nothing'}; expected .tflite or .onnx. Of a Keras model, "
+        "compress quantize MODEL --recipe float32 makes one"
+    )
 
 
 def _in_batches(model: Model, images: np.ndarray) -> np.ndarray:

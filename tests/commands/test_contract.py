@@ -49,7 +49,7 @@ def test_folders_are_put_in_natural_order() -> None:
         ({"fit": "letterbox"}, "--fit letterbox: expected one of crop, stretch, pad"),
         ({"channels": "RGB"}, "--channels RGB: expected one of rgb, bgr, grey"),
         ({"contract": "yes"}, "--contract yes: expected one of auto"),
-        ({"labels": "none.txt"}, "--labels none.txt does not exist"),
+        ({"labels": "none.txt"}, "--labels none.txt is no file"),
         (
             {"mean": "0.485,0.456,0.406", "std": "0.229,0.224,0.225"},
             "--mean 123.675,116.28,103.53 --std 58.395,57.12,57.375",

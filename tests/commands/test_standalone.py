@@ -221,7 +221,12 @@ def test_a_folder_of_other_classes_is_refused(program, foreign: Path, photo_fold
     (photo_folder / "bird").rename(photo_folder / "fish")
     outcome = program("evaluate", "accuracy", file, "--data", photo_folder)
     assert outcome.code == 2
-    assert "knows bird, dog, and not fish" in outcome.err
+    assert "are bird, dog. The photos have classes that are not among them: fish" in outcome.err
+    (photo_folder / "fish").rename(photo_folder / "bird")
+    outcome = program("evaluate", "accuracy", file, "--data", photo_folder, "--layout", "nchw")
+    assert outcome.code == 2
+    assert "--layout nchw does not fit" in outcome.err
+    assert "Leave --layout out" in outcome.err
 
 
 def test_photos_without_labels_give_the_same_file_and_agreement(

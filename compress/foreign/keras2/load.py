@@ -81,7 +81,8 @@ def wrappers_of(container: Container) -> list[str]:
     if trained := QAT & set(names):
         raise UserError(
             f"{container.path} was trained for int8 by tfmot: it has the layer {trained.pop()}. "
-            "Potstill chooses its own int8 ranges. Give the model from before quantize_model(), or "
-            "train for int8 with compress quantize --max-drop 0.005 --qat-epochs 5."
+            "Potstill chooses its own int8 ranges. Give the model from before quantize_model(). "
+            "Potstill can train that one for int8:\n"
+            "  compress quantize MODEL.keras --data PHOTOS --max-drop 0.005 --qat-epochs 5"
         )
     return [name for name in names if name in (PRUNING, CLUSTERING)]

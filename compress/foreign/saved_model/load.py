@@ -59,7 +59,11 @@ def load_graph(path: Path) -> keras.Model:
         check_same_answers(lambda images: function(tf.cast(images, image.dtype)), model)
         return model
     except (NoCounterpart, ValueError, TypeError, LookupError, tf.errors.OpError) as error:
-        log.info("%s: its graph is one layer, so int8 chooses plain ranges: %s", name, error)
+        log.info(
+            "%s: not all of its graph has Keras layers (%s). It can be quantized, but int8 may "
+            "lose more than usual. If you have the .keras file, give that.",
+            name, error,
+        )  # fmt: skip
     return keras.Model(inputs, OpaqueGraph(function, name="graph")(inputs), name=name)
 
 

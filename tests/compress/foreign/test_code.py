@@ -250,7 +250,7 @@ def test_a_keras_2_file_with_layers_of_its_author_loads_if_keras_3_agrees(
     with pytest.raises(UserError, match=r"needs Plain \(as layer 'extra'\).*--import"):
         load_foreign(tmp_path / "net.h5")
     if activation == "hard_sigmoid":
-        with pytest.raises(UserError, match=r"hard_sigmoid.*model\.export\(folder\)"):
+        with pytest.raises(UserError, match=r"hard_sigmoid.*model\.save\(\"folder\"\)"):
             load_foreign(tmp_path / "net.h5", imports=[source[0]])
         return
     loaded = load_foreign(tmp_path / "net.h5", imports=[source[0]])

@@ -161,7 +161,7 @@ def test_the_program_writes_and_measures_the_int8_file(
     assert "net-int8.onnx: up to date" in program(*words).err
     refused = program(*words, "--recipe", "float32")
     assert refused.code == 2
-    assert "onnx.float32 needs a Keras model. Expected --recipe onnx.int8" in refused.err
+    assert "becomes int8 only, not onnx.float32. Type --recipe int8" in refused.err
 
 
 def test_keep_float_needs_a_keras_model(tmp_path: Path) -> None:

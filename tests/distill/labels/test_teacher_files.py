@@ -162,7 +162,7 @@ def test_one_score_tells_two_classes_apart(score: float, kind: str, second: floa
 
 @pytest.mark.parametrize("kind", ["keras", "saved", "onnx", "tflite"])
 def test_a_file_for_images_of_another_size_is_refused(files: dict[str, Path], kind: str) -> None:
-    with pytest.raises(UserError, match="expected 24 x 24"):
+    with pytest.raises(UserError, match="24 x 24 pixels"):
         open_teacher_file(TeacherFile(path=files[kind], image_size=24), CLASSES)
 
 

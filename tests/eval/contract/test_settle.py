@@ -8,6 +8,7 @@ from PIL import Image
 
 from configs.contract import RANGES, InputContract
 from configs.errors import UserError
+from eval.contract.alternatives import alternatives, options_between
 from eval.contract.settle import settle_by_trial, with_answers
 from eval.contract.trial import trial_photos
 
@@ -69,7 +70,7 @@ def test_a_wrong_contract_is_warned_about_and_a_right_one_found(
     assert settled(predict, photos).pixels == RANGES["0..255"]
     assert len(warnings) == 1
     assert (
-        f"With {option} it is right on 60 of 60 (100%). Add {option}, or --contract auto."
+        f"With {option} it is right on 60 of 60 (100%). Type {option} instead, or --contract auto."
         in warnings[0]
     )
     taken = settled(predict, photos, automatic=True)
@@ -90,14 +91,17 @@ def test_the_order_of_labels_is_tried(photos, warnings: list[str]) -> None:
     taken = settled(nearest_colour(InputContract()), photos, contract, automatic=True)
     assert taken.labels == ("blue", "green", "red")
     settled(nearest_colour(InputContract()), photos, contract)
-    assert "Add --labels alphabetical" in warnings[0]
+    assert "Type --labels alphabetical" in warnings[0]
 
 
 def test_any_other_order_is_only_reported(photos, warnings: list[str]) -> None:
     order = ["red", "blue", "green"]
     taken = settled(nearest_colour(InputContract(), order), photos, automatic=True)
     assert taken.labels is None
-    assert any("In the order red, blue, green, it is right on 30 of 30" in m for m in warnings)
+    assert any(
+        "in another order: red, blue, green. In this order it is right on 30 of 30" in m
+        for m in warnings
+    )
 
 
 def test_chance_is_said(photos, warnings: list[str]) -> None:
@@ -174,7 +178,7 @@ def test_noise_over_many_classes_does_not_look_permuted(tmp_path: Path, warnings
         return rng.normal(0, 1, (len(images), 20)).astype("float32")
 
     settled(noise, trial_photos(paths, names))
-    assert not any("permuted" in message for message in warnings)
+    assert not any("another order" in message for message in warnings)
 
 
 @pytest.mark.parametrize(
@@ -182,10 +186,20 @@ def test_noise_over_many_classes_does_not_look_permuted(tmp_path: Path, warnings
     [
         ("probabilities", [[-5.0, 1.0]], "they go from -5 to 1"),
         ("scores", [[3.0, 0.0]], "they go from 0 to 3"),
-        ("score", [[0.5, 0.5]], "there are 2 of them"),
+        ("score", [[0.5, 0.5]], "there are 2. If they are"),
         ("logits", [[0.25, 0.75], [0.5, 0.5]], "they are probabilities"),
     ],
 )
 def test_answers_of_another_kind_than_stated_are_refused(answers, values, says) -> None:
     with pytest.raises(UserError, match=says):
         with_answers(InputContract(answers=answers), np.array(values, "float32"))
+
+
+def test_a_suggestion_for_a_grey_model_has_one_number_for_its_mean() -> None:
+    """`--pixels torch` has three, and a grey model would be refused with it."""
+    grey = InputContract(channels="grey")
+    others = alternatives(grey, ["a", "b"], lambda *_: True)
+    words = [options_between(grey, other) for other in others]
+    assert words == [
+        "--pixels 0..1", "--pixels -1..1", "--mean 114.799 --std 1", "--mean 114.495 --std 57.63"
+    ]  # fmt: skip

@@ -150,7 +150,7 @@ def test_a_truncated_model_is_refused(
 
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match=r"a \.keras file; expected \.tflite or \.onnx"):
+    with pytest.raises(ModelFileError, match=r"ends in \.keras; expected \.tflite or \.onnx"):
         open_model(tmp_path / "model.keras")
 
 

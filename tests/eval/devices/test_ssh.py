@@ -391,6 +391,7 @@ def test_files_are_verified_there(
     }  # fmt: skip
     assert "--data is missing" in program(*words).err
     assert "it measures no time" in program(*words, "--num-runs", 3).err
+    assert "--layout has no effect on --verify" in program(*words, "--layout", "nchw").err
 
 
 def test_devices_are_checked(server: Server, program: Callable[..., Outcome]) -> None:
