@@ -101,9 +101,17 @@ class _Trier:
             )
         outputs = self._outputs[key]
         names = contract.labels or tuple(self.photos.classes)
-        answers = as_probabilities(outputs, contract.answers).argmax(axis=1)
-        right = [names[i] == name for i, name in zip(answers, self.photos.names, strict=True)]
-        return Trial(contract, np.array(right), outputs, self.photos.names)
+        probs = as_probabilities(outputs, contract.answers)
+        right = [
+            names[i] == name
+            for i, name in zip(probs.argmax(axis=1), self.photos.names, strict=True)
+        ]
+        confidences = [
+            row[names.index(name)] if name in names else 0.0
+            for row, name in zip(probs, self.photos.names, strict=True)
+        ]
+        confidence = float(np.mean(confidences))
+        return Trial(contract, np.array(right), outputs, self.photos.names, confidence)
 
     def _view(self, contract: InputContract) -> np.ndarray:
         key = contract.fit, contract.interpolation, contract.channels == "grey"
@@ -135,7 +143,8 @@ def _best(trier: _Trier, first: Trial) -> Trial:
         better = [trial for trial in trials if trial.beats(best) and not trial.is_chance()]
         if not better:
             break
-        best = max(better, key=lambda trial: trial.num_right)  # the first of equals
+        # Padded and stretched photos often get the same answers; the model is surer of its own.
+        best = max(better, key=lambda trial: (trial.num_right, trial.confidence))
     return best
 
 

@@ -39,12 +39,20 @@ class TrialPhotos:
 
 @dataclass(frozen=True)
 class Trial:
-    """How many photos a model gets right under a contract."""
+    """How many photos a model gets right under a contract.
+
+    Attributes:
+        is_right: for each photo.
+        outputs: of the model, (photos, outputs).
+        names: the class of each photo.
+        confidence: the mean probability that the right class gets.
+    """
 
     contract: InputContract
     is_right: np.ndarray
     outputs: np.ndarray
     names: list[str]
+    confidence: float = 0.0
 
     @property
     def num_right(self) -> int:
