@@ -65,7 +65,8 @@ class ContractOptions:
         ),
     ] = None
     output_layer: Annotated[
-        str | None, _option("--output-layer", "Of a Keras model: the layer that answers.", "NAME")
+        str | None,
+        _option("--output-layer", "The layer that answers. Of a file: the output.", "NAME"),
     ] = None
     answers: Annotated[
         str | None,

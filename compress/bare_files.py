@@ -22,6 +22,7 @@ from configs.records import to_json
 from configs.schema import Choice
 from distill.data.manifest import Examples
 from distill.data.scan import scan_folder
+from eval.contract.file_contract import open_under
 from eval.devices.probe import ModelFileError, open_model
 from eval.devices.verify import Verification, spread, verify
 from eval.images import evaluation_image
@@ -53,7 +54,8 @@ def score_files(
     Raises:
         UserError: a file is missing or is no model, or its classes are not those of the folder.
     """
-    described = {file: describe(file) for file in files}
+    output = choice.statement.output_layer
+    described = {file: describe(file, output) for file in files}
     if data is None:
         raise UserError("--data is missing. Give a folder with one folder of photos per class.")
     rows: list[dict[str, Any]] = []
@@ -64,7 +66,7 @@ def score_files(
             shares = asdict(split) if split else {}
             scans[split] = scan_folder(data, **shares)
         contract = settle_file(file, metadata, choice, scans[split])
-        num_classes = open_model(file, layout=contract.layout).num_classes
+        num_classes = open_under(file, contract).num_classes
         examples = matched(scans[split]["test"], contract.labels, num_classes, file)
         photos = as_photos("test", examples)
         probs = file_probabilities(file, photos, num_threads=num_threads, contract=contract)
@@ -167,8 +169,11 @@ def _facts(metadata: FileMetadata | None) -> dict[str, Any]:
     }
 
 
-def describe(file: Path) -> FileMetadata | None:
+def describe(file: Path, output: str | None = None) -> FileMetadata | None:
     """What a model file says of itself.
+
+    Args:
+        output: name of the output that answers, for a file with several.
 
     Raises:
         UserError: it does not exist, or is not a model that can be run here.
@@ -176,7 +181,7 @@ def describe(file: Path) -> FileMetadata | None:
     if not file.exists():
         raise UserError(f"{file} does not exist. Expected a .tflite or .onnx file.")
     try:
-        return read_metadata(file, number_of_classes(open_model(file).num_classes))
+        return read_metadata(file, number_of_classes(open_model(file, output=output).num_classes))
     except ModelFileError as error:
         raise UserError(f"{file} is not a model that can be run here: {error}") from None
 
@@ -188,9 +193,9 @@ def predict_photos(
     choice: ContractChoice = NO_CHOICE,
 ) -> list[dict[str, Any]]:
     """The classes of each photo by falling probability."""
-    contract = contract_of(file, describe(file), choice)
+    contract = contract_of(file, describe(file, choice.statement.output_layer), choice)
     log.info("%s: contract: %s", file.name, contract.line)
-    model = open_model(file, layout=contract.layout)
+    model = open_under(file, contract)
     names = contract.labels or [str(i) for i in range(number_of_classes(model.num_classes))]
     images = []
     for photo in photos:

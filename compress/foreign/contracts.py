@@ -10,15 +10,14 @@ import keras
 import numpy as np
 
 from compress.foreign.door import check_input, graph_statement, with_fixed_size
-from configs.artifacts import ending
 from configs.contract import InputContract, Statement, settled
 from configs.errors import UserError
 from distill.data.manifest import Examples, describe_empty
-from eval.contract.file_contract import file_contract
+from eval.contract.file_contract import file_contract, open_under
 from eval.contract.foreign_metadata import labels_beside, natural_order
 from eval.contract.settle import Predict, settle_by_trial, with_answers
 from eval.contract.trial import TrialPhotos, trial_photos
-from eval.devices.probe import ModelFileError, open_model
+from eval.devices.probe import ModelFileError
 from eval.images import evaluation_image
 from eval.metadata import FileMetadata, class_name
 from eval.scoring.class_counts import class_mismatch, number_of_classes
@@ -77,14 +76,13 @@ def contract_of(
         metadata: our own, of the file.
         classes: of the photos.
     """
-    layout = choice.statement.layout
     try:
-        model = open_model(file, layout=layout)
+        model = open_under(file, choice.statement)
     except ModelFileError as error:
-        if layout is None:
+        if choice.statement.layout is None:
             raise
         raise UserError(
-            f"--layout {layout} does not fit {file}: {error}. Leave --layout out."
+            f"--layout {choice.statement.layout} does not fit {file}: {error}. Leave --layout out."
         ) from None
     contract = file_contract(
         file,
@@ -114,11 +112,6 @@ def _check(contract: InputContract, num_channels: int, num_outputs: int, path: P
             f"Type one number for each, as in\n  --mean {pixels.mean[0]:g} --std {pixels.std[0]:g}"
         )
     num_classes = number_of_classes(num_outputs)
-    if contract.output_layer and ending(path) in (".tflite", ".onnx"):
-        raise UserError(
-            f"--output-layer {contract.output_layer} has no effect on {path}: it is for Keras "
-            "models. Export the file again with this one output."
-        )
     if contract.labels and len(contract.labels) != num_classes:
         by = contract.stated_by.get("labels")
         given = "--labels gives" if by == "options" else f"its {by} gives"
@@ -137,7 +130,7 @@ def settle_file(
 ) -> InputContract:
     """The contract of a file, tried on training and validation photos; one line shows it."""
     contract = contract_of(file, metadata, choice, splits["train"].classes)
-    model = open_model(file, layout=contract.layout)
+    model = open_under(file, contract)
     matched(splits["test"], contract.labels, model.num_classes, file)
     contract = settle_by_trial(
         lambda images, tried: model.predict(tried.apply(images)),

@@ -63,6 +63,13 @@ def quantize_onnx_model(
     """
     from compress.bare_files import describe
 
+    if output := contract.statement.output_layer:
+        image = onnx.load(path, load_external_data=False).graph.input[0].name
+        raise UserError(
+            f"--output-layer {output} has no effect on an ONNX model here. Cut the model off there:"
+            f'\n  python -c \'import onnx; onnx.utils.extract_model("{path}", "one.onnx", '
+            f'["{image}"], ["{output}"])\''
+        )
     metadata = describe(path)
     if data is None:
         raise UserError("--data is missing. Give a folder with one folder of photos per class.")

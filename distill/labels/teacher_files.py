@@ -127,7 +127,13 @@ def _order(
 
 def _runtime_file(file: TeacherFile) -> Model:
     try:
-        return open_model(file.path, os.cpu_count() or 1, file.image_size, layout=file.layout)
+        return open_model(
+            file.path,
+            os.cpu_count() or 1,
+            file.image_size,
+            layout=file.layout,
+            output=file.output_layer,
+        )
     except ModelFileError as error:
         raise UserError(
             f"{file.path} cannot be used as a teacher: {error}. Check the file, and its "

@@ -7,9 +7,19 @@ from pathlib import Path
 from configs.artifacts import ending
 from configs.contract import InputContract, Statement, settled
 from eval.contract.foreign_metadata import labels_beside, onnx_statement, tflite_statement
+from eval.devices.probe import Model, open_model
 from eval.metadata import FileMetadata
 
 log = logging.getLogger("potstill")
+
+
+def open_under(path: Path, contract: InputContract | Statement, num_threads: int = 1) -> Model:
+    """A model file, with the layout and the output that a contract names.
+
+    Raises:
+        ModelFileError: as `open_model`.
+    """
+    return open_model(path, num_threads, layout=contract.layout, output=contract.output_layer)
 
 
 def file_contract(

@@ -178,7 +178,12 @@ class TfliteModel:
     runtime = "litert"
 
     def __init__(
-        self, path: Path, num_threads: int, image_size: int | None, layout: str | None
+        self,
+        path: Path,
+        num_threads: int,
+        image_size: int | None,
+        layout: str | None,
+        output: str | None,
     ) -> None:
         with open(path, "rb") as file:
             content = file.read(32)
@@ -190,7 +195,8 @@ class TfliteModel:
             self._interpreter = interpreter(model_path=str(path), num_threads=num_threads)
             inputs = self._interpreter.get_input_details()
             outputs = self._interpreter.get_output_details()
-            _check_one_image_one_answer(inputs, outputs)
+            _check_one_image(inputs)
+            answer = _answer([tensor["name"] for tensor in outputs], output)
             shape = [int(n) for n in inputs[0]["shape_signature"]]
             batch, self.input_shape, self._channels_first = _image_shape(shape, image_size, layout)
             self.batch = batch or 1
@@ -204,7 +210,7 @@ class TfliteModel:
                 raise
             raise ModelFileError(_tflite_problem(str(error))) from None
         self._input = self._interpreter.get_input_details()[0]
-        self._output = self._interpreter.get_output_details()[0]
+        self._output = self._interpreter.get_output_details()[answer]
         self.input, self._output_edge = _tflite_edge(self._input), _tflite_edge(self._output)
         _check_edges(self.input, self._output_edge)
         self.num_classes = _num_classes(self._output["shape"], self.batch)
@@ -345,12 +351,26 @@ def _version(package: str) -> str:
         return ""
 
 
-def _check_one_image_one_answer(inputs: list[Any], outputs: list[Any]) -> None:
-    if len(inputs) != 1 or len(outputs) != 1:
+def _check_one_image(inputs: list[Any]) -> None:
+    if len(inputs) != 1:
         raise ModelFileError(
-            f"{len(inputs)} inputs and {len(outputs)} outputs; expected one image and one answer: "
-            "export it again with these alone"
+            f"{len(inputs)} inputs; expected one image: export it again with this alone"
         )
+
+
+def _answer(outputs: list[str], name: str | None) -> int:
+    """Which of the outputs answers: the one of that name, or the only one."""
+    if name in outputs:
+        return outputs.index(name)
+    names = ", ".join(outputs)
+    if name is not None:
+        raise ModelFileError(f"no output {name}; its outputs are {names}")
+    if len(outputs) != 1:
+        raise ModelFileError(
+            f"{len(outputs)} outputs ({names}); expected one. evaluate accuracy and evaluate "
+            "predict take one by its name: --output-layer. Else export the file again with one"
+        )
+    return 0
 
 
 def _check_edges(first: Edge, last: Edge) -> None:
@@ -477,7 +497,12 @@ class OnnxModel:
     delegate = None  # the CPU provider executes every operator itself
 
     def __init__(
-        self, path: Path, num_threads: int, image_size: int | None, layout: str | None
+        self,
+        path: Path,
+        num_threads: int,
+        image_size: int | None,
+        layout: str | None,
+        output: str | None,
     ) -> None:
         onnxruntime = _onnxruntime()
         self.runtime_version = onnxruntime.__version__
@@ -498,17 +523,18 @@ class OnnxModel:
                 f"no ONNX model, or a damaged one ({_first_line(error)})"
             ) from None
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        _check_one_image_one_answer(inputs, outputs)
+        _check_one_image(inputs)
+        answer = outputs[_answer([tensor.name for tensor in outputs], output)]
         batch, self.input_shape, self._channels_first = _image_shape(
             list(inputs[0].shape), image_size, layout
         )
-        self._name, self._output = inputs[0].name, outputs[0].name
+        self._name, self._output = inputs[0].name, answer.name
         self.input = self._edge(inputs[0], is_input=True)
-        self._output_edge = self._edge(outputs[0], is_input=False)
+        self._output_edge = self._edge(answer, is_input=False)
         _check_edges(self.input, self._output_edge)
         self.batch = batch or 1
         self._feed = self._as_feed(np.zeros((self.batch, *self.input_shape), "float32"))
-        self.num_classes = _num_classes(self._output_shape(list(outputs[0].shape)), self.batch)
+        self.num_classes = _num_classes(self._output_shape(list(answer.shape)), self.batch)
 
     @cached_property
     def _graph(self) -> OnnxGraph:
@@ -537,7 +563,7 @@ class OnnxModel:
             is_fixed = isinstance(declared[0], int)
             return declared if is_fixed else [self.batch, *declared[1:]]
         try:
-            return list(self._session.run(None, self._feed)[0].shape)
+            return list(self._session.run([self._output], self._feed)[0].shape)
         except Exception as error:  # onnxruntime's own classes share no base but this
             raise ModelFileError(
                 f"it can be loaded but not executed ({_first_line(error)})"
@@ -577,7 +603,9 @@ class OnnxModel:
         return {self._name: np.ascontiguousarray(self.input.encoded(images))}
 
     def predict_batch(self, images: np.ndarray) -> np.ndarray:
-        return self._output_edge.decoded(self._session.run(None, self._as_feed(images))[0])
+        return self._output_edge.decoded(
+            self._session.run([self._output], self._as_feed(images))[0]
+        )
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """The answers of the file, float32 (n, classes), to float32 (n, *input_shape)."""
@@ -811,7 +839,8 @@ class OpenVinoModel:
         }
         try:
             model = openvino.Core().read_model(str(path))
-            _check_one_image_one_answer(model.inputs, model.outputs)
+            _check_one_image(model.inputs)
+            _answer([tensor.any_name for tensor in model.outputs], None)
             shape = [n.get_length() if n.is_static else None for n in model.input().partial_shape]
             batch, self.input_shape, self._channels_first = _image_shape(shape, image_size, layout)
             self.batch = batch or 1
@@ -856,6 +885,7 @@ def open_model(
     image_size: int | None = None,
     openvino: bool = False,
     layout: str | None = None,
+    output: str | None = None,
 ) -> Model:
     """A model file, ready to be executed.
 
@@ -864,6 +894,7 @@ def open_model(
             images of another size is refused.
         openvino: use OpenVINO instead of the usual runtime of the format.
         layout: "nhwc" or "nchw", for an input whose shape fits both.
+        output: name of the output that answers, for a file with several.
 
     Raises:
         ModelFileError: it is no model file, or its input is not one RGB or grey image.
@@ -872,9 +903,9 @@ def open_model(
     if openvino and suffix in (".tflite", ".onnx"):
         return OpenVinoModel(path, num_threads, image_size, layout)
     if suffix == ".tflite":
-        return TfliteModel(path, num_threads, image_size, layout)
+        return TfliteModel(path, num_threads, image_size, layout, output)
     if suffix == ".onnx":
-        return OnnxModel(path, num_threads, image_size, layout)
+        return OnnxModel(path, num_threads, image_size, layout, output)
     raise ModelFileError(
         f"its name ends in {suffix or 'nothing'}; expected .tflite or .onnx. Of a Keras model, "
         "compress quantize MODEL --recipe float32 makes one"

@@ -13,7 +13,8 @@ from configs.errors import StepFailed, UserError
 from configs.progress import track
 from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
-from eval.devices.probe import Edge, ModelFileError, open_model
+from eval.contract.file_contract import open_under
+from eval.devices.probe import Edge, ModelFileError
 from eval.footprint import model_sha256
 from eval.images import evaluation_batches, evaluation_image
 from eval.scoring.probabilities import as_probabilities, output_kind
@@ -59,7 +60,7 @@ def file_outputs(
         StepFailed: it answers with NaN or infinity.
     """
     try:
-        model = open_model(path, num_threads, layout=contract.layout)
+        model = open_under(path, contract, num_threads)
     except ModelFileError as error:
         raise UserError(f"{path} is not a model that can be run here: {error}.") from None
     outputs = [np.zeros((0, model.num_classes), "float32")]
@@ -103,7 +104,7 @@ def file_probabilities(
     path: Path, photos: Photos, *, num_threads: int, contract: InputContract = OWN_CONTRACT
 ) -> np.ndarray:
     """Probabilities of one file on one split, float32 (examples, classes)."""
-    size = open_model(path, num_threads, layout=contract.layout).input_shape[:2]
+    size = open_under(path, contract, num_threads).input_shape[:2]
     read = partial(evaluation_image, fitting=contract)
     batches = evaluation_batches(photos.paths, size, BATCH_SIZE, read)
     with track(f"{path.name}: {photos.split}", len(photos.paths)) as advance:

@@ -45,7 +45,10 @@ def test_a_session_runs_and_ends_with_its_peak_memory(onnx_file: Path) -> None:
 
 def test_what_is_wrong_with_a_file_reaches_the_caller(tmp_path: Path) -> None:
     (tmp_path / "bad.tflite").write_text("text")
-    with local() as here, pytest.raises(StepFailed, match=r"bad\.tflite failed: no TFLite model"):
+    with (
+        local() as here,
+        pytest.raises(StepFailed, match=r"bad\.tflite failed: .* no TFLite"),
+    ):
         here.open(tmp_path / "bad.tflite", num_threads=1)
 
 

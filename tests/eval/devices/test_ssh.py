@@ -204,7 +204,7 @@ def test_what_is_wrong_with_a_file_reaches_the_caller(server: Server, tmp_path: 
     (tmp_path / "it's bad.tflite").write_text("text")
     with (
         ssh(host="board", python=sys.executable, config=str(server.config)) as board,
-        pytest.raises(StepFailed, match=r"it's bad\.tflite on board failed: no TFLite model"),
+        pytest.raises(StepFailed, match=r"it's bad\.tflite on board failed: it is no TFLite model"),
     ):
         board.open(tmp_path / "it's bad.tflite", num_threads=1)
 

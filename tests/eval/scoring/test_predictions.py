@@ -38,6 +38,6 @@ def test_answers_that_are_no_numbers_fail(
         def predict(self, images: np.ndarray) -> np.ndarray:
             return np.full((len(images), 2), np.nan, "float32")
 
-    monkeypatch.setattr(module, "open_model", lambda *_, **__: Overflown())
+    monkeypatch.setattr(module, "open_under", lambda *_, **__: Overflown())
     with pytest.raises(StepFailed, match="NaN"):
         predict_file(onnx_file, [colours])
