@@ -65,6 +65,9 @@ class DataConfig(Strict):
     """The folder of photos, relative to the folder in which the command runs."""
     unlabelled: UserPath | None = None
     """A folder of more photos, without labels. The teacher labels them for the student."""
+    labels_per_class: Annotated[int, Field(gt=0)] | None = None
+    """Hide the labels of all training photos but this many of each class, to see what labels are
+    worth. The student learns from the others as from photos without labels."""
     validation: Share = 0.1
     """Share of the photos that decide between models."""
     test: Share = 0.2
@@ -140,6 +143,9 @@ class TrainingConfig(Strict):
 
 class TeacherConfig(TrainingConfig):
     """A teacher that the run trains on its photos."""
+
+    labels: Literal["shown", "all"] = "shown"
+    """all: the teacher also learns from the labels that data.labels_per_class hides."""
 
 
 class GivenTeacherConfig(Strict):

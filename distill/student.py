@@ -7,7 +7,7 @@ from configs.errors import UserError
 from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from configs.schema import Experiment
-from distill.data.manifest import student_examples
+from distill.data.manifest import student_examples, teacher_examples
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import (
     LabelReader,
@@ -41,11 +41,12 @@ def check_loss(experiment: Experiment) -> None:
         UserError: the loss needs labels, and some photos have none.
     """
     loss = experiment.student.loss.name
-    if experiment.data.unlabelled is not None and needs_labels(loss):
-        raise UserError(
-            f"student.loss {loss} needs the label of every photo, and data.unlabelled adds photos "
-            "without. Leave one of the two out; kd and dist need no labels."
-        )
+    for key in ("unlabelled", "labels_per_class"):
+        if getattr(experiment.data, key) is not None and needs_labels(loss):
+            raise UserError(
+                f"student.loss {loss} needs the label of every photo, and with data.{key} some "
+                "have none. Leave one of the two out; kd and dist need no labels."
+            )
 
 
 def student_objective(run: RunDir, experiment: Experiment) -> Objective:
@@ -56,7 +57,7 @@ def student_objective(run: RunDir, experiment: Experiment) -> Objective:
         config.loss.options,
         soft_weight=config.soft_weight,
         label_smoothing=config.label_smoothing,
-        class_weights=class_weights(run, config),
+        class_weights=class_weights(teacher_examples(run), config),
     )
 
 
@@ -89,7 +90,9 @@ def control_step(run: RunDir, experiment: Experiment, photos: PhotoStore, number
         experiment,
         seed_name("control", number),
         {"student": config, "num_views": num_views},
-        objective=lambda: label_objective(student.label_smoothing, class_weights(run, student)),
+        objective=lambda: label_objective(
+            student.label_smoothing, class_weights(teacher_examples(run), student)
+        ),
         views=lambda: labelled_views(run, experiment, photos, num_views),
         soft_labels=lambda: None,
         number=number,

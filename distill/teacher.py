@@ -15,7 +15,7 @@ from configs.records import to_json
 from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
 from configs.schema import Experiment, GivenTeacherConfig, TeacherConfig
-from distill.data.manifest import Examples, load_examples
+from distill.data.manifest import Examples, load_examples, teacher_examples
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import evaluation_images, labelled_views, view_inputs
 from distill.labels.converted import readable_file
@@ -88,9 +88,11 @@ def _trained_step(
     run: RunDir, experiment: Experiment, photos: PhotoStore, config: TeacherConfig
 ) -> Step:
     """Fine-tune the teacher on labels, with a new view of each photo in every epoch."""
+    # Teachers of runs before there was this key are not trained again.
+    unset = {"labels"} if config.labels == "shown" else set()
     inputs = {
         **view_inputs(run, experiment),
-        "teacher": config.model_dump(mode="json"),
+        "teacher": config.model_dump(mode="json", exclude=unset),
         **weights_input(config),
     }
     return Step(
@@ -102,8 +104,11 @@ def _trained_step(
             TrainingJob(
                 name="teacher",
                 config=config,
-                views=labelled_views(run, experiment, photos, num_views=config.epochs),
-                objective=label_objective(config.label_smoothing, class_weights(run, config)),
+                views=labelled_views(run, experiment, photos, config.epochs, config.labels),
+                objective=label_objective(
+                    config.label_smoothing,
+                    class_weights(teacher_examples(run, config.labels), config),
+                ),
                 seed=experiment.seed,
             ),
             workspace,

@@ -4,8 +4,9 @@ import csv
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -15,7 +16,11 @@ from configs.run_dir import RunDir
 SPLITS = ("train", "validation", "test")
 
 UNLABELLED = "unlabelled"
-"""The split of photos without labels. Only a student learns from them, through its teacher."""
+"""The split of photos without labels, and of those whose labels are hidden
+(`data.labels_per_class`). Only a student learns from them, through its teacher."""
+
+
+Labels = Literal["shown", "all"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,16 @@ class Examples:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def with_labels(self) -> "Examples":
+        """Those of the photos that have labels."""
+        rows = np.flatnonzero(self.labels >= 0)
+        return replace(
+            self,
+            ids=[self.ids[row] for row in rows],
+            paths=[self.paths[row] for row in rows],
+            labels=self.labels[rows],
+        )
+
 
 def count_endings(skipped: Iterable[Skipped]) -> dict[str, int]:
     """How many files of each ending are not used, the most frequent first."""
@@ -127,18 +142,56 @@ def load_examples(run: RunDir, *splits: str) -> Examples:
     Raises:
         UserError: the run has no manifest yet.
     """
-    facts = read_json(run.photos_manifest.with_suffix(".json"))
+    photos = _photos(run)
+    return _examples(run, [photo for split in splits for photo in photos if photo.split == split])
+
+
+def _photos(run: RunDir) -> list[Photo]:
     with open(run.photos_manifest, newline="", encoding="utf-8") as file:
-        photos = [_photo(row) for row in csv.DictReader(file)]
-    chosen = [photo for split in splits for photo in photos if photo.split == split]
+        return [_photo(row) for row in csv.DictReader(file)]
+
+
+def _examples(run: RunDir, photos: list[Photo]) -> Examples:
+    facts = read_json(run.photos_manifest.with_suffix(".json"))
     # Manifests of older versions do not name empty class folders.
     empty = facts.get("empty_classes", [])
-    return make_examples(chosen, Path(facts["root"]), facts["classes"], empty)
+    return make_examples(photos, Path(facts["root"]), facts["classes"], empty)
 
 
 def student_examples(run: RunDir) -> Examples:
     """What a student learns from: the training photos, then the photos without labels."""
-    return load_examples(run, "train", UNLABELLED)
+    photos = _photos(run)
+    shown = [photo for photo in photos if photo.split == "train"]
+    others = [replace(photo, label="") for photo in photos if photo.split == UNLABELLED]
+    return _examples(run, [*shown, *others])
+
+
+def teacher_examples(run: RunDir, labels: Labels = "shown") -> Examples:
+    """What a teacher learns from: the training photos.
+
+    Args:
+        labels: "all" adds the photos whose labels are hidden.
+    """
+    splits = ("train",) if labels == "shown" else ("train", UNLABELLED)
+    photos = [photo for photo in _photos(run) if photo.split in splits]
+    return _examples(run, [photo for photo in photos if photo.label])
+
+
+def with_hidden_labels(photos: Iterable[Photo], labels_per_class: int) -> list[Photo]:
+    """The photos with all but some training photos of each class among those without labels.
+
+    The digests of the photos decide which labels stay, so that more labels include fewer. They
+    keep the names of their classes, for a teacher that knows them.
+    """
+    count: Counter[str] = Counter()
+    result = []
+    for photo in sorted(photos, key=lambda photo: photo.id):
+        if photo.split == "train":
+            count[photo.label] += 1
+            is_hidden = count[photo.label] > labels_per_class
+            photo = replace(photo, split=UNLABELLED) if is_hidden else photo
+        result.append(photo)
+    return result
 
 
 def _photo(row: dict[str, str]) -> Photo:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from configs.artifacts import file_sha256
 from configs.run_dir import RunDir
 from configs.schema import Experiment, ViewsConfig
-from distill.data.manifest import Examples, load_examples, student_examples
+from distill.data.manifest import Examples, Labels, student_examples, teacher_examples
 from distill.data.mixing import draw_mix, mix_images
 from distill.data.photo_store import PhotoStore
 from distill.data.views import training_view
@@ -102,10 +102,18 @@ def open_photo_store(run: RunDir, experiment: Experiment) -> PhotoStore:
 
 
 def labelled_views(
-    run: RunDir, experiment: Experiment, photos: PhotoStore, num_views: int
+    run: RunDir,
+    experiment: Experiment,
+    photos: PhotoStore,
+    num_views: int,
+    labels: Labels = "shown",
 ) -> ViewSource:
-    """The views of the training photos. Teacher and control learn from these."""
-    examples = load_examples(run, "train")
+    """The views of photos with labels. Teacher and control learn from these.
+
+    Args:
+        labels: "all" adds the photos whose labels are hidden.
+    """
+    examples = teacher_examples(run, labels)
     return ViewSource(examples, photos, experiment.views, num_views, experiment.seed)
 
 

@@ -27,6 +27,7 @@ from distill.data.manifest import (
     describe_endings,
     describe_skipped,
     make_examples,
+    with_hidden_labels,
     write_manifest,
 )
 from distill.data.sources import SOURCES, ListedFile, Listing, unlabelled_files
@@ -45,6 +46,8 @@ def data_step(run: RunDir, data: DataConfig) -> Step:
     def build(workspace: Workspace) -> Built:
         rule = SplitRule(validation=data.validation, test=data.test)
         photos, skipped = scan(listing, rule, max_skipped=data.max_skipped)
+        if data.labels_per_class is not None:
+            photos = with_hidden_labels(photos, data.labels_per_class)
         count = Counter(photo.split for photo in photos)
         return write_manifest(run, photos, skipped), {
             "root": str(listing.root.resolve()),
@@ -56,7 +59,8 @@ def data_step(run: RunDir, data: DataConfig) -> Step:
             "skipped_endings": count_endings(skipped),
         }
 
-    inputs = {"data": data.model_dump(mode="json"), "listing": listing_digest}
+    unset = {"labels_per_class"} if data.labels_per_class is None else set()  # as in older runs
+    inputs = {"data": data.model_dump(mode="json", exclude=unset), "listing": listing_digest}
     return Step("data", run.photos_manifest.with_suffix(".json"), inputs, build)
 
 

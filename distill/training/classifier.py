@@ -13,7 +13,7 @@ from configs.resume import Built, Workspace
 from configs.run_dir import RunDir
 from configs.schema import TrainingConfig
 from distill.backbones import BACKBONES
-from distill.data.manifest import load_examples
+from distill.data.manifest import Examples, load_examples
 from distill.data.pipelines import (
     LabelReader,
     ViewSource,
@@ -90,7 +90,7 @@ def train_classifier(run: RunDir, job: TrainingJob, workspace: Workspace) -> Bui
         schedule=make_schedule(config, plan, num_examples=len(job.views.examples)),
         checkpoint=workspace.file(CHECKPOINT),
         name=job.name,
-        prepare=_head_fitting(run, job, model) if plan.head_first else lambda: None,
+        prepare=_head_fitting(job, model) if plan.head_first else lambda: None,
     )
     seconds = max(sum(row.seconds for row in history), time.monotonic() - start)
     # With patience the model has the weights of its best epoch, otherwise those of the last.
@@ -104,12 +104,12 @@ def train_classifier(run: RunDir, job: TrainingJob, workspace: Workspace) -> Bui
     }
 
 
-def _head_fitting(run: RunDir, job: TrainingJob, model: keras.Model) -> Callable[[], None]:
+def _head_fitting(job: TrainingJob, model: keras.Model) -> Callable[[], None]:
     """A function that fits the head of `model`."""
 
     def fit_head_of_model() -> None:
         # A student also learns from photos without labels, which cannot fit a head.
-        labelled = load_examples(run, "train")
+        labelled = job.views.examples.with_labels()
         size = (job.config.image_size, job.config.image_size)
         fit_head(
             model,
@@ -121,11 +121,10 @@ def _head_fitting(run: RunDir, job: TrainingJob, model: keras.Model) -> Callable
     return fit_head_of_model
 
 
-def class_weights(run: RunDir, config: TrainingConfig) -> tuple[float, ...] | None:
+def class_weights(examples: Examples, config: TrainingConfig) -> tuple[float, ...] | None:
     """The weight of an example of each class; None if all examples weigh the same."""
     if config.class_weights is None:
         return None
-    examples = load_examples(run, "train")
     return balanced_class_weights(examples.labels, len(examples.classes))
 
 

