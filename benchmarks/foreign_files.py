@@ -95,7 +95,9 @@ def outcome(item: Foreign, choice: ContractChoice) -> tuple[str, str]:
             return REFUSED, quoted(item, str(error))
         except Exception as error:  # an error of a library is the finding
             return WRONG, f"{type(error).__name__}: {quoted(item, str(error))}"
-    options = sorted(set(re.findall(r"Add (--\w+(?: [^-\s]\S*| -1\S*)?)(?=,)", " ".join(messages))))
+    options = sorted(
+        set(re.findall(r"Type (--\w+(?: [^-\s]\S*| -1\S*)?)(?= instead)", " ".join(messages)))
+    )
     options = options or sorted(set(re.findall(r"--(?:labels|pixels|fit)", " ".join(messages))))
     own_top1, own_nll = own_numbers(item)
     if abs(top1 - own_top1) < 1e-6 and abs(nll - own_nll) < MAX_NLL_DIFFERENCE:
