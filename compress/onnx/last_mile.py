@@ -63,13 +63,7 @@ def quantize_onnx_model(
     """
     from compress.bare_files import describe
 
-    if output := contract.statement.output_layer:
-        image = onnx.load(path, load_external_data=False).graph.input[0].name
-        raise UserError(
-            f"--output-layer {output} has no effect on an ONNX model here. Cut the model off there:"
-            f'\n  python -c \'import onnx; onnx.utils.extract_model("{path}", "one.onnx", '
-            f'["{image}"], ["{output}"])\''
-        )
+    _refuse_output_layer(path, contract.statement.output_layer)
     metadata = describe(path)
     if data is None:
         raise UserError("--data is missing. Give a folder with one folder of photos per class.")
@@ -102,6 +96,16 @@ def quantize_onnx_model(
         runtime=from_json(Runtime, facts["runtime"]),
     )
     return [to_json(float_row), to_json(row)]
+
+
+def _refuse_output_layer(path: Path, output: str | None) -> None:
+    if output is not None:
+        image = onnx.load(path, load_external_data=False).graph.input[0].name
+        raise UserError(
+            f"--output-layer {output} has no effect on an ONNX model here. Cut the model off there:"
+            f'\n  python -c \'import onnx; onnx.utils.extract_model("{path}", "one.onnx", '
+            f'["{image}"], ["{output}"])\''
+        )
 
 
 def _written(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -111,11 +112,11 @@ def test_printing_to_the_terminal_harms_nobody(tmp_path: Path) -> None:
 
 def test_a_teacher_that_draws_random_numbers_is_refused(tmp_path: Path) -> None:
     """Keras 3 exports augmentation layers as active: every answer would differ."""
-    model = tf.keras.Sequential(
+    model = keras.Sequential(
         [
-            tf.keras.Input((8, 8, 3)),
-            tf.keras.layers.RandomFlip(),
-            tf.keras.layers.GlobalAveragePooling2D(),
+            keras.Input((8, 8, 3)),
+            keras.layers.RandomFlip(),
+            keras.layers.GlobalAveragePooling2D(),
         ]
     )
     model.export(tmp_path / "model", verbose=False)
