@@ -30,7 +30,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from configs.schema import ViewsConfig
+from configs.schema.views import ViewsConfig
 from distill.backbones import BACKBONES
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import ViewSource, training_batches

@@ -15,7 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from configs.schema import ViewsConfig
+from configs.schema.views import ViewsConfig
 from distill.data.manifest import Examples
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import ViewSource, training_batches

@@ -263,7 +263,8 @@ def predict(
     lines = []
     for answer in answers:
         best = "  ".join(f"{p['class']} {p['probability']:.1%}" for p in answer["answers"][:3])
-        lines.append(f"{answer['photo']}  {best}")
+        doubt = "none of these?  " if answer["accepted"] is False else ""
+        lines.append(f"{answer['photo']}  {doubt}{best}")
     return Result({"file": str(file), "predictions": answers}, "\n".join(lines))
 
 

@@ -192,8 +192,12 @@ def predict_photos(
     *,
     choice: ContractChoice = NO_CHOICE,
 ) -> list[dict[str, Any]]:
-    """The classes of each photo by falling probability."""
-    contract = contract_of(file, describe(file, choice.statement.output_layer), choice)
+    """The classes of each photo by falling probability, and whether the best one is accepted.
+
+    `accepted` is None where the file carries no threshold.
+    """
+    metadata = describe(file, choice.statement.output_layer)
+    contract = contract_of(file, metadata, choice)
     log.info("%s: contract: %s", file.name, contract.line)
     model = open_under(file, contract)
     names = contract.labels or [str(i) for i in range(number_of_classes(model.num_classes))]
@@ -208,9 +212,11 @@ def predict_photos(
     outputs, kind = file_outputs(file, [image[None] for image in images], contract)
     # Independent scores do not add up to one.
     probs = outputs if kind == "scores" else as_probabilities(outputs, kind)
+    threshold = metadata.threshold if metadata else None
     return [
         {
             "photo": str(photo),
+            "accepted": bool(row.max() >= threshold.score) if threshold else None,
             "answers": [
                 {"class": names[i], "probability": float(row[i])} for i in np.argsort(-row)
             ],

@@ -1,4 +1,4 @@
-"""Fine-tuning for methods, with the views, soft labels and loss of the student."""
+"""Fine-tuning for methods, with the views, labels and loss of the model that is shipped."""
 
 from functools import partial
 from pathlib import Path
@@ -13,15 +13,9 @@ from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.data.manifest import load_examples
 from distill.data.photo_store import PhotoStore
-from distill.data.pipelines import (
-    ViewSource,
-    evaluation_images,
-    steps_per_epoch,
-    student_views,
-    training_batches,
-)
-from distill.labels.soft_labels import load_soft_labels
-from distill.student import student_objective
+from distill.data.pipelines import evaluation_images, steps_per_epoch, training_batches
+from distill.student import Lessons, lessons
+from distill.trained.ship import shipped_of
 from distill.training.classifier import EVALUATION_BATCH
 from distill.training.epochs import Schedule
 from distill.training.fit import fit
@@ -46,7 +40,8 @@ def finetune(
         name: of the model, for the progress bar.
         checkpoint: the file that keeps the state, in the step's workspace.
     """
-    config, view_source = experiment.student, student_views(run, experiment, photos)
+    config = experiment.student
+    learned = lessons(run, experiment, photos, shipped_of(run).model)
     validation = load_examples(run, "validation")
     size = (config.image_size, config.image_size)
     apply_plan(
@@ -58,12 +53,12 @@ def finetune(
     keep_structure(model, structure)
     fit(
         model,
-        train=partial(_batches, run, experiment, view_source, epochs),
+        train=partial(_batches, experiment, learned, epochs),
         validation=lambda: evaluation_images(validation, size, EVALUATION_BATCH),
-        objective=student_objective(run, experiment),
+        objective=learned.objective,
         schedule=Schedule(
             epochs=epochs,
-            steps_per_epoch=steps_per_epoch(len(view_source.examples), config.batch_size),
+            steps_per_epoch=steps_per_epoch(len(learned.views.examples), config.batch_size),
             learning_rate=learning_rate,
             weight_decay=config.weight_decay,
             ema_momentum=config.ema_momentum,
@@ -93,31 +88,31 @@ def finetune_data(
     ) -> None:
         advance(epoch * steps_per_epoch + step, f"loss {logs.get('loss', 0):.3f}")
 
-    view_source = student_views(run, experiment, photos)
+    learned = lessons(run, experiment, photos, shipped_of(run).model)
+    num_photos = len(learned.views.examples)
     return FinetuneData(
-        train=partial(_batches, run, experiment, view_source, epochs),
-        steps_per_epoch=steps_per_epoch(len(view_source.examples), experiment.student.batch_size),
-        loss=student_objective(run, experiment),
+        train=partial(_batches, experiment, learned, epochs),
+        steps_per_epoch=steps_per_epoch(num_photos, experiment.student.batch_size),
+        loss=learned.objective,
         checkpoint=checkpoint,
         progress=progress,
     )
 
 
 def _batches(
-    run: RunDir,
     experiment: Experiment,
-    view_source: ViewSource,
+    learned: Lessons,
     epochs: int,
     initial_epoch: int,
     initial_step: int = 0,
 ) -> tf.data.Dataset:
     return training_batches(
-        view_source,
+        learned.views,
         image_size=experiment.student.image_size,
         batch_size=experiment.student.batch_size,
         seed=experiment.seed,
         initial_epoch=initial_epoch,
         initial_step=initial_step,
         epochs=epochs,
-        soft_labels=load_soft_labels(run, experiment),
+        soft_labels=learned.soft_labels,
     )

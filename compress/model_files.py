@@ -19,7 +19,7 @@ from configs.records import from_json
 from configs.resume import Built, Workspace, take_file_step
 from configs.schema import Choice, LeastRuntime
 from distill.data.manifest import Examples
-from distill.predictions import model_probabilities
+from distill.trained.answers import model_probabilities
 from eval.choice.drop import agreement_of
 from eval.needs import Runtime
 from eval.scoring.file_rows import FileRow, References, file_row

@@ -6,13 +6,14 @@ their field: the key `source` holds the field `parent`. Such a field has an alia
     parent: Annotated[str | None, Field(alias="source")]
 """
 
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from configs.errors import UserError
 
 Record = TypeVar("Record")
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Strict(BaseModel):

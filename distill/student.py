@@ -1,10 +1,9 @@
 """The student step: train the student on its teacher's soft labels, and its control without."""
 
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 from configs.errors import UserError
-from configs.resume import Built, Step, Workspace
+from configs.resume import Built, Facts, Step, Workspace
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.data.manifest import student_examples, teacher_examples
@@ -29,8 +28,9 @@ from distill.training.classifier import (
     train_classifier,
     weights_input,
 )
+from eval.choice.model_to_ship import TrainedModel
 
-NOT_OF_THE_CONTROL = {"loss", "soft_weight", "control", "seeds"}
+NOT_OF_THE_CONTROL = {"loss", "soft_weight", "control", "seeds", "ship"}
 """Settings of the student that its control does not depend on."""
 
 
@@ -61,20 +61,43 @@ def student_objective(run: RunDir, experiment: Experiment) -> Objective:
     )
 
 
+@dataclass(frozen=True)
+class Lessons:
+    """What a student or a control learns from.
+
+    Attributes:
+        soft_labels: reads the teacher's logits of the views; None for a control.
+    """
+
+    views: ViewSource
+    objective: Objective
+    soft_labels: LabelReader | None
+
+
+def lessons(
+    run: RunDir, experiment: Experiment, photos: PhotoStore, model: TrainedModel
+) -> Lessons:
+    """What the student or the control of a run learns from, also when a method fine-tunes it."""
+    student = experiment.student
+    if model == "control":
+        return Lessons(
+            labelled_views(run, experiment, photos, experiment.soft_labels.num_views),
+            label_objective(student.label_smoothing, class_weights(teacher_examples(run), student)),
+            None,
+        )
+    return Lessons(
+        student_views(run, experiment, photos),
+        student_objective(run, experiment),
+        load_soft_labels(run, experiment),
+    )
+
+
 def student_step(run: RunDir, experiment: Experiment, photos: PhotoStore, number: int = 1) -> Step:
     """Train the student on the soft labels; `number` counts its seeds from 1."""
     # Whether there is a control, or another seed, does not change this student.
-    config = experiment.student.model_dump(mode="json", exclude={"control", "seeds"})
-    return _training_step(
-        run,
-        experiment,
-        seed_name("student", number),
-        {"student": config, "soft_labels": soft_labels_path(run, experiment).stem},
-        objective=lambda: student_objective(run, experiment),
-        views=lambda: student_views(run, experiment, photos),
-        soft_labels=lambda: load_soft_labels(run, experiment),
-        number=number,
-    )
+    config = experiment.student.model_dump(mode="json", exclude={"control", "seeds", "ship"})
+    inputs = {"student": config, "soft_labels": soft_labels_path(run, experiment).stem}
+    return _training_step(run, experiment, photos, "student", inputs, number)
 
 
 def control_step(run: RunDir, experiment: Experiment, photos: PhotoStore, number: int = 1) -> Step:
@@ -83,20 +106,9 @@ def control_step(run: RunDir, experiment: Experiment, photos: PhotoStore, number
     If the student also has photos without labels, the control repeats the labelled ones, so that
     it makes as many updates.
     """
-    student, num_views = experiment.student, experiment.soft_labels.num_views
-    config = student.model_dump(mode="json", exclude=NOT_OF_THE_CONTROL)
-    return _training_step(
-        run,
-        experiment,
-        seed_name("control", number),
-        {"student": config, "num_views": num_views},
-        objective=lambda: label_objective(
-            student.label_smoothing, class_weights(teacher_examples(run), student)
-        ),
-        views=lambda: labelled_views(run, experiment, photos, num_views),
-        soft_labels=lambda: None,
-        number=number,
-    )
+    config = experiment.student.model_dump(mode="json", exclude=NOT_OF_THE_CONTROL)
+    inputs = {"student": config, "num_views": experiment.soft_labels.num_views}
+    return _training_step(run, experiment, photos, "control", inputs, number)
 
 
 def seed_name(name: str, number: int) -> str:
@@ -107,14 +119,12 @@ def seed_name(name: str, number: int) -> str:
 def _training_step(
     run: RunDir,
     experiment: Experiment,
-    name: str,
-    inputs: dict[str, Any],
-    *,
-    objective: Callable[[], Objective],
-    views: Callable[[], ViewSource],
-    soft_labels: Callable[[], LabelReader | None],
+    photos: PhotoStore,
+    model: TrainedModel,
+    inputs: Facts,
     number: int,
 ) -> Step:
+    name = seed_name(model, number)
     inputs = {
         **view_inputs(run, experiment),
         **inputs,
@@ -123,17 +133,17 @@ def _training_step(
     }
 
     def build(workspace: Workspace) -> Built:
-        own_views, config = views(), experiment.student
+        learned, config = lessons(run, experiment, photos, model), experiment.student
         # As many updates with fewer photos.
-        epochs = round(config.epochs * len(student_examples(run)) / len(own_views.examples))
+        epochs = round(config.epochs * len(student_examples(run)) / len(learned.views.examples))
         job = TrainingJob(
             name=name,
             config=config.model_copy(update={"epochs": epochs}),
             # Every seed has the same views, because the soft labels belong to them.
-            views=own_views,
-            objective=objective(),
+            views=learned.views,
+            objective=learned.objective,
             seed=experiment.seed + number - 1,
-            soft_labels=soft_labels(),
+            soft_labels=learned.soft_labels,
         )
         return train_classifier(run, job, workspace)
 

@@ -1,6 +1,5 @@
 """The teacher step: train a teacher, or check the files that are given as one."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from distill.labels.teacher_files import (
 )
 from distill.losses import label_objective
 from distill.model_file import ModelFacts, load_model
+from distill.trained.teacher_check import check_teacher, warn_of_chance
 from distill.training.classifier import (
     EVALUATION_BATCH,
     TrainingJob,
@@ -36,10 +36,7 @@ from distill.training.classifier import (
 )
 from eval.contract.foreign_metadata import labels_beside
 from eval.footprint import model_sha256
-from eval.scoring.intervals import wilson_interval
 from eval.scoring.probabilities import log_softmax, output_kind
-
-log = logging.getLogger("potstill")
 
 
 @dataclass(frozen=True)
@@ -95,25 +92,22 @@ def _trained_step(
         "teacher": config.model_dump(mode="json", exclude=unset),
         **weights_input(config),
     }
-    return Step(
-        name="teacher",
-        manifest=_manifest(run),
-        inputs=inputs,
-        build=lambda workspace: train_classifier(
-            run,
-            TrainingJob(
-                name="teacher",
-                config=config,
-                views=labelled_views(run, experiment, photos, config.epochs, config.labels),
-                objective=label_objective(
-                    config.label_smoothing,
-                    class_weights(teacher_examples(run, config.labels), config),
-                ),
-                seed=experiment.seed,
-            ),
-            workspace,
-        ),
-    )
+
+    def build(workspace: Workspace) -> Built:
+        examples = teacher_examples(run, config.labels)
+        job = TrainingJob(
+            name="teacher",
+            config=config,
+            views=labelled_views(run, experiment, photos, config.epochs, config.labels),
+            objective=label_objective(config.label_smoothing, class_weights(examples, config)),
+            seed=experiment.seed,
+        )
+        paths, facts = train_classifier(run, job, workspace)
+        model = load_model(run.model("teacher"))
+        check = check_teacher(model, examples, load_examples(run, "validation"))
+        return paths, {**facts, **to_json(check)}
+
+    return Step("teacher", _manifest(run), inputs, build)
 
 
 def _given_step(run: RunDir, config: GivenTeacherConfig) -> Step:
@@ -135,7 +129,7 @@ def _given_step(run: RunDir, config: GivenTeacherConfig) -> Step:
         ]
         logits = mean_log_probabilities(list(map(as_logits, outputs, kinds)))
         num_right = int((logits.argmax(axis=1) == validation.labels).sum())
-        _warn_of_chance(num_right, validation)
+        warn_of_chance(num_right, validation)
         model = ModelFacts(
             backbone=" + ".join(file.path.name for file in config.files),
             input_shape=(config.image_size, config.image_size, 3),
@@ -158,18 +152,6 @@ def _given_step(run: RunDir, config: GivenTeacherConfig) -> Step:
     if any(beside):
         inputs["labels"] = beside
     return Step("teacher", _manifest(run), inputs, build)
-
-
-def _warn_of_chance(num_right: int, validation: Examples) -> None:
-    """Log a warning if the teacher may be no better than guessing."""
-    if wilson_interval(num_right, len(validation))[0] <= 1 / len(validation.classes):
-        log.warning(
-            "the teacher is right on %d of %d validation photos, which may be chance. Expected "
-            "the classes %s in this order, and the pixels that teacher.files says. Check both.",
-            num_right,
-            len(validation),
-            ", ".join(validation.classes[:20]),
-        )
 
 
 def _digests(run: RunDir, config: GivenTeacherConfig) -> list[str | None]:

@@ -23,6 +23,7 @@ from configs.artifacts import ending
 from configs.contract import Channels, Fit, Interpolation, Pixels, Statement
 from configs.records import to_json
 from eval.devices.machine import package_version
+from eval.scoring.threshold import Threshold
 
 log = logging.getLogger("potstill")
 Record = TypeVar("Record")
@@ -69,6 +70,8 @@ class FileMetadata:
         fit, interpolation: how a photo is fitted to the input.
         contract: of the foreign model that the file was made from, where it was not this one's.
         has_names: whether `classes` are names; otherwise nobody knew them, and they are numbers.
+        threshold: the score below which a photo may show none of the classes; None if there is
+            none.
         version: of Potstill.
     """
 
@@ -84,6 +87,7 @@ class FileMetadata:
     interpolation: Interpolation = "bilinear"
     contract: dict[str, object] | None = None
     has_names: bool = True
+    threshold: Threshold | None = None
     version: str = field(default_factory=lambda: package_version("potstill") or "")
 
     @property

@@ -1,5 +1,6 @@
 """Write one file by a recipe, compare it with its model, and add metadata."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,6 +30,7 @@ from eval.devices.probe import open_model
 from eval.footprint import zip_bytes
 from eval.metadata import FileMetadata, SplitShares
 from eval.needs import Runtime
+from eval.scoring.threshold import Threshold
 
 NUM_PARITY_IMAGES = 8
 MAX_PARITY_DIFF = {"float32": 1e-3, "float16": 1e-2}
@@ -48,6 +50,7 @@ class FileManifest:
         outside_xnnpack: how many operators of each kind XNNPACK leaves to slower code; None for a
             format that it does not read.
         zip_bytes: kept here because compressing at level 9 takes a second for each file.
+        threshold: as in the file's metadata.
     """
 
     parent: Annotated[str, Field(alias="source")]
@@ -58,6 +61,7 @@ class FileManifest:
     runtime: Runtime
     outside_xnnpack: dict[str, int] | None
     zip_bytes: int
+    threshold: Threshold | None = None
 
     def with_details(self, details: Any) -> dict[str, Any]:
         """The facts as JSON, with what the recipe returned beside them.
@@ -67,8 +71,9 @@ class FileManifest:
         """
         added = {} if details is None else to_json(details)
         facts = to_json(self)
-        if self.contract is None:
-            del facts["contract"]
+        for key in ("contract", "threshold"):
+            if facts[key] is None:
+                del facts[key]
         return facts | {key: value for key, value in added.items() if value is not None}
 
 
@@ -95,6 +100,7 @@ def write_file(
     output: OutputKind = "probabilities",
     split: SplitShares | None = None,
     least_runtime: LeastRuntime = LeastRuntime(),  # noqa: B008 - frozen
+    threshold_of: Callable[[Path], Threshold | None] = lambda file: None,
 ) -> dict[str, Any]:
     """Convert a model to a file by one recipe. `path` is complete afterwards or absent.
 
@@ -124,6 +130,7 @@ def write_file(
         check_runtime(path, runtime, least_runtime)
         delegate = open_model(unfinished).delegate
         parity = _parity_of_float(conversion, unfinished, recipe.name, output)
+        threshold = threshold_of(unfinished)
         metadata = FileMetadata(
             classes=classes,
             has_names=has_names,
@@ -137,6 +144,7 @@ def write_file(
             fit=contract.fit,
             interpolation=contract.interpolation,
             contract=contract.describe() or None,
+            threshold=threshold,
         )
         write_metadata(unfinished, metadata)
     facts = FileManifest(
@@ -148,6 +156,7 @@ def write_file(
         runtime=runtime,
         outside_xnnpack=delegate.others if delegate else None,
         zip_bytes=zip_bytes(path),
+        threshold=threshold,
     )
     return facts.with_details(details)
 

@@ -1,7 +1,9 @@
 """The files of a run: which there are, and the step that writes each."""
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from compress.graph.classifier import image_size_of
@@ -13,7 +15,13 @@ from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
 from distill.data.manifest import load_examples
 from distill.model_file import load_model
+from distill.trained.ship import shipped_of
+from distill.trained.temperature import fold_temperature, temperature_input, temperature_of
 from eval.metadata import SplitShares
+from eval.scoring.predictions import Photos, file_probabilities
+from eval.scoring.threshold import Threshold, fit_threshold
+
+log = logging.getLogger("potstill")
 
 
 def file_steps(
@@ -27,6 +35,7 @@ def file_steps(
     @cache
     def conversion() -> Conversion:
         model = load_model(run.model(parent))
+        fold_temperature(model, temperature_of(run, experiment, parent))
         photos = load_examples(run, "train")
         return Conversion(model, calibration_photos(photos, image_size_of(model)))
 
@@ -47,10 +56,29 @@ def _file_step(
         "photos": output_sha256(run.photos_manifest.with_suffix(".json"), "manifest.csv"),
         "recipe": recipe.model_dump(mode="json"),
         "output": experiment.compress.output,
+        **temperature_input(run, experiment, parent),
     }
+    accuracy = experiment.compress.accepted_accuracy
+    inputs |= {} if accuracy is None else {"accepted_accuracy": accuracy}
     least_runtime = experiment.compress.least_runtime
     if least_runtime.tflite:
         inputs["least_runtime"] = least_runtime.tflite
+
+    def threshold_of(file: Path) -> Threshold | None:
+        if accuracy is None:
+            return None
+        validation = load_examples(run, "validation")
+        photos = Photos("validation", validation.paths, validation.labels)
+        probs = file_probabilities(file, photos, num_threads=experiment.evaluate.num_threads)
+        threshold = fit_threshold(probs, validation.labels, accuracy)
+        if threshold is None:
+            log.warning(
+                "%s: no score is high enough that %.0f %% of the validation photos above it are "
+                "right. The file gets no threshold for photos of none of the classes.",
+                path.name,
+                100 * accuracy,
+            )
+        return threshold
 
     def build(workspace: Workspace) -> Built:
         facts = write_file(
@@ -62,15 +90,16 @@ def _file_step(
             output=experiment.compress.output,
             split=SplitShares(experiment.data.validation, experiment.data.test),
             least_runtime=least_runtime,
+            threshold_of=threshold_of,
         )
         return [path], facts
 
     return Step(path.name, path.with_name(path.name + ".json"), inputs, build)
 
 
-def sources(experiment: Experiment) -> list[str]:
-    """The models that become files: the student, and what each method made of it."""
-    return ["student", *(name for name, _ in method_chain(experiment))]
+def sources(run: RunDir, experiment: Experiment) -> list[str]:
+    """The models that become files: student or control, and what each method made of it."""
+    return [shipped_of(run).model, *(name for name, _ in method_chain(experiment))]
 
 
 def method_chain(experiment: Experiment) -> list[tuple[str, Choice]]:

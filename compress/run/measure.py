@@ -18,9 +18,11 @@ from configs.records import from_json, to_json
 from configs.resume import take_step
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
+from distill.trained.ship import shipped_of
+from distill.trained.temperature import temperature_of
 from eval.devices.registry import DEVICES, device_label
 from eval.devices.verify import Verification, spread, verify
-from eval.report.report import build_report, write_report
+from eval.report.report import Subject, build_report, write_report
 from eval.timing.latency import Latency
 from eval.timing.modes import Mode, sustain_step
 
@@ -36,22 +38,24 @@ def write_run_report(
     Args:
         without: files that could not be written.
     """
-    files = [name for name in file_names(experiment) if name not in without]
-    return write_report(
-        run, experiment, photos=run_photos(run), models=model_names(experiment), files=files
-    )
+    return write_report(run, experiment, _subject(run, experiment, without))
 
 
 def report_rows(run: RunDir, experiment: Experiment) -> Rows:
     """The rows of a run's files: scores, and latencies as far as they were measured."""
-    built = build_report(
-        run,
-        experiment,
+    built = build_report(run, experiment, _subject(run, experiment))
+    return list(to_json(built.report.files))
+
+
+def _subject(run: RunDir, experiment: Experiment, without: tuple[str, ...] = ()) -> Subject:
+    shipped = shipped_of(run)
+    return Subject(
         photos=run_photos(run),
         models=model_names(experiment),
-        files=file_names(experiment),
+        files=[name for name in file_names(run, experiment) if name not in without],
+        shipped=shipped,
+        temperature=temperature_of(run, experiment, shipped.model),
     )
-    return list(to_json(built.report.files))
 
 
 def time_run(
@@ -108,7 +112,7 @@ def sustain_run(
 ) -> list[dict[str, Any]]:
     """What one of the modes measures on each device, by the name of the file."""
     ensure(run, experiment, NEEDS["latency"], target)
-    files = mode.able([run.file(name) for name in file_names(experiment)])
+    files = mode.able([run.file(name) for name in file_names(run, experiment)])
     steps = [
         sustain_step(
             run,
@@ -130,7 +134,7 @@ def verify_run(
 ) -> list[Verification]:
     """Whether the files of a run answer on its devices as they do here, for test photos."""
     ensure(run, experiment, NEEDS["latency"], target)
-    files = [run.file(name) for name in file_names(experiment)]
+    files = [run.file(name) for name in file_names(run, experiment)]
     photos = spread(run_photos(run).test.paths, num_photos)
     return [
         row

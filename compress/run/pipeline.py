@@ -13,13 +13,15 @@ from distill.data.manifest import Examples, load_examples
 from distill.data.photo_store import PhotoStore
 from distill.data.scan import data_step
 from distill.labels.soft_labels import soft_labels_step
-from distill.predictions import corrupted_model_step, model_predictions_step
 from distill.student import (
     control_step,
     seed_name,
     student_step,
 )
 from distill.teacher import teacher_step
+from distill.trained.predictions import corrupted_model_step, model_predictions_step
+from distill.trained.ship import ship_step, shipped_of
+from distill.trained.temperature import temperature_step
 from eval.report.report import RunPhotos
 from eval.scoring.corruption.photos import corrupted_file_step, corrupted_photos
 from eval.scoring.predictions import Photos, file_predictions_step
@@ -72,7 +74,7 @@ class Context:
     @property
     def files(self) -> list[str]:
         """The names of the run's files, without those that failed."""
-        return [name for name in file_names(self.experiment) if name not in self.failures]
+        return [name for name in file_names(self.run, self.experiment) if name not in self.failures]
 
 
 def _data(context: Context) -> Steps:
@@ -95,27 +97,31 @@ def _student(context: Context) -> Steps:
         yield student_step(run, experiment, context.photos, number)
         if experiment.student.control:
             yield control_step(run, experiment, context.photos, number)
+    for name in trained_names(experiment):
+        yield temperature_step(run, name)
+    yield ship_step(run, experiment)
 
 
 def _prune(context: Context) -> Steps:
     run, experiment = context.run, context.experiment
-    parent = "student"
+    parent: str = shipped_of(run).model
     for name, method in method_chain(experiment):
         yield method_step(run, experiment, context.photos, parent=parent, name=name, method=method)
+        yield temperature_step(run, name)
         parent = name
 
 
 def _export(context: Context) -> Steps:
     run, experiment = context.run, context.experiment
     recipes = [r for r in experiment.compress.recipes if keeps_float32(r.name)]
-    for source in sources(experiment):
+    for source in sources(run, experiment):
         yield from file_steps(run, experiment, source, recipes)
 
 
 def _quantize(context: Context) -> Steps:
     run, experiment = context.run, context.experiment
     recipes = [r for r in experiment.compress.recipes if not keeps_float32(r.name)]
-    for source in sources(experiment):
+    for source in sources(run, experiment):
         yield from file_steps(run, experiment, source, recipes)
 
 
@@ -148,7 +154,7 @@ def device_latency_step(
     """Time files of the run on one device; all of them by default."""
     return latency_step(
         run,
-        [run.file(name) for name in files or file_names(experiment)],
+        [run.file(name) for name in files or file_names(run, experiment)],
         device=device.name,
         options=device.options,
         num_threads=experiment.evaluate.num_threads,
@@ -173,7 +179,7 @@ STEPS: dict[str, Callable[[Context], Steps]] = {
 def model_names(experiment: Experiment) -> list[str]:
     """Every model of the run, the teacher first."""
     control = ["control"] if experiment.student.control else []
-    return ["teacher", "student", *control, *sources(experiment)[1:]]
+    return ["teacher", "student", *control, *(name for name, _ in method_chain(experiment))]
 
 
 def further_seeds(experiment: Experiment) -> list[str]:
@@ -182,10 +188,16 @@ def further_seeds(experiment: Experiment) -> list[str]:
     return [seed_name(name, number) for number in numbers for name in ("student", "control")]
 
 
-def file_names(experiment: Experiment) -> list[str]:
+def trained_names(experiment: Experiment) -> list[str]:
+    """Students and controls of all seeds, in the order in which they are trained."""
+    control = ["control"] if experiment.student.control else []
+    return ["student", *control, *further_seeds(experiment)]
+
+
+def file_names(run: RunDir, experiment: Experiment) -> list[str]:
     """Every file of the run, in the order of the config."""
     recipes = experiment.compress.recipes
-    return [file_name(source, r.name) for source in sources(experiment) for r in recipes]
+    return [file_name(source, r.name) for source in sources(run, experiment) for r in recipes]
 
 
 def run_photos(run: RunDir) -> RunPhotos:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from configs.schema import ViewsConfig
+from configs.schema.views import ViewsConfig
 from distill.data.views import MIXING, inside_box, uniform, view_seed
 
 

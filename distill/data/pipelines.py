@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from configs.artifacts import file_sha256
 from configs.run_dir import RunDir
-from configs.schema import Experiment, ViewsConfig
+from configs.schema import Experiment
+from configs.schema.views import ViewsConfig
 from distill.data.manifest import Examples, Labels, student_examples, teacher_examples
 from distill.data.mixing import draw_mix, mix_images
 from distill.data.photo_store import PhotoStore

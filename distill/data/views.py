@@ -8,7 +8,7 @@ import math
 
 import tensorflow as tf
 
-from configs.schema import ViewsConfig
+from configs.schema.views import ViewsConfig
 
 # Every augmentation draws from its own stream, so switching one on does not change the others.
 # The numbers decide what a view looks like: never reuse one.

@@ -6,13 +6,16 @@ from typing import Any
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from eval.choice.file_to_ship import Verdict
+from eval.choice.model_to_ship import ShippedModel
 from eval.devices.machine import Machine
 from eval.report.audit import Distillation
 from eval.report.costs import StepCost
 from eval.report.failures import ClassFlips
 from eval.scoring.accuracy import Accuracy
+from eval.scoring.calibration import ReliabilityBin
 from eval.scoring.corruption.robustness import Robustness
 from eval.scoring.file_rows import FileRow
+from eval.scoring.threshold import AcceptedPhotos
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,35 @@ class FileEntry:
     Attributes:
         sha256: the digest of the file.
         flips_by_class: how many answers about each class differ from those of the parent.
+        threshold: what the file's threshold does on the test photos; None if it carries none.
     """
 
     row: FileRow
     sha256: str
     flips_by_class: list[ClassFlips]
+    threshold: AcceptedPhotos | None
 
     @model_serializer(mode="wrap")
     def _as_one_object(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values = handler(self)
         return {**values.pop("row"), **values}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the temperature did to the scores of the model that became files, on the test photos.
+
+    Attributes:
+        temperature: what its logits are divided by.
+        before, after: its reliability diagrams.
+        ece_before, ece_after: its expected calibration errors.
+    """
+
+    temperature: float
+    before: list[ReliabilityBin]
+    after: list[ReliabilityBin]
+    ece_before: float
+    ece_after: float
 
 
 @dataclass(frozen=True)
@@ -90,6 +112,8 @@ class Report:
         machine: what the files were timed on.
         distillation: None without a control.
         robustness: None if the config names no corruption.
+        shipped: the model that became files.
+        calibration: of that model; None if no temperature is folded into it.
     """
 
     run: str
@@ -104,3 +128,5 @@ class Report:
     robustness: Robustness | None
     provenance: Provenance
     verdict: Verdict
+    shipped: ShippedModel
+    calibration: Calibration | None

@@ -104,7 +104,8 @@ def _context(report: ReportJson, details: Details) -> dict[str, Any]:
             for time in row.get("latency") or []
             if time is not times[row["name"]]
         ],
-        "against_float": _against_float(chosen, files, times) if chosen else None,
+        "shipped": _shipped(report),
+        "against_float": _against_float(chosen, files, times, _shipped(report)) if chosen else None,
         "power": _power_text(chosen["accuracy"]) if chosen else None,
         "legend": sorted(by_time or by_size, key=lambda point: point.x),
         "charts": _charts(by_time, by_size, times),
@@ -115,6 +116,7 @@ def _context(report: ReportJson, details: Details) -> dict[str, Any]:
         "confusion": details.confusion,
         "flips": (chosen or {}).get("flips_by_class") or [],
         "endurance": _endurance(report.get("robustness"), chosen_name),
+        "reliability": _reliability(report.get("calibration")),
     }
 
 
@@ -135,12 +137,19 @@ def _power_text(scores: ReportJson) -> str | None:
     )
 
 
-def _against_float(chosen: ReportJson, files: list[ReportJson], times: Times) -> str | None:
-    """Size and speed beside the student's float32 file, of the same format if there is one."""
+def _shipped(report: ReportJson) -> str:
+    """The model that became files; in reports of older versions always the student."""
+    return str((report.get("shipped") or {}).get("model") or "student")
+
+
+def _against_float(
+    chosen: ReportJson, files: list[ReportJson], times: Times, model: str
+) -> str | None:
+    """Size and speed beside the model's float32 file, of the same format if there is one."""
     floats = [
         row
         for row in files
-        if row.get("source") == "student" and str(row.get("recipe")).endswith("float32")
+        if row.get("source") == model and str(row.get("recipe")).endswith("float32")
     ]
     if not floats or chosen in floats:
         return None
@@ -215,6 +224,24 @@ def _endurance(robustness: ReportJson | None, chosen: str | None) -> str:
             means = [sum(shares) / len(shares) for shares in by_strength]
             series[kind] = list(enumerate([rows[name]["clean_top1"], *means]))
     return lines(series, x_title="strength of the corruption", y_title="top-1", percent=True)
+
+
+def _reliability(calibration: ReportJson | None) -> str:
+    """Share of right answers by confidence, before and after the temperature."""
+    if not calibration:
+        return ""
+    series = {
+        name: [(100 * row["confidence"], row["accuracy"]) for row in calibration[name]]
+        for name in ("before", "after")
+    }
+    ends = [point for points in series.values() for point in points]
+    low = min(min(x / 100, y) for x, y in ends)
+    return lines(
+        {"ideal": [(100 * low, low), (100.0, 1.0)], **series},
+        x_title="confidence, %",
+        y_title="right answers",
+        percent=True,
+    )
 
 
 def _thumbnail(photo: Path) -> str | None:

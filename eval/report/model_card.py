@@ -16,10 +16,11 @@ from eval.report.wording import plain
 def render_card(report: ReportJson, experiment: Experiment) -> str:
     """The card of the run that `report` (report.json) and its config describe.
 
-    Its headline numbers are those of the chosen file, or of the student where none was chosen.
-    A license is the user's to give.
+    Its headline numbers are those of the chosen file, or of the shipped model where none was
+    chosen. A license is the user's to give.
     """
-    student = next(row for row in report["models"] if row["name"] == "student")
+    shipped = (report.get("shipped") or {}).get("model") or "student"
+    student = next(row for row in report["models"] if row["name"] == shipped)
     chosen_name = report["verdict"]["chosen_file"]
     chosen = next((row for row in report["files"] if row["name"] == chosen_name), None)
     environment = markdown_environment()

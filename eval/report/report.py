@@ -13,20 +13,23 @@ from configs.run_dir import RunDir
 from configs.schema import Experiment
 from eval.choice.drop import drop_of
 from eval.choice.file_to_ship import MeasuredFile, choose
+from eval.choice.model_to_ship import ShippedModel
 from eval.devices.machine import installed_packages, this_machine
 from eval.devices.registry import device_label
 from eval.needs import Runtime
 from eval.report.audit import Distillation, audit
-from eval.report.contents import DataFacts, FileEntry, ModelRow, Provenance, Report
+from eval.report.contents import Calibration, DataFacts, FileEntry, ModelRow, Provenance, Report
 from eval.report.costs import step_costs
 from eval.report.failures import confusion_table, flips_by_class, galleries
 from eval.report.html import Details, Epoch, ReportJson, render_html, render_markdown
 from eval.report.model_card import render_card
 from eval.scoring.accuracy import accuracy
+from eval.scoring.calibration import expected_calibration_error, reliability, tempered
 from eval.scoring.corruption.photos import corrupted_photos
 from eval.scoring.corruption.robustness import Robustness, robustness
 from eval.scoring.file_rows import FileRow, References, file_row
 from eval.scoring.predictions import Photos, load_predictions
+from eval.scoring.threshold import Threshold, accepted_photos
 from eval.timing.latency import Latency
 from eval.timing.results import load_latency, load_machine, load_packages
 
@@ -40,6 +43,24 @@ class RunPhotos:
     classes: list[str]
     validation: Photos
     test: Photos
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a report is about.
+
+    Attributes:
+        models: names of the run's models, the teacher first.
+        files: names of the run's files.
+        shipped: the model that became files.
+        temperature: of that model.
+    """
+
+    photos: RunPhotos
+    models: list[str]
+    files: list[str]
+    shipped: ShippedModel
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,27 +81,22 @@ class _Answers:
 
     Attributes:
         probs: probabilities (examples, classes), by the name of a model or file, then by split.
+        shipped: student or control, whichever became files.
     """
 
     photos: RunPhotos
     probs: dict[str, dict[str, np.ndarray]]
+    shipped: str
 
     def test(self, name: str) -> np.ndarray:
         return self.probs[name]["test"]
 
 
-def write_report(
-    run: RunDir, experiment: Experiment, *, photos: RunPhotos, models: list[str], files: list[str]
-) -> ReportJson:
-    """Write the reports of a run and its model card; returns `report.json`.
-
-    Args:
-        models: names of the run's models, the teacher first.
-        files: names of the run's files.
-    """
-    built = build_report(run, experiment, photos=photos, models=models, files=files)
+def write_report(run: RunDir, experiment: Experiment, subject: Subject) -> ReportJson:
+    """Write the reports of a run and its model card; returns `report.json`."""
+    built = build_report(run, experiment, subject)
     report: ReportJson = to_json(built.report)
-    details = _details(run, built, photos, models)
+    details = _details(run, built, subject)
     write_text(run.path / "report.md", render_markdown(report, details))
     write_text(run.path / "model_card.md", render_card(report, experiment))
     write_text(run.path / "report.html", render_html(report, details))
@@ -88,17 +104,17 @@ def write_report(
     return report
 
 
-def build_report(
-    run: RunDir, experiment: Experiment, *, photos: RunPhotos, models: list[str], files: list[str]
-) -> BuiltReport:
-    """Everything that the reports of a run show; arguments as of `write_report`."""
+def build_report(run: RunDir, experiment: Experiment, subject: Subject) -> BuiltReport:
+    """Everything that the reports of a run show."""
+    photos, models, files = subject.photos, subject.models, subject.files
+    shipped = subject.shipped.model
     probs = {name: load_predictions(run, name) for name in [*models, *files]}
-    answers = _Answers(photos, probs)
+    answers = _Answers(photos, probs, shipped)
     devices = [device_label(d.name, d.options) for d in experiment.evaluate.devices]
     latency = load_latency(run, devices, files)
     rows = [_file_row(run, name, answers, latency.get(name, [])) for name in files]
     measured = [_measured(row, answers) for row in rows]
-    verdict = choose(measured, budget=experiment.compress.budget)
+    verdict = choose(measured, budget=experiment.compress.budget, model=f"the {shipped}")
     test_probs = {name: answers.test(name) for name in probs}
     timed_on = next((row.latency[0].device for row in rows if row.latency), None)
     report = Report(
@@ -111,19 +127,21 @@ def build_report(
         files=[_file_entry(run, row, answers) for row in rows],
         distillation=_distillation(run, experiment, answers),
         steps=step_costs(
-            models=[name for name in models if name not in ("teacher", "control")],
+            models=[shipped, *(name for name in models if name not in TRAINED_ON_PHOTOS)],
             files=rows,
             chosen=verdict.chosen_file,
             probs=test_probs,
             labels=photos.test.labels,
         ),
-        robustness=_robustness(run, experiment, test_probs, photos.test, rows, verdict.chosen_file),
+        robustness=_robustness(run, experiment, answers, rows, verdict.chosen_file),
         provenance=Provenance(
             config_sha256=file_sha256(run.experiment),
             photos_sha256=file_sha256(run.photos_manifest),
             packages=load_packages(run, timed_on) if timed_on else installed_packages(),
         ),
         verdict=verdict,
+        shipped=subject.shipped,
+        calibration=_calibration(answers, subject.temperature),
     )
     return BuiltReport(report, test_probs)
 
@@ -171,7 +189,7 @@ def _file_row(run: RunDir, name: str, answers: _Answers, latency: list[Latency])
         photos=answers.photos.test,
         references=References(
             parent=answers.test(facts["source"]),
-            student=answers.test("student"),
+            student=answers.test(answers.shipped),
             teacher=answers.test("teacher"),
         ),
         latency=latency,
@@ -183,6 +201,11 @@ def _file_row(run: RunDir, name: str, answers: _Answers, latency: list[Latency])
 
 def _file_entry(run: RunDir, row: FileRow, answers: _Answers) -> FileEntry:
     path, photos = run.file(row.name), answers.photos
+    facts = read_json(path.with_name(row.name + ".json"))
+    threshold = None
+    if facts.get("threshold"):
+        carried = from_json(Threshold, facts["threshold"])
+        threshold = accepted_photos(carried, answers.test(row.name), photos.test.labels)
     return FileEntry(
         row=row,
         sha256=output_sha256(path.with_name(row.name + ".json"), row.name),
@@ -192,12 +215,27 @@ def _file_entry(run: RunDir, row: FileRow, answers: _Answers) -> FileEntry:
             photos.test.labels,
             photos.classes,
         ),
+        threshold=threshold,
+    )
+
+
+def _calibration(answers: _Answers, temperature: float) -> Calibration | None:
+    if temperature == 1.0:
+        return None
+    labels, after = answers.photos.test.labels, answers.test(answers.shipped)
+    before = tempered(after, 1 / temperature)
+    return Calibration(
+        temperature=temperature,
+        before=reliability(before, labels),
+        after=reliability(after, labels),
+        ece_before=expected_calibration_error(before, labels),
+        ece_after=expected_calibration_error(after, labels),
     )
 
 
 def _measured(row: FileRow, answers: _Answers) -> MeasuredFile:
     """The file as the choice sees it: by its answers on the validation photos."""
-    names = (row.name, str(row.parent), "student")
+    names = (row.name, str(row.parent), answers.shipped)
     file, parent, student = (answers.probs[name]["validation"] for name in names)
     drop = drop_of(file, parent, student, answers.photos.validation.labels)
     return MeasuredFile(row.name, row.file_bytes, drop, row.latency[0] if row.latency else None)
@@ -225,20 +263,21 @@ def _distillation(run: RunDir, experiment: Experiment, answers: _Answers) -> Dis
 def _robustness(
     run: RunDir,
     experiment: Experiment,
-    test_probs: dict[str, np.ndarray],
-    test: Photos,
+    answers: _Answers,
     files: list[FileRow],
     chosen: str | None,
 ) -> Robustness | None:
+    test, test_probs = answers.photos.test, {name: answers.test(name) for name in answers.probs}
     photos = corrupted_photos(experiment, paths=test.paths, labels=test.labels)
     if photos is None:
         return None
-    parents = {name: None if name in TRAINED_ON_PHOTOS else "student" for name in test_probs}
+    parents = {name: None if name in TRAINED_ON_PHOTOS else answers.shipped for name in test_probs}
     parents |= {row.name: row.parent for row in files}
     return robustness(run, photos, clean=test_probs, parents=parents, shipped=chosen)
 
 
-def _details(run: RunDir, built: BuiltReport, photos: RunPhotos, models: list[str]) -> Details:
+def _details(run: RunDir, built: BuiltReport, subject: Subject) -> Details:
+    photos, models = subject.photos, subject.models
     chosen, test_probs = built.report.verdict.chosen_file, built.test_probs
     confusion = None
     if chosen:

@@ -1,5 +1,7 @@
 """Whether probabilities mean what they say: log-likelihood, calibration error, temperature."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 NUM_BINS = 15
@@ -13,15 +15,23 @@ def negative_log_likelihood(probs: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.log(np.maximum(probs[np.arange(len(labels)), labels], 1e-7)).mean())
 
 
-def fitted_temperature(probs: np.ndarray, labels: np.ndarray) -> float:
+def fitted_temperature(probs: np.ndarray, labels: np.ndarray, *, doubt: float = 0.0) -> float:
     """The temperature, from 1/8 to 8, at which probabilities fit the labels best.
 
     Source: Guo et al. 2017, section 4.2 (arXiv:1706.04599): least negative log-likelihood.
+
+    Args:
+        probs: float, (examples, classes).
+        labels: int, (examples,).
+        doubt: the share of each label that lies on all classes. Without any, the lowest
+            temperature fits best where every answer is right, and every score becomes 100 %.
     """
     candidates = np.geomspace(1 / 8, 8, 121)
 
     def misfit(temperature: float) -> float:
-        return negative_log_likelihood(tempered(probs, temperature), labels)
+        log_probs = np.log(np.maximum(tempered(probs, temperature), 1e-7))
+        of_labels = log_probs[np.arange(len(labels)), labels].mean()
+        return float(-(1 - doubt) * of_labels - doubt * log_probs.mean())
 
     return float(min(candidates, key=misfit))
 
@@ -40,7 +50,7 @@ def calibration_gaps(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
         float, (examples, bins): right (0 or 1) minus confidence in one column, 0 in the others.
     """
     confidence, right = probs.max(axis=1), probs.argmax(axis=1) == labels
-    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+    bins = _bins_of(confidence)
     gaps = np.zeros((len(labels), NUM_BINS))
     gaps[np.arange(len(labels)), bins] = right - confidence
     return gaps
@@ -89,3 +99,36 @@ def calibration_interval(
         return high
 
     return scale_at(0.975) * observed, scale_at(0.025) * observed
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The answers of one range of confidence: a point of a reliability diagram.
+
+    Attributes:
+        confidence: their mean confidence.
+        accuracy: the share of them that is right.
+    """
+
+    n: int
+    confidence: float
+    accuracy: float
+
+
+def reliability(probs: np.ndarray, labels: np.ndarray) -> list[ReliabilityBin]:
+    """The bins of `expected_calibration_error` that hold a photo, by rising confidence."""
+    confidence, right = probs.max(axis=1), probs.argmax(axis=1) == labels
+    bins = _bins_of(confidence)
+    return [
+        ReliabilityBin(
+            n=int(inside.sum()),
+            confidence=float(confidence[inside].mean()),
+            accuracy=float(right[inside].mean()),
+        )
+        for inside in (bins == number for number in np.unique(bins))
+    ]
+
+
+def _bins_of(confidence: np.ndarray) -> np.ndarray:
+    """The bin of each confidence, 0 to NUM_BINS - 1."""
+    return np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)

@@ -61,5 +61,5 @@ def test_a_least_runtime_makes_a_step_stale(tmp_path, loads_and_conversions) -> 
         list(files.file_steps(RunDir(tmp_path), experiment, "student", RECIPES))
         for experiment in (plain, plain.model_copy(update={"compress": older}))
     )
-    assert set(before.inputs) == {"model", "photos", "recipe", "output"}
+    assert set(before.inputs) == {"model", "photos", "recipe", "output", "accepted_accuracy"}
     assert after.inputs == {**before.inputs, "least_runtime": "2.14"}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs.schema import ViewsConfig
+from configs.schema.views import ViewsConfig
 from distill.data.mixing import Mix, draw_mix, mix_images
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import ViewSource, training_batches

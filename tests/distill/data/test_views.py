@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs.schema import ViewsConfig
+from configs.schema.views import ViewsConfig
 from distill.data import views as views_module
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import ViewSource, steps_per_epoch, training_batches

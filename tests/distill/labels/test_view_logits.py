@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from configs.schema import ViewsConfig
+from configs.schema.views import ViewsConfig
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import ViewSource
 from distill.data.scan import scan_folder

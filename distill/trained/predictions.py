@@ -2,17 +2,14 @@
 
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from configs.artifacts import file_sha256, whole_file
-from configs.contract import OWN_CONTRACT, InputContract
 from configs.progress import track
 from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
 from configs.schema import Experiment, GivenTeacherConfig
-from distill.data.manifest import Examples, load_examples
-from distill.data.pipelines import evaluation_images
+from distill.data.manifest import load_examples
 from distill.model_file import load_model
 from distill.teacher import (
     Teacher,
@@ -22,17 +19,22 @@ from distill.teacher import (
     mean_log_probabilities,
     teacher_digest,
 )
-from distill.training.classifier import EVALUATION_BATCH
+from distill.trained.answers import model_probabilities
+from distill.trained.temperature import fold_temperature, temperature_input, temperature_of
 from eval.scoring.corruption.photos import CorruptedPhotos, corrupted_step, save_answers
 from eval.scoring.probabilities import as_probabilities
 
 
 def model_predictions_step(run: RunDir, experiment: Experiment, name: str) -> Step:
-    """Save the probabilities of one model on both splits, as `.npz` with one array for each."""
+    """Save the probabilities of one model on both splits, as `.npz` with one array for each.
+
+    They are those of its files: with the temperature that is folded into them.
+    """
     path = run.predictions(name)
     inputs = {
         "photos": file_sha256(run.photos_manifest),
         "model": _model_digest(run, experiment, name),
+        **temperature_input(run, experiment, name),
     }
 
     def build(workspace: Workspace) -> Built:
@@ -45,6 +47,7 @@ def model_predictions_step(run: RunDir, experiment: Experiment, name: str) -> St
             }
         else:
             model = load_model(run.model(name))
+            fold_temperature(model, temperature_of(run, experiment, name))
             probs = {
                 split: model_probabilities(model, examples, name=name)
                 for split, examples in splits.items()
@@ -96,25 +99,3 @@ def save_predictions(path: Path, probs: dict[str, np.ndarray]) -> None:
     """Write the probabilities of each split, whole or not at all."""
     with whole_file(path) as unfinished:
         np.savez(unfinished, **probs)  # type: ignore[arg-type]
-
-
-def model_probabilities(
-    model: keras.Model, examples: Examples, *, name: str, contract: InputContract = OWN_CONTRACT
-) -> np.ndarray:
-    """Probabilities of a Keras model that returns logits or probabilities.
-
-    Args:
-        contract: how a foreign model wants photos to be fitted; the model takes raw pixels.
-
-    Returns:
-        float32, (examples, classes).
-    """
-    height, width = model.input_shape[1:3]
-    batches = evaluation_images(examples, (height, width), EVALUATION_BATCH, contract)
-    outputs_by_batch = []
-    with track(f"{name}: accuracy", len(examples)) as advance:
-        for images, _ in batches:
-            outputs_by_batch.append(np.asarray(model.predict_on_batch(images)))
-            advance(sum(map(len, outputs_by_batch)))
-    outputs = np.concatenate(outputs_by_batch)
-    return as_probabilities(outputs, contract.answers)

@@ -10,7 +10,7 @@ from configs.artifacts import file_sha256, write_json
 from configs.resume import is_current, take_step
 from configs.run_dir import RunDir
 from configs.schema import Experiment
-from distill.predictions import corrupted_model_step
+from distill.trained.predictions import corrupted_model_step
 from eval.scoring.corruption.photos import CorruptedPhotos
 from support import save_photo
 

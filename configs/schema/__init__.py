@@ -16,9 +16,9 @@ from pydantic import (
 
 from configs.contract import TeacherFile
 from configs.loading.paths import UserPath
-from configs.records import Strict
+from configs.records import Share, Strict
+from configs.schema.views import ViewsConfig
 
-Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 OutputKind = Literal["probabilities", "logits"]
 
@@ -75,47 +75,6 @@ class DataConfig(Strict):
     max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.2
     """The run stops if a larger share of the photos cannot be used: damaged ones, and kinds that
     are not read, such as RAW."""
-
-
-class ViewsConfig(Strict):
-    """Views: how training changes a photo. Teacher and student see the same views."""
-
-    crop: Annotated[tuple[float, float], Field()] = (0.5, 1.0)
-    """Smallest and largest share of the photo's area in a training view."""
-    flip: bool = True
-    """Mirror half of the views left to right."""
-    vertical_flip: bool = False
-    """Mirror half of the views top to bottom."""
-    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
-    """Rotate by up to this many degrees, either way."""
-    shift: Share = 0.0
-    """Move by up to this share of the side, horizontally and vertically."""
-    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
-    """Shear by up to this many degrees, either way."""
-    zoom: Annotated[float, Field(ge=0)] = 0.0
-    """Stretch or shrink each side by a factor of up to 1 + zoom."""
-    brightness: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Add or subtract up to this share of white."""
-    contrast: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Scale the distance of each pixel to the mean colour by 1 - contrast to 1 + contrast."""
-    saturation: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Scale the distance of each pixel to grey by 1 - saturation to 1 + saturation."""
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Shift colours by up to this share of the colour circle, either way."""
-    noise: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Add noise to the pixels. Its standard deviation is up to this share of white."""
-    erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the views in which a rectangle is erased."""
-    mixup: Annotated[float, Field(ge=0)] = 0.0
-    """Blend in another photo, by a share that is drawn from Beta(mixup, mixup). 0: never."""
-    cutmix: Annotated[float, Field(ge=0)] = 0.0
-    """Cover a share of the view with another photo, drawn from Beta(cutmix, cutmix). 0: never."""
-
-    @model_validator(mode="after")
-    def _crop_in_order(self) -> "ViewsConfig":
-        if not 0 < self.crop[0] <= self.crop[1] <= 1:
-            raise ValueError("crop must be [smallest, largest] with 0 < smallest <= largest <= 1")
-        return self
 
 
 class TrainingConfig(Strict):
@@ -197,11 +156,16 @@ class StudentConfig(TrainingConfig):
     seeds: Annotated[int, Field(ge=1, le=20)] = 1
     """Number of students and controls, each trained from another seed. Two or more show how much of
     a difference is chance."""
+    ship: Literal["auto", "student", "control"] = "auto"
+    """The model that becomes files. auto: the student, unless its control is better on the
+    validation photos beyond chance."""
 
     @model_validator(mode="after")
-    def _seeds_have_something_to_compare(self) -> "StudentConfig":
+    def _needs_a_control(self) -> "StudentConfig":
         if self.seeds > 1 and not self.control:
             raise ValueError("seeds above 1 compare student and control: set control to true")
+        if self.ship == "control" and not self.control:
+            raise ValueError("ship is control, and there is none: set control to true")
         return self
 
 
@@ -232,6 +196,12 @@ class CompressConfig(Strict):
     """File formats. Each recipe converts the student and the result of each method."""
     output: OutputKind = "probabilities"
     """What the exported files return."""
+    calibrate: bool = True
+    """Fit one temperature on the validation photos and fold it into the last layer of every model
+    that becomes a file. Its answers stay the same; its scores say how often it is right."""
+    accepted_accuracy: Share | None = 0.95
+    """Write a threshold into each file: the lowest score above which this share of the validation
+    photos is answered right. Below it, a photo may show none of the classes. null: none."""
     budget: BudgetConfig = BudgetConfig()
     least_runtime: LeastRuntime = LeastRuntime()
 
