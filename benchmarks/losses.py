@@ -31,7 +31,8 @@ from distill.data.manifest import load_examples
 from distill.data.pipelines import open_photo_store
 from distill.model_file import load_model
 from distill.student import control_step, seed_name, student_step
-from distill.trained.predictions import model_probabilities, save_predictions
+from distill.trained.answers import model_probabilities
+from distill.trained.predictions import save_predictions
 from eval.scoring.intervals import paired_bootstrap
 
 CONFIG = Path(__file__).parents[1] / "configs" / "photos_lite.yaml"
