@@ -1,5 +1,7 @@
 """Fine-tuning for methods, with the views, soft labels and loss of the student."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import tensorflow as tf
 
 from compress.methods.structure import Structure, keep_structure
 from compress.methods.tfmot.training import FinetuneData
-from configs.progress import Advance
+from configs.progress import track
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.data.manifest import load_examples
@@ -16,12 +18,11 @@ from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import (
     ViewSource,
     evaluation_images,
-    steps_per_epoch,
-    student_views,
-    training_batches,
 )
+from distill.labels.confidence import views_to_learn
 from distill.labels.soft_labels import load_soft_labels
 from distill.student import student_objective
+from distill.training.batches import training_batches
 from distill.training.classifier import EVALUATION_BATCH
 from distill.training.epochs import Schedule
 from distill.training.fit import fit
@@ -46,7 +47,7 @@ def finetune(
         name: of the model, for the progress bar.
         checkpoint: the file that keeps the state, in the step's workspace.
     """
-    config, view_source = experiment.student, student_views(run, experiment, photos)
+    config, view_source = experiment.student, views_to_learn(run, experiment, photos)
     validation = load_examples(run, "validation")
     size = (config.image_size, config.image_size)
     apply_plan(
@@ -63,7 +64,7 @@ def finetune(
         objective=student_objective(run, experiment),
         schedule=Schedule(
             epochs=epochs,
-            steps_per_epoch=steps_per_epoch(len(view_source.examples), config.batch_size),
+            steps_per_epoch=view_source.steps_per_epoch(config.batch_size),
             learning_rate=learning_rate,
             weight_decay=config.weight_decay,
             ema_momentum=config.ema_momentum,
@@ -73,34 +74,36 @@ def finetune(
     )
 
 
+@contextmanager
 def finetune_data(
     run: RunDir,
     experiment: Experiment,
     photos: PhotoStore,
+    name: str,
     checkpoint: Path,
     *,
     epochs: int,
-    advance: Advance,
-) -> FinetuneData:
+) -> Iterator[FinetuneData]:
     """The material for a method that trains by itself (`compress/methods/tfmot/training.py`).
 
-    Args:
-        advance: takes the number of updates that are done.
+    It comes with a progress bar; arguments as of `finetune`.
     """
+    view_source = views_to_learn(run, experiment, photos)
+    steps = view_source.steps_per_epoch(experiment.student.batch_size)
+    with track(name, epochs * steps) as advance:
 
-    def progress(
-        epoch: int, epochs: int, step: int, steps_per_epoch: int, logs: dict[str, float]
-    ) -> None:
-        advance(epoch * steps_per_epoch + step, f"loss {logs.get('loss', 0):.3f}")
+        def progress(
+            epoch: int, epochs: int, step: int, steps_per_epoch: int, logs: dict[str, float]
+        ) -> None:
+            advance(epoch * steps_per_epoch + step, f"loss {logs.get('loss', 0):.3f}")
 
-    view_source = student_views(run, experiment, photos)
-    return FinetuneData(
-        train=partial(_batches, run, experiment, view_source, epochs),
-        steps_per_epoch=steps_per_epoch(len(view_source.examples), experiment.student.batch_size),
-        loss=student_objective(run, experiment),
-        checkpoint=checkpoint,
-        progress=progress,
-    )
+        yield FinetuneData(
+            train=partial(_batches, run, experiment, view_source, epochs),
+            steps_per_epoch=steps,
+            loss=student_objective(run, experiment),
+            checkpoint=checkpoint,
+            progress=progress,
+        )
 
 
 def _batches(

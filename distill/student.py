@@ -1,21 +1,22 @@
 """The student step: train the student on its teacher's soft labels, and its control without."""
 
+import logging
 from collections.abc import Callable
-from typing import Any
 
+from configs.artifacts import read_json
 from configs.errors import UserError
-from configs.resume import Built, Step, Workspace
+from configs.resume import Built, Facts, Step, Workspace
 from configs.run_dir import RunDir
-from configs.schema import Experiment
-from distill.data.manifest import student_examples, teacher_examples
+from configs.schema import Experiment, SoftLabelsConfig
+from distill.data.manifest import teacher_examples
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import (
     LabelReader,
     ViewSource,
     labelled_views,
-    student_views,
     view_inputs,
 )
+from distill.labels.confidence import views_to_learn
 from distill.labels.soft_labels import load_soft_labels, soft_labels_path
 from distill.losses import (
     Objective,
@@ -30,7 +31,9 @@ from distill.training.classifier import (
     weights_input,
 )
 
-NOT_OF_THE_CONTROL = {"loss", "soft_weight", "control", "seeds"}
+log = logging.getLogger("potstill")
+
+NOT_OF_THE_CONTROL = {"loss", "soft_weight", "labelled_share", "control", "seeds"}
 """Settings of the student that its control does not depend on."""
 
 
@@ -49,6 +52,51 @@ def check_loss(experiment: Experiment) -> None:
             )
 
 
+def check_unlabelled(experiment: Experiment) -> None:
+    """Check that what the config says of photos without labels fits, before anything is trained.
+
+    Raises:
+        UserError: a setting has no effect without such photos, or a batch is too small to mix.
+    """
+    student = experiment.student
+    if student.labelled_share is not None and student.batch_size < 2:
+        raise UserError(
+            f"student.batch_size is {student.batch_size}, and with student.labelled_share every "
+            "batch has photos of two kinds. Expected 2 or more."
+        )
+    for key in _of_unlabelled(experiment):
+        if not _may_lack_labels(experiment):
+            raise UserError(
+                f"{key} has no effect, because all photos have labels. Add a folder of photos "
+                "without labels (--set data.unlabelled=FOLDER), or remove the key."
+            )
+
+
+def check_photos(run: RunDir, experiment: Experiment) -> None:
+    """Check that there are photos without labels, if the config says something of them.
+
+    Raises:
+        UserError: a setting has no effect, because there are none.
+    """
+    num_unlabelled = read_json(run.photos_manifest.with_suffix(".json"))["num_unlabelled"]
+    for key in _of_unlabelled(experiment):
+        if not num_unlabelled:
+            raise UserError(
+                f"{key} has no effect, because no photo of the run is without a label. Add photos "
+                "to data.unlabelled, lower data.labels_per_class, or remove the key."
+            )
+
+
+def _of_unlabelled(experiment: Experiment) -> list[str]:
+    """The settings that differ from their defaults and need photos without labels."""
+    keys = []
+    if experiment.student.labelled_share is not None:
+        keys.append("student.labelled_share")
+    if experiment.soft_labels.min_confidence > SoftLabelsConfig().min_confidence:
+        keys.append("soft_labels.min_confidence")
+    return keys
+
+
 def student_objective(run: RunDir, experiment: Experiment) -> Objective:
     """The distillation loss of the experiment, which every fine-tuning of the student uses, too."""
     config = experiment.student
@@ -63,18 +111,46 @@ def student_objective(run: RunDir, experiment: Experiment) -> Objective:
 
 def student_step(run: RunDir, experiment: Experiment, photos: PhotoStore, number: int = 1) -> Step:
     """Train the student on the soft labels; `number` counts its seeds from 1."""
-    # Whether there is a control, or another seed, does not change this student.
-    config = experiment.student.model_dump(mode="json", exclude={"control", "seeds"})
     return _training_step(
         run,
         experiment,
+        photos,
         seed_name("student", number),
-        {"student": config, "soft_labels": soft_labels_path(run, experiment).stem},
+        # Whether there is a control, or another seed, does not change this student.
+        learning_inputs(run, experiment, exclude={"control", "seeds"}),
         objective=lambda: student_objective(run, experiment),
-        views=lambda: student_views(run, experiment, photos),
+        views=lambda of_student: of_student,
         soft_labels=lambda: load_soft_labels(run, experiment),
         number=number,
     )
+
+
+def learning_inputs(run: RunDir, experiment: Experiment, *, exclude: set[str]) -> Facts:
+    """What learning from the soft labels depends on, as inputs of a step.
+
+    Args:
+        exclude: settings of the student on which the step does not depend.
+    """
+    student = experiment.student
+    # Runs of before there were these keys are not trained again.
+    exclude = exclude | ({"labelled_share"} if student.labelled_share is None else set())
+    return {
+        "student": student.model_dump(mode="json", exclude=exclude),
+        "soft_labels": soft_labels_path(run, experiment).stem,
+        **_min_confidence(experiment),
+    }
+
+
+def _min_confidence(experiment: Experiment) -> Facts:
+    """soft_labels.min_confidence as an input of a step, if it can leave photos out."""
+    min_confidence = experiment.soft_labels.min_confidence
+    can_leave_out = min_confidence > 0 and _may_lack_labels(experiment)
+    return {"min_confidence": min_confidence} if can_leave_out else {}
+
+
+def _may_lack_labels(experiment: Experiment) -> bool:
+    data = experiment.data
+    return data.unlabelled is not None or data.labels_per_class is not None
 
 
 def control_step(run: RunDir, experiment: Experiment, photos: PhotoStore, number: int = 1) -> Step:
@@ -84,16 +160,23 @@ def control_step(run: RunDir, experiment: Experiment, photos: PhotoStore, number
     it makes as many updates.
     """
     student, num_views = experiment.student, experiment.soft_labels.num_views
-    config = student.model_dump(mode="json", exclude=NOT_OF_THE_CONTROL)
+    inputs = {
+        "student": student.model_dump(mode="json", exclude=NOT_OF_THE_CONTROL),
+        "num_views": num_views,
+    }
+    if min_confidence := _min_confidence(experiment):
+        # They decide how many photos the student learns from, and so its number of updates.
+        inputs |= {"soft_labels": soft_labels_path(run, experiment).stem, **min_confidence}
     return _training_step(
         run,
         experiment,
+        photos,
         seed_name("control", number),
-        {"student": config, "num_views": num_views},
+        inputs,
         objective=lambda: label_objective(
             student.label_smoothing, class_weights(teacher_examples(run), student)
         ),
-        views=lambda: labelled_views(run, experiment, photos, num_views),
+        views=lambda _: labelled_views(run, experiment, photos, num_views),
         soft_labels=lambda: None,
         number=number,
     )
@@ -107,14 +190,20 @@ def seed_name(name: str, number: int) -> str:
 def _training_step(
     run: RunDir,
     experiment: Experiment,
+    photos: PhotoStore,
     name: str,
-    inputs: dict[str, Any],
+    inputs: Facts,
     *,
     objective: Callable[[], Objective],
-    views: Callable[[], ViewSource],
+    views: Callable[[ViewSource], ViewSource],
     soft_labels: Callable[[], LabelReader | None],
     number: int,
 ) -> Step:
+    """Train one model.
+
+    Args:
+        views: from those of the student to those of this model.
+    """
     inputs = {
         **view_inputs(run, experiment),
         **inputs,
@@ -123,9 +212,11 @@ def _training_step(
     }
 
     def build(workspace: Workspace) -> Built:
-        own_views, config = views(), experiment.student
+        config, of_student = experiment.student, views_to_learn(run, experiment, photos)
+        own_views = views(of_student)
         # As many updates with fewer photos.
-        epochs = round(config.epochs * len(student_examples(run)) / len(own_views.examples))
+        num_updates = config.epochs * of_student.steps_per_epoch(config.batch_size)
+        epochs = max(round(num_updates / own_views.steps_per_epoch(config.batch_size)), 1)
         job = TrainingJob(
             name=name,
             config=config.model_copy(update={"epochs": epochs}),
@@ -135,7 +226,9 @@ def _training_step(
             seed=experiment.seed + number - 1,
             soft_labels=soft_labels(),
         )
-        return train_classifier(run, job, workspace)
+        left_out = _left_out(own_views, experiment, say=number == 1)
+        paths, facts = train_classifier(run, job, workspace)
+        return paths, {**facts, **left_out}
 
     return Step(
         name=name,
@@ -143,3 +236,24 @@ def _training_step(
         inputs=inputs,
         build=build,
     )
+
+
+def _left_out(views: ViewSource, experiment: Experiment, *, say: bool) -> Facts:
+    """How many photos without labels a student leaves out, for its manifest.
+
+    A control has none to leave out, and its manifest says nothing of them.
+
+    Args:
+        say: also log it.
+    """
+    num_unlabelled = int((views.examples.labels < 0).sum())
+    num_left_out = len(views.examples) - len(views.training_rows)
+    if num_left_out and say:
+        log.info(
+            "%d of %d photos without labels are left out of the student's training, because the "
+            "teacher's confidence in them is below soft_labels.min_confidence (%g)",
+            num_left_out,
+            num_unlabelled,
+            experiment.soft_labels.min_confidence,
+        )
+    return {"num_left_out": num_left_out} if num_unlabelled else {}

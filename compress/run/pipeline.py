@@ -15,6 +15,7 @@ from distill.data.scan import data_step
 from distill.labels.soft_labels import soft_labels_step
 from distill.predictions import corrupted_model_step, model_predictions_step
 from distill.student import (
+    check_photos,
     control_step,
     seed_name,
     student_step,
@@ -81,6 +82,7 @@ def _data(context: Context) -> Steps:
 
 def _teacher(context: Context) -> Steps:
     run, experiment = context.run, context.experiment
+    check_photos(run, experiment)  # not after the hours of a teacher
     yield teacher_step(run, experiment, context.photos)
 
 

@@ -21,6 +21,8 @@ class DataFacts:
 
     Attributes:
         source: the name of the source and of the folder.
+        num_left_out: photos without labels that the student did not learn from, because its
+            teacher was not sure enough of them.
         num_skipped: files that could not be used.
     """
 
@@ -30,6 +32,7 @@ class DataFacts:
     num_validation: int
     num_test: int
     num_unlabelled: int
+    num_left_out: int
     num_skipped: int
 
 

@@ -130,6 +130,7 @@ def build_report(
 
 def _data_facts(run: RunDir, experiment: Experiment, photos: RunPhotos) -> DataFacts:
     facts = read_json(run.photos_manifest.with_suffix(".json"))
+    student = read_json(run.model_dir("student") / "manifest.json")
     data = experiment.data
     return DataFacts(
         source=data.source if data.path is None else f"{data.source} {data.path.name}",
@@ -138,6 +139,8 @@ def _data_facts(run: RunDir, experiment: Experiment, photos: RunPhotos) -> DataF
         num_validation=facts["num_validation"],
         num_test=facts["num_test"],
         num_unlabelled=facts["num_unlabelled"],
+        # Students of older versions left none out.
+        num_left_out=student.get("num_left_out", 0),
         num_skipped=facts["num_skipped"],
     )
 
