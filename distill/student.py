@@ -19,6 +19,7 @@ from distill.data.pipelines import (
 from distill.labels.confidence import views_to_learn
 from distill.labels.soft_labels import load_soft_labels, soft_labels_path
 from distill.losses import (
+    LOSSES,
     Objective,
     distillation_objective,
     label_objective,
@@ -44,11 +45,13 @@ def check_loss(experiment: Experiment) -> None:
         UserError: the loss needs labels, and some photos have none.
     """
     loss = experiment.student.loss.name
+    *names, last = [name for name in LOSSES.names() if not needs_labels(name)]
     for key in ("unlabelled", "labels_per_class"):
         if getattr(experiment.data, key) is not None and needs_labels(loss):
             raise UserError(
                 f"student.loss {loss} needs the label of every photo, and with data.{key} some "
-                "have none. Leave one of the two out; kd and dist need no labels."
+                "have none. Leave one of the two out; "
+                f"{', '.join(names)} and {last} need no labels."
             )
 
 
