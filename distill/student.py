@@ -67,12 +67,12 @@ def check_unlabelled(experiment: Experiment) -> None:
             f"student.batch_size is {student.batch_size}, and with student.labelled_share every "
             "batch has photos of two kinds. Expected 2 or more."
         )
-    for key in _of_unlabelled(experiment):
-        if not _may_lack_labels(experiment):
-            raise UserError(
-                f"{key} has no effect, because all photos have labels. Add a folder of photos "
-                "without labels (--set data.unlabelled=FOLDER), or remove the key."
-            )
+    keys = _of_unlabelled(experiment)
+    if keys and not _may_lack_labels(experiment):
+        raise UserError(
+            f"{keys[0]} has no effect, because all photos have labels. Add a folder of photos "
+            "without labels (--set data.unlabelled=FOLDER), or remove the key."
+        )
 
 
 def check_photos(run: RunDir, experiment: Experiment) -> None:
@@ -81,13 +81,12 @@ def check_photos(run: RunDir, experiment: Experiment) -> None:
     Raises:
         UserError: a setting has no effect, because there are none.
     """
-    num_unlabelled = read_json(run.photos_manifest.with_suffix(".json"))["num_unlabelled"]
-    for key in _of_unlabelled(experiment):
-        if not num_unlabelled:
-            raise UserError(
-                f"{key} has no effect, because no photo of the run is without a label. Add photos "
-                "to data.unlabelled, lower data.labels_per_class, or remove the key."
-            )
+    keys = _of_unlabelled(experiment)
+    if keys and not read_json(run.photos_manifest.with_suffix(".json"))["num_unlabelled"]:
+        raise UserError(
+            f"{keys[0]} has no effect, because no photo of the run is without a label. Add photos "
+            "to data.unlabelled, lower data.labels_per_class, or remove the key."
+        )
 
 
 def _of_unlabelled(experiment: Experiment) -> list[str]:
@@ -95,6 +94,7 @@ def _of_unlabelled(experiment: Experiment) -> list[str]:
     keys = []
     if experiment.student.labelled_share is not None:
         keys.append("student.labelled_share")
+    # The stored config of a run holds the default, whether it has such photos or not.
     if experiment.soft_labels.min_confidence > SoftLabelsConfig().min_confidence:
         keys.append("soft_labels.min_confidence")
     return keys

@@ -133,7 +133,6 @@ def test_a_student_learns_from_photos_without_labels(
         ["student.loss=dist"],
         ["student.loss=logit_standardized"],
         ["student.loss=jensen_shannon"],
-        ["teacher.files=null", "teacher={backbone: few_layers, image_size: 32, epochs: 1}"],
     ],
     ids=" ".join,
 )
@@ -141,6 +140,19 @@ def test_a_student_learns_whatever_else_is_set(
     distil, run: Path, settings: list[str], mix: list[str]
 ) -> None:
     check_student(distil(*BOTH, *settings, *mix), run, leaves_out=bool(mix))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", ["shown", "all"])
+def test_a_student_learns_from_a_teacher_of_the_run(
+    distil, run: Path, tmp_path: Path, labels: str
+) -> None:
+    config = tmp_path / "config.yaml"
+    trained = f"{{backbone: few_layers, image_size: 32, epochs: 1, labels: {labels}}}"
+    config.write_text(re.sub("teacher: .*", f"teacher: {trained}", config.read_text()))
+    # Two classes: the answer has a probability of 1/2 or more.
+    outcome = distil(*BOTH, "student.labelled_share=0.5", "soft_labels.min_confidence=0.501")
+    assert outcome.code == 0, outcome.err
 
 
 @pytest.mark.parametrize("key", ["data.unlabelled", "data.labels_per_class"])
