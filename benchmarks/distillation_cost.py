@@ -33,7 +33,7 @@ from PIL import Image
 from configs.schema.views import ViewsConfig
 from distill.backbones import BACKBONES
 from distill.data.photo_store import PhotoStore
-from distill.data.pipelines import ViewSource, training_batches
+from distill.data.pipelines import ViewSource
 from distill.data.scan import scan_folder
 from distill.labels.label_file import (
     ROWS_PER_CHUNK,
@@ -42,6 +42,7 @@ from distill.labels.label_file import (
     write_label_file,
 )
 from distill.losses import distillation_objective, label_objective
+from distill.training.batches import training_batches
 from distill.training.epochs import Schedule
 from distill.training.fit import compile_model
 

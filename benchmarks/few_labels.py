@@ -31,7 +31,7 @@ from distill.data.pipelines import open_photo_store
 from distill.model_file import load_model
 from distill.student import control_step, student_step
 from distill.trained.answers import model_probabilities
-from eval.report.label_curve import label_curve
+from eval.distillation.label_curve import label_curve
 from eval.scoring.intervals import paired_bootstrap
 
 CONFIG = Path(__file__).parents[1] / "configs" / "photos_few_labels.yaml"

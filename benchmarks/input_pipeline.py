@@ -18,8 +18,9 @@ from pathlib import Path
 from configs.schema.views import ViewsConfig
 from distill.data.manifest import Examples
 from distill.data.photo_store import PhotoStore
-from distill.data.pipelines import ViewSource, training_batches
+from distill.data.pipelines import ViewSource
 from distill.data.scan import scan_folder
+from distill.training.batches import training_batches
 from eval.photo_files import decode_photo
 
 VIEWS = {

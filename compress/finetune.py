@@ -1,5 +1,7 @@
 """Fine-tuning for methods, with the views, labels and loss of the model that is shipped."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -8,14 +10,15 @@ import tensorflow as tf
 
 from compress.methods.structure import Structure, keep_structure
 from compress.methods.tfmot.training import FinetuneData
-from configs.progress import Advance
+from configs.progress import track
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.data.manifest import load_examples
 from distill.data.photo_store import PhotoStore
-from distill.data.pipelines import evaluation_images, steps_per_epoch, training_batches
+from distill.data.pipelines import evaluation_images
 from distill.student import Lessons, lessons
 from distill.trained.ship import shipped_of
+from distill.training.batches import training_batches
 from distill.training.classifier import EVALUATION_BATCH
 from distill.training.epochs import Schedule
 from distill.training.fit import fit
@@ -58,7 +61,7 @@ def finetune(
         objective=learned.objective,
         schedule=Schedule(
             epochs=epochs,
-            steps_per_epoch=steps_per_epoch(len(learned.views.examples), config.batch_size),
+            steps_per_epoch=learned.views.steps_per_epoch(config.batch_size),
             learning_rate=learning_rate,
             weight_decay=config.weight_decay,
             ema_momentum=config.ema_momentum,
@@ -68,35 +71,36 @@ def finetune(
     )
 
 
+@contextmanager
 def finetune_data(
     run: RunDir,
     experiment: Experiment,
     photos: PhotoStore,
+    name: str,
     checkpoint: Path,
     *,
     epochs: int,
-    advance: Advance,
-) -> FinetuneData:
+) -> Iterator[FinetuneData]:
     """The material for a method that trains by itself (`compress/methods/tfmot/training.py`).
 
-    Args:
-        advance: takes the number of updates that are done.
+    It comes with a progress bar; arguments as of `finetune`.
     """
-
-    def progress(
-        epoch: int, epochs: int, step: int, steps_per_epoch: int, logs: dict[str, float]
-    ) -> None:
-        advance(epoch * steps_per_epoch + step, f"loss {logs.get('loss', 0):.3f}")
-
     learned = lessons(run, experiment, photos, shipped_of(run).model)
-    num_photos = len(learned.views.examples)
-    return FinetuneData(
-        train=partial(_batches, experiment, learned, epochs),
-        steps_per_epoch=steps_per_epoch(num_photos, experiment.student.batch_size),
-        loss=learned.objective,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
+    steps = learned.views.steps_per_epoch(experiment.student.batch_size)
+    with track(name, epochs * steps) as advance:
+
+        def progress(
+            epoch: int, epochs: int, step: int, steps_per_epoch: int, logs: dict[str, float]
+        ) -> None:
+            advance(epoch * steps_per_epoch + step, f"loss {logs.get('loss', 0):.3f}")
+
+        yield FinetuneData(
+            train=partial(_batches, experiment, learned, epochs),
+            steps_per_epoch=steps,
+            loss=learned.objective,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
 
 
 def _batches(

@@ -17,18 +17,15 @@ from compress.methods.structure import Structure
 from compress.run.files import method_chain
 from configs.artifacts import read_json
 from configs.errors import UserError
-from configs.progress import track
 from configs.records import from_json, to_json
 from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
 from distill.data.manifest import load_examples
 from distill.data.photo_store import PhotoStore
-from distill.data.pipelines import steps_per_epoch, view_inputs
-from distill.labels.soft_labels import soft_labels_path
+from distill.data.pipelines import view_inputs
 from distill.model_file import describe, load_model, save_model
-from distill.student import lessons
-from distill.trained.ship import shipped_of
+from distill.student import learning_inputs
 from distill.training.classifier import CHECKPOINT
 
 
@@ -83,8 +80,7 @@ def method_step(
         **view_inputs(run, experiment),
         "source": output_sha256(run.model_dir(parent) / "manifest.json", "model.keras"),
         "method": method.model_dump(mode="json"),
-        "soft_labels": soft_labels_path(run, experiment).stem,
-        "student": config.model_dump(mode="json", exclude={"control", "seeds", "ship", "epochs"}),
+        **learning_inputs(run, experiment, exclude={"control", "seeds", "ship", "epochs"}),
     }
 
     def build(workspace: Workspace) -> Built:
@@ -159,11 +155,14 @@ def _apply(task: Task, model: keras.Model) -> tuple[keras.Model, dict[str, Any]]
                 structure=task.structure,
             )
         if "finetune_data" in needs:
-            epochs, batch_size = method.options["epochs"], experiment.student.batch_size
-            examples = lessons(run, experiment, task.photos, shipped_of(run).model).views.examples
-            steps = steps_per_epoch(len(examples), batch_size)
-            advance = progress_bar.enter_context(track(task.name, epochs * steps))
-            arguments["finetune_data"] = finetune_data(
-                run, experiment, task.photos, checkpoint, epochs=epochs, advance=advance
+            arguments["finetune_data"] = progress_bar.enter_context(
+                finetune_data(
+                    run,
+                    experiment,
+                    task.photos,
+                    task.name,
+                    checkpoint,
+                    epochs=method.options["epochs"],
+                )
             )
         return METHODS[method.name](model, **arguments, **method.options), remembered

@@ -1,22 +1,25 @@
 """The student step: train the student on its teacher's soft labels, and its control without."""
 
+import logging
 from dataclasses import dataclass
 
+from configs.artifacts import read_json
 from configs.errors import UserError
 from configs.resume import Built, Facts, Step, Workspace
 from configs.run_dir import RunDir
-from configs.schema import Experiment
-from distill.data.manifest import student_examples, teacher_examples
+from configs.schema import Experiment, SoftLabelsConfig
+from distill.data.manifest import teacher_examples
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import (
     LabelReader,
     ViewSource,
     labelled_views,
-    student_views,
     view_inputs,
 )
+from distill.labels.confidence import views_to_learn
 from distill.labels.soft_labels import load_soft_labels, soft_labels_path
 from distill.losses import (
+    LOSSES,
     Objective,
     distillation_objective,
     label_objective,
@@ -30,7 +33,9 @@ from distill.training.classifier import (
 )
 from eval.choice.model_to_ship import TrainedModel
 
-NOT_OF_THE_CONTROL = {"loss", "soft_weight", "control", "seeds", "ship"}
+log = logging.getLogger("potstill")
+
+NOT_OF_THE_CONTROL = {"loss", "soft_weight", "labelled_share", "control", "seeds", "ship"}
 """Settings of the student that its control does not depend on."""
 
 
@@ -41,12 +46,59 @@ def check_loss(experiment: Experiment) -> None:
         UserError: the loss needs labels, and some photos have none.
     """
     loss = experiment.student.loss.name
+    *names, last = [name for name in LOSSES.names() if not needs_labels(name)]
     for key in ("unlabelled", "labels_per_class"):
         if getattr(experiment.data, key) is not None and needs_labels(loss):
             raise UserError(
                 f"student.loss {loss} needs the label of every photo, and with data.{key} some "
-                "have none. Leave one of the two out; kd and dist need no labels."
+                "have none. Leave one of the two out; "
+                f"{', '.join(names)} and {last} need no labels."
             )
+
+
+def check_unlabelled(experiment: Experiment) -> None:
+    """Check that what the config says of photos without labels fits, before anything is trained.
+
+    Raises:
+        UserError: a setting has no effect without such photos, or a batch is too small to mix.
+    """
+    student = experiment.student
+    if student.labelled_share is not None and student.batch_size < 2:
+        raise UserError(
+            f"student.batch_size is {student.batch_size}, and with student.labelled_share every "
+            "batch has photos of two kinds. Expected 2 or more."
+        )
+    keys = _of_unlabelled(experiment)
+    if keys and not _may_lack_labels(experiment):
+        raise UserError(
+            f"{keys[0]} has no effect, because all photos have labels. Add a folder of photos "
+            "without labels (--set data.unlabelled=FOLDER), or remove the key."
+        )
+
+
+def check_photos(run: RunDir, experiment: Experiment) -> None:
+    """Check that there are photos without labels, if the config says something of them.
+
+    Raises:
+        UserError: a setting has no effect, because there are none.
+    """
+    keys = _of_unlabelled(experiment)
+    if keys and not read_json(run.photos_manifest.with_suffix(".json"))["num_unlabelled"]:
+        raise UserError(
+            f"{keys[0]} has no effect, because no photo of the run is without a label. Add photos "
+            "to data.unlabelled, lower data.labels_per_class, or remove the key."
+        )
+
+
+def _of_unlabelled(experiment: Experiment) -> list[str]:
+    """The settings that differ from their defaults and need photos without labels."""
+    keys = []
+    if experiment.student.labelled_share is not None:
+        keys.append("student.labelled_share")
+    # The stored config of a run holds the default, whether it has such photos or not.
+    if experiment.soft_labels.min_confidence > SoftLabelsConfig().min_confidence:
+        keys.append("soft_labels.min_confidence")
+    return keys
 
 
 def student_objective(run: RunDir, experiment: Experiment) -> Objective:
@@ -86,7 +138,7 @@ def lessons(
             None,
         )
     return Lessons(
-        student_views(run, experiment, photos),
+        views_to_learn(run, experiment, photos),
         student_objective(run, experiment),
         load_soft_labels(run, experiment),
     )
@@ -95,9 +147,36 @@ def lessons(
 def student_step(run: RunDir, experiment: Experiment, photos: PhotoStore, number: int = 1) -> Step:
     """Train the student on the soft labels; `number` counts its seeds from 1."""
     # Whether there is a control, or another seed, does not change this student.
-    config = experiment.student.model_dump(mode="json", exclude={"control", "seeds", "ship"})
-    inputs = {"student": config, "soft_labels": soft_labels_path(run, experiment).stem}
+    inputs = learning_inputs(run, experiment, exclude={"control", "seeds", "ship"})
     return _training_step(run, experiment, photos, "student", inputs, number)
+
+
+def learning_inputs(run: RunDir, experiment: Experiment, *, exclude: set[str]) -> Facts:
+    """What learning from the soft labels depends on, as inputs of a step.
+
+    Args:
+        exclude: settings of the student on which the step does not depend.
+    """
+    student = experiment.student
+    # Runs of before there were these keys are not trained again.
+    exclude = exclude | ({"labelled_share"} if student.labelled_share is None else set())
+    return {
+        "student": student.model_dump(mode="json", exclude=exclude),
+        "soft_labels": soft_labels_path(run, experiment).stem,
+        **_min_confidence(experiment),
+    }
+
+
+def _min_confidence(experiment: Experiment) -> Facts:
+    """soft_labels.min_confidence as an input of a step, if it can leave photos out."""
+    min_confidence = experiment.soft_labels.min_confidence
+    can_leave_out = min_confidence > 0 and _may_lack_labels(experiment)
+    return {"min_confidence": min_confidence} if can_leave_out else {}
+
+
+def _may_lack_labels(experiment: Experiment) -> bool:
+    data = experiment.data
+    return data.unlabelled is not None or data.labels_per_class is not None
 
 
 def control_step(run: RunDir, experiment: Experiment, photos: PhotoStore, number: int = 1) -> Step:
@@ -106,8 +185,13 @@ def control_step(run: RunDir, experiment: Experiment, photos: PhotoStore, number
     If the student also has photos without labels, the control repeats the labelled ones, so that
     it makes as many updates.
     """
-    config = experiment.student.model_dump(mode="json", exclude=NOT_OF_THE_CONTROL)
-    inputs = {"student": config, "num_views": experiment.soft_labels.num_views}
+    inputs = {
+        "student": experiment.student.model_dump(mode="json", exclude=NOT_OF_THE_CONTROL),
+        "num_views": experiment.soft_labels.num_views,
+    }
+    if min_confidence := _min_confidence(experiment):
+        # They decide how many photos the student learns from, and so its number of updates.
+        inputs |= {"soft_labels": soft_labels_path(run, experiment).stem, **min_confidence}
     return _training_step(run, experiment, photos, "control", inputs, number)
 
 
@@ -133,9 +217,11 @@ def _training_step(
     }
 
     def build(workspace: Workspace) -> Built:
-        learned, config = lessons(run, experiment, photos, model), experiment.student
+        config, of_student = experiment.student, views_to_learn(run, experiment, photos)
+        learned = lessons(run, experiment, photos, model)
         # As many updates with fewer photos.
-        epochs = round(config.epochs * len(student_examples(run)) / len(learned.views.examples))
+        num_updates = config.epochs * of_student.steps_per_epoch(config.batch_size)
+        epochs = max(round(num_updates / learned.views.steps_per_epoch(config.batch_size)), 1)
         job = TrainingJob(
             name=name,
             config=config.model_copy(update={"epochs": epochs}),
@@ -145,7 +231,9 @@ def _training_step(
             seed=experiment.seed + number - 1,
             soft_labels=learned.soft_labels,
         )
-        return train_classifier(run, job, workspace)
+        left_out = _left_out(learned.views, experiment, say=number == 1)
+        paths, facts = train_classifier(run, job, workspace)
+        return paths, {**facts, **left_out}
 
     return Step(
         name=name,
@@ -153,3 +241,24 @@ def _training_step(
         inputs=inputs,
         build=build,
     )
+
+
+def _left_out(views: ViewSource, experiment: Experiment, *, say: bool) -> Facts:
+    """How many photos without labels a student leaves out, for its manifest.
+
+    A control has none to leave out, and its manifest says nothing of them.
+
+    Args:
+        say: also log it.
+    """
+    num_unlabelled = int((views.examples.labels < 0).sum())
+    num_left_out = len(views.examples) - len(views.training_rows)
+    if num_left_out and say:
+        log.info(
+            "%d of %d photos without labels are left out of the student's training, because the "
+            "teacher's confidence in them is below soft_labels.min_confidence (%g)",
+            num_left_out,
+            num_unlabelled,
+            experiment.soft_labels.min_confidence,
+        )
+    return {"num_left_out": num_left_out} if num_unlabelled else {}

@@ -15,7 +15,7 @@ from configs.resume import Facts, Step, is_current, take_step
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.data.pipelines import open_photo_store
-from distill.student import check_loss
+from distill.student import check_loss, check_unlabelled
 
 log = logging.getLogger("potstill")
 
@@ -144,6 +144,7 @@ def _take(step: Step, name: str, *, force: bool) -> Facts:
 
 def _prepare(run: RunDir, experiment: Experiment, names: list[str], target: str) -> None:
     check_loss(experiment)
+    check_unlabelled(experiment)
     check_order(experiment)
     needed = [name for name in STEPS if any(name in NEEDS[n] for n in names) and name not in names]
     ensure(run, experiment, needed, target)

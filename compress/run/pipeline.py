@@ -14,6 +14,7 @@ from distill.data.photo_store import PhotoStore
 from distill.data.scan import data_step
 from distill.labels.soft_labels import soft_labels_step
 from distill.student import (
+    check_photos,
     control_step,
     seed_name,
     student_step,
@@ -83,6 +84,7 @@ def _data(context: Context) -> Steps:
 
 def _teacher(context: Context) -> Steps:
     run, experiment = context.run, context.experiment
+    check_photos(run, experiment)  # not after the hours of a teacher
     yield teacher_step(run, experiment, context.photos)
 
 

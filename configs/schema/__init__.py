@@ -143,6 +143,9 @@ class SoftLabelsConfig(Strict):
     top_k: Annotated[int, Field(gt=0)] | None = None
     """Store only this many of the largest logits, and the sum of the rest. null: store all logits,
     which is better below a few hundred classes."""
+    min_confidence: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The student learns from a photo without a label only if the teacher's probability of its
+    answer, the mean over the views, is at least this. 0: from all."""
 
 
 class StudentConfig(TrainingConfig):
@@ -151,6 +154,8 @@ class StudentConfig(TrainingConfig):
     soft_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the soft-label loss in the total loss. The label loss gets the rest. docs/LOSSES.md
     explains the default."""
+    labelled_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of photos with labels in each batch, where others have none. null: as photos come."""
     control: bool = True
     """Also train a control: the same student on labels alone. It shows what the teacher gained."""
     seeds: Annotated[int, Field(ge=1, le=20)] = 1

@@ -49,6 +49,9 @@ class ViewSource:
         views: the augmentations.
         num_views: view numbers repeat after so many epochs.
         seed: of everything that a view draws.
+        rows: indices of the examples that a training uses, int64; None: all. The others stay, as
+            partners of mixed views.
+        labelled_share: of each batch of a training; None: as the photos come.
     """
 
     examples: Examples
@@ -56,6 +59,17 @@ class ViewSource:
     views: ViewsConfig
     num_views: int
     seed: int
+    rows: np.ndarray | None = None
+    labelled_share: float | None = None
+
+    @property
+    def training_rows(self) -> np.ndarray:
+        """Indices of the examples that a training uses, int64."""
+        return np.arange(len(self.examples)) if self.rows is None else self.rows
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """How many updates an epoch of a training has."""
+        return steps_per_epoch(len(self.training_rows), batch_size)
 
     def images(self, pairs: tf.data.Dataset, image_size: int) -> tf.data.Dataset:
         """(index, view) pairs -> `View`s in the same order, made in parallel."""
@@ -137,79 +151,6 @@ def view_inputs(run: RunDir, experiment: Experiment) -> dict[str, Any]:
 
 def _largest_image(experiment: Experiment) -> int:
     return max(experiment.teacher.image_size, experiment.student.image_size)
-
-
-def training_batches(
-    source: ViewSource,
-    *,
-    image_size: int,
-    batch_size: int,
-    seed: int,
-    initial_epoch: int,
-    epochs: int,
-    initial_step: int = 0,
-    soft_labels: LabelReader | None = None,
-) -> tf.data.Dataset:
-    """(images, targets) of all epochs from `initial_epoch` on, one after the other.
-
-    An epoch is a permutation drawn from (seed, epoch), without its last, partial batch. So a run
-    that is resumed at any update sees what an undisturbed run sees.
-
-    Args:
-        seed: of the order; views have their own seed.
-        initial_step: how many batches of the first epoch are left out.
-        soft_labels: the teacher's logits of the views, or None.
-
-    Returns:
-        images: float32, (batch, image_size, image_size, 3).
-        targets: float32, (batch, classes): one-hot, mixed, or zeros for a photo without a label.
-            With soft labels (batch, 2 * classes): the teacher's logits follow.
-    """
-    num_examples = len(source.examples)
-    num_batches = steps_per_epoch(num_examples, batch_size)
-    batch_size = min(batch_size, num_examples)
-    target_of_labels = _targets(source.examples, soft_labels)
-    num_classes = len(source.examples.classes)
-
-    def pairs(epoch: tf.Tensor) -> tf.data.Dataset:
-        key = tf.stack([seed, tf.cast(epoch, tf.int32)])
-        indices = tf.range(num_examples, dtype=tf.int64)
-        order = tf.random.experimental.stateless_shuffle(indices, key)
-        view = epoch % source.num_views
-        return tf.data.Dataset.from_tensor_slices(order[: num_batches * batch_size]).map(
-            lambda index: (index, view)
-        )
-
-    def batch(views: View) -> tuple[tf.Tensor, tf.Tensor]:
-        parts = [views.index, views.view, views.partner, views.own_weight]
-        targets = tf.numpy_function(target_of_labels, parts, tf.float32, stateful=False)
-        targets.set_shape((batch_size, num_classes * (1 if soft_labels is None else 2)))
-        return views.image, targets
-
-    pairs_of_epochs = tf.data.Dataset.range(initial_epoch, epochs).flat_map(pairs)
-    pairs_of_epochs = pairs_of_epochs.skip(initial_step * batch_size)
-    views = source.images(pairs_of_epochs, image_size).batch(batch_size, drop_remainder=True)
-    return views.map(batch).prefetch(tf.data.AUTOTUNE)
-
-
-def _targets(
-    examples: Examples, soft_labels: LabelReader | None
-) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-    """Returns the function that makes the targets of a batch, from the four parts of its views."""
-    # The row of a photo without a label (-1) is all zeros.
-    one_hot = examples.labels[:, None] == np.arange(len(examples.classes))
-    one_hot = one_hot.astype("float32")
-
-    def targets(
-        indices: np.ndarray, views: np.ndarray, partners: np.ndarray, own_weights: np.ndarray
-    ) -> np.ndarray:
-        own = own_weights[:, None]
-        labels = own * one_hot[indices] + (1 - own) * one_hot[partners]
-        if soft_labels is None:
-            return labels
-        return np.concatenate([labels, soft_labels(indices, views)], axis=1)
-
-    return targets
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:

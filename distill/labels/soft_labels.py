@@ -39,7 +39,8 @@ def soft_labels_path(run: RunDir, experiment: Experiment) -> Path:
 
 def soft_label_inputs(run: RunDir, experiment: Experiment) -> dict[str, Any]:
     """Everything that the soft labels depend on, as inputs of a step."""
-    config = experiment.soft_labels.model_dump(mode="json")
+    # Photos are left out of the training, not of the file.
+    config = experiment.soft_labels.model_dump(mode="json", exclude={"min_confidence"})
     return {**view_inputs(run, experiment), "teacher": teacher_digest(run), **config}
 
 

@@ -18,11 +18,10 @@ from distill.data.pipelines import (
     LabelReader,
     ViewSource,
     evaluation_images,
-    steps_per_epoch,
-    training_batches,
 )
 from distill.losses import Objective, balanced_class_weights
 from distill.model_file import describe, save_model
+from distill.training.batches import training_batches
 from distill.training.epochs import Schedule
 from distill.training.fit import fit
 from distill.training.strategies import STRATEGIES, Plan, apply_plan, fit_head
@@ -87,7 +86,9 @@ def train_classifier(run: RunDir, job: TrainingJob, workspace: Workspace) -> Bui
         ),
         validation=lambda: evaluation_images(validation, size, EVALUATION_BATCH),
         objective=job.objective,
-        schedule=make_schedule(config, plan, num_examples=len(job.views.examples)),
+        schedule=make_schedule(
+            config, plan, steps_per_epoch=job.views.steps_per_epoch(config.batch_size)
+        ),
         checkpoint=workspace.file(CHECKPOINT),
         name=job.name,
         prepare=_head_fitting(job, model) if plan.head_first else lambda: None,
@@ -145,12 +146,12 @@ def make_plan(config: TrainingConfig) -> Plan:
     )
 
 
-def make_schedule(config: TrainingConfig, plan: Plan, *, num_examples: int) -> Schedule:
+def make_schedule(config: TrainingConfig, plan: Plan, *, steps_per_epoch: int) -> Schedule:
     """The schedule of a config; the plan gives the learning rate if the config says auto."""
     is_auto = config.learning_rate == "auto"
     return Schedule(
         epochs=config.epochs,
-        steps_per_epoch=steps_per_epoch(num_examples, config.batch_size),
+        steps_per_epoch=steps_per_epoch,
         learning_rate=plan.learning_rate if is_auto else float(config.learning_rate),
         weight_decay=config.weight_decay,
         patience=config.patience,

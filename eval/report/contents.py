@@ -8,11 +8,11 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from eval.choice.file_to_ship import Verdict
 from eval.choice.model_to_ship import ShippedModel
 from eval.devices.machine import Machine
-from eval.report.audit import Distillation
+from eval.distillation.audit import Distillation
 from eval.report.costs import StepCost
 from eval.report.failures import ClassFlips
 from eval.scoring.accuracy import Accuracy
-from eval.scoring.calibration import ReliabilityBin
+from eval.scoring.calibration import Calibration
 from eval.scoring.corruption.robustness import Robustness
 from eval.scoring.file_rows import FileRow
 from eval.scoring.threshold import AcceptedPhotos
@@ -24,6 +24,8 @@ class DataFacts:
 
     Attributes:
         source: the name of the source and of the folder.
+        num_left_out: photos without labels that the student did not learn from, because its
+            teacher was not sure enough of them.
         num_skipped: files that could not be used.
     """
 
@@ -33,6 +35,7 @@ class DataFacts:
     num_validation: int
     num_test: int
     num_unlabelled: int
+    num_left_out: int
     num_skipped: int
 
 
@@ -74,23 +77,6 @@ class FileEntry:
     def _as_one_object(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values = handler(self)
         return {**values.pop("row"), **values}
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What the temperature did to the scores of the model that became files, on the test photos.
-
-    Attributes:
-        temperature: what its logits are divided by.
-        before, after: its reliability diagrams.
-        ece_before, ece_after: its expected calibration errors.
-    """
-
-    temperature: float
-    before: list[ReliabilityBin]
-    after: list[ReliabilityBin]
-    ece_before: float
-    ece_after: float
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,15 @@ from eval.choice.file_to_ship import MeasuredFile, choose
 from eval.choice.model_to_ship import ShippedModel
 from eval.devices.machine import installed_packages, this_machine
 from eval.devices.registry import device_label
+from eval.distillation.audit import Distillation, audit
 from eval.needs import Runtime
-from eval.report.audit import Distillation, audit
-from eval.report.contents import Calibration, DataFacts, FileEntry, ModelRow, Provenance, Report
+from eval.report.contents import DataFacts, FileEntry, ModelRow, Provenance, Report
 from eval.report.costs import step_costs
 from eval.report.failures import confusion_table, flips_by_class, galleries
 from eval.report.html import Details, Epoch, ReportJson, render_html, render_markdown
 from eval.report.model_card import render_card
 from eval.scoring.accuracy import accuracy
-from eval.scoring.calibration import expected_calibration_error, reliability, tempered
+from eval.scoring.calibration import calibration_of
 from eval.scoring.corruption.photos import corrupted_photos
 from eval.scoring.corruption.robustness import Robustness, robustness
 from eval.scoring.file_rows import FileRow, References, file_row
@@ -141,13 +141,16 @@ def build_report(run: RunDir, experiment: Experiment, subject: Subject) -> Built
         ),
         verdict=verdict,
         shipped=subject.shipped,
-        calibration=_calibration(answers, subject.temperature),
+        calibration=calibration_of(
+            answers.test(shipped), photos.test.labels, temperature=subject.temperature
+        ),
     )
     return BuiltReport(report, test_probs)
 
 
 def _data_facts(run: RunDir, experiment: Experiment, photos: RunPhotos) -> DataFacts:
     facts = read_json(run.photos_manifest.with_suffix(".json"))
+    student = read_json(run.model_dir("student") / "manifest.json")
     data = experiment.data
     return DataFacts(
         source=data.source if data.path is None else f"{data.source} {data.path.name}",
@@ -156,6 +159,8 @@ def _data_facts(run: RunDir, experiment: Experiment, photos: RunPhotos) -> DataF
         num_validation=facts["num_validation"],
         num_test=facts["num_test"],
         num_unlabelled=facts["num_unlabelled"],
+        # Students of older versions left none out.
+        num_left_out=student.get("num_left_out", 0),
         num_skipped=facts["num_skipped"],
     )
 
@@ -216,20 +221,6 @@ def _file_entry(run: RunDir, row: FileRow, answers: _Answers) -> FileEntry:
             photos.classes,
         ),
         threshold=threshold,
-    )
-
-
-def _calibration(answers: _Answers, temperature: float) -> Calibration | None:
-    if temperature == 1.0:
-        return None
-    labels, after = answers.photos.test.labels, answers.test(answers.shipped)
-    before = tempered(after, 1 / temperature)
-    return Calibration(
-        temperature=temperature,
-        before=reliability(before, labels),
-        after=reliability(after, labels),
-        ece_before=expected_calibration_error(before, labels),
-        ece_after=expected_calibration_error(after, labels),
     )
 
 

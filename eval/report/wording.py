@@ -76,6 +76,18 @@ def ratio(value: float, more: str, less: str) -> str:
     return f"{value:.1f} × {more}" if value >= 1 else f"{1 / value:.1f} × {less}"
 
 
+def left_out(data: dict[str, int]) -> str:
+    """A sentence about the photos without labels that the student did not learn from.
+
+    Args:
+        data: of report.json.
+    """
+    return (
+        f"The student did not learn from {data['num_left_out']} of {data['num_unlabelled']} photos "
+        "without labels, because its teacher was not sure enough of them."
+    )
+
+
 FILTERS = {
     "plain": plain,
     "percent": percent,
@@ -86,4 +98,5 @@ FILTERS = {
     "size": size,
     "count": count,
     "duration": duration,
+    "left_out": left_out,
 }

@@ -132,3 +132,40 @@ def reliability(probs: np.ndarray, labels: np.ndarray) -> list[ReliabilityBin]:
 def _bins_of(confidence: np.ndarray) -> np.ndarray:
     """The bin of each confidence, 0 to NUM_BINS - 1."""
     return np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the temperature did to the scores of the model that became files, on the test photos.
+
+    Attributes:
+        temperature: what its logits are divided by.
+        before, after: its reliability diagrams.
+        ece_before, ece_after: its expected calibration errors.
+    """
+
+    temperature: float
+    before: list[ReliabilityBin]
+    after: list[ReliabilityBin]
+    ece_before: float
+    ece_after: float
+
+
+def calibration_of(
+    probs: np.ndarray, labels: np.ndarray, *, temperature: float
+) -> Calibration | None:
+    """What a temperature did; None if it is 1.
+
+    Args:
+        probs: with the temperature, (examples, classes).
+    """
+    if temperature == 1.0:
+        return None
+    before = tempered(probs, 1 / temperature)
+    return Calibration(
+        temperature=temperature,
+        before=reliability(before, labels),
+        after=reliability(probs, labels),
+        ece_before=expected_calibration_error(before, labels),
+        ece_after=expected_calibration_error(probs, labels),
+    )

@@ -8,8 +8,9 @@ import tensorflow as tf
 from configs.schema.views import ViewsConfig
 from distill.data.mixing import Mix, draw_mix, mix_images
 from distill.data.photo_store import PhotoStore
-from distill.data.pipelines import ViewSource, training_batches
+from distill.data.pipelines import ViewSource
 from distill.data.scan import scan_folder
+from distill.training.batches import training_batches
 
 
 def mix_of(view: int, *, num_examples: int = 50, **views) -> Mix:

@@ -9,9 +9,10 @@ import tensorflow as tf
 from configs.schema.views import ViewsConfig
 from distill.data import views as views_module
 from distill.data.photo_store import PhotoStore
-from distill.data.pipelines import ViewSource, steps_per_epoch, training_batches
+from distill.data.pipelines import ViewSource, steps_per_epoch
 from distill.data.scan import scan_folder
 from distill.data.views import training_view
+from distill.training.batches import training_batches
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
 

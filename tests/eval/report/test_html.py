@@ -320,3 +320,16 @@ def test_a_name_is_only_text_in_markdown(report: dict, details: Details, name: s
     children = tokens[first + 1].children or []
     assert {child.type for child in children} == {"text"}
     assert "".join(child.content for child in children) == " ".join(name.split())
+
+
+def test_photos_that_the_student_left_out_are_one_sentence(report: dict) -> None:
+    empty = Details(histories={}, confusion=None, galleries=[])
+    sentence = "The student did not learn from 31 of 40 photos without labels, because its teacher"
+    for render in (render_html, render_markdown):
+        assert "did not learn from" not in render(report, empty)  # an older report
+    report["data"] |= {"num_unlabelled": 40, "num_left_out": 0}
+    for render in (render_html, render_markdown):
+        assert "did not learn from" not in render(report, empty)
+    report["data"]["num_left_out"] = 31
+    for render in (render_html, render_markdown):
+        assert render(report, empty).count(sentence) == 1

@@ -134,3 +134,10 @@ def test_the_card_says_what_a_file_needs_and_which_operators_are_slow(
     assert [row.split(" | ")[-1] for row in rows] == ["TFLite 2.17 |", "opset 17, IR 8 |"]
     assert "a.tflite has operators that XNNPACK leaves to slower code: 18 GELU, 1 SOFTMAX." in text
     assert "b.onnx has operators" not in text
+
+
+def test_photos_without_labels_that_were_left_out_are_said(report: dict[str, Any]) -> None:
+    report["data"] |= {"num_unlabelled": 40, "num_left_out": 31}
+    _, text = parts(render_card(report, experiment()))
+    assert "40 without labels" in text
+    assert "The student did not learn from 31 of 40 photos without labels" in text

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from eval.report.audit import audit
+from eval.distillation.audit import audit
 
 LABELS = np.zeros(1000, int)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from eval.report.label_curve import label_curve
+from eval.distillation.label_curve import label_curve
 
 
 def right(share: float, n: int = 10_000) -> np.ndarray:

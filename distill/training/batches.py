@@ -1,0 +1,183 @@
+"""The batches of a training: which views of which photos, in which order, with their targets."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from distill.data.manifest import Examples
+from distill.data.pipelines import LabelReader, View, ViewSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """The order of a training from one of its updates on.
+
+    Attributes:
+        seed: of all permutations.
+        num_views: view numbers repeat after so many.
+        num_batches: of an epoch.
+        epochs: those that are left.
+        initial_step: how many batches of the first of these epochs are left out.
+    """
+
+    seed: int
+    num_views: int
+    batch_size: int
+    num_batches: int
+    epochs: range
+    initial_step: int = 0
+
+    def shuffled(self, rows: np.ndarray) -> tf.data.Dataset:
+        """Pairs in which an epoch is a permutation of the photos, without a partial last batch.
+
+        The permutation is drawn from (seed, epoch), and the view number is the epoch.
+
+        Args:
+            rows: indices of the examples, int64.
+        """
+
+        def key(epoch: tf.Tensor) -> tf.Tensor:
+            return tf.stack([self.seed, tf.cast(epoch, tf.int32)])
+
+        epochs = tf.data.Dataset.range(self.epochs.start, self.epochs.stop)
+        pairs = self._permutations(rows, epochs, key, length=self.num_batches * self.batch_size)
+        return pairs.skip(self.initial_step * self.batch_size)
+
+    def mixed(self, labelled: np.ndarray, unlabelled: np.ndarray, share: float) -> tf.data.Dataset:
+        """Pairs in which every batch begins with the same number of labelled photos.
+
+        Both groups are endless streams of permutations, drawn from (seed, group, pass through the
+        group). The view number is the pass. The number of the update alone says where the streams
+        stand, so a training that is resumed at any update sees what an undisturbed one sees.
+
+        Args:
+            labelled, unlabelled: indices of the examples, int64; neither is empty.
+            share: of the labelled photos in a batch; see `labelled_per_batch`.
+        """
+        num_labelled = labelled_per_batch(share, self.batch_size)
+        update = self.epochs.start * self.num_batches + self.initial_step
+        streams = [
+            self._stream(rows, group, start=update * number).batch(number)
+            for group, (rows, number) in enumerate(
+                [(labelled, num_labelled), (unlabelled, self.batch_size - num_labelled)]
+            )
+        ]
+        batches = tf.data.Dataset.zip(*streams).take(self.epochs.stop * self.num_batches - update)
+        joined = batches.map(lambda a, b: (tf.concat([a[0], b[0]], 0), tf.concat([a[1], b[1]], 0)))
+        return joined.unbatch()
+
+    def _stream(self, rows: np.ndarray, group: int, *, start: int) -> tf.data.Dataset:
+        """The pairs of pass after pass through a group, without the first `start`."""
+
+        def key(number: tf.Tensor) -> tf.Tensor:
+            drawn_from = tf.stack([self.seed, tf.cast(number, tf.int32)])
+            return tf.random.experimental.stateless_fold_in(drawn_from, group)
+
+        passes = tf.data.Dataset.counter(start // len(rows))
+        return self._permutations(rows, passes, key, length=len(rows)).skip(start % len(rows))
+
+    def _permutations(
+        self,
+        rows: np.ndarray,
+        numbers: tf.data.Dataset,
+        key: Callable[[tf.Tensor], tf.Tensor],
+        *,
+        length: int,
+    ) -> tf.data.Dataset:
+        """The first `length` pairs of the permutation of each number."""
+
+        def pairs(number: tf.Tensor) -> tf.data.Dataset:
+            order = tf.random.experimental.stateless_shuffle(
+                tf.constant(rows, tf.int64), key(number)
+            )
+            view = number % self.num_views
+            return tf.data.Dataset.from_tensor_slices(order[:length]).map(
+                lambda index: (index, view)
+            )
+
+        return numbers.flat_map(pairs)
+
+
+def labelled_per_batch(share: float, batch_size: int) -> int:
+    """How many photos of a batch have labels: `share` of them, and never none or all."""
+    return min(max(round(share * batch_size), 1), batch_size - 1)
+
+
+def training_batches(
+    source: ViewSource,
+    *,
+    image_size: int,
+    batch_size: int,
+    seed: int,
+    initial_epoch: int,
+    epochs: int,
+    initial_step: int = 0,
+    soft_labels: LabelReader | None = None,
+) -> tf.data.Dataset:
+    """(images, targets) of all epochs from `initial_epoch` on, one after the other.
+
+    `Order` says which photos a batch holds. A run that is resumed at any update sees what an
+    undisturbed run sees.
+
+    Args:
+        seed: of the order; views have their own seed.
+        initial_step: how many batches of the first epoch are left out.
+        soft_labels: the teacher's logits of the views, or None.
+
+    Returns:
+        images: float32, (batch, image_size, image_size, 3).
+        targets: float32, (batch, classes): one-hot, mixed, or zeros for a photo without a label.
+            With soft labels (batch, 2 * classes): the teacher's logits follow.
+    """
+    num_batches = source.steps_per_epoch(batch_size)
+    batch_size = min(batch_size, len(source.training_rows))
+    target_of_labels = _targets(source.examples, soft_labels)
+    num_classes = len(source.examples.classes)
+
+    def batch(views: View) -> tuple[tf.Tensor, tf.Tensor]:
+        parts = [views.index, views.view, views.partner, views.own_weight]
+        targets = tf.numpy_function(target_of_labels, parts, tf.float32, stateful=False)
+        targets.set_shape((batch_size, num_classes * (1 if soft_labels is None else 2)))
+        return views.image, targets
+
+    order = Order(
+        seed=seed,
+        num_views=source.num_views,
+        batch_size=batch_size,
+        num_batches=num_batches,
+        epochs=range(initial_epoch, epochs),
+        initial_step=initial_step,
+    )
+    views = source.images(_pairs(source, order), image_size).batch(batch_size, drop_remainder=True)
+    return views.map(batch).prefetch(tf.data.AUTOTUNE)
+
+
+def _pairs(source: ViewSource, order: Order) -> tf.data.Dataset:
+    """The (index, view) pairs of a training."""
+    rows = source.training_rows
+    if source.labelled_share is None:
+        return order.shuffled(rows)
+    has_label = source.examples.labels[rows] >= 0
+    return order.mixed(rows[has_label], rows[~has_label], source.labelled_share)
+
+
+def _targets(
+    examples: Examples, soft_labels: LabelReader | None
+) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """Returns the function that makes the targets of a batch, from the four parts of its views."""
+    # The row of a photo without a label (-1) is all zeros.
+    one_hot = examples.labels[:, None] == np.arange(len(examples.classes))
+    one_hot = one_hot.astype("float32")
+
+    def targets(
+        indices: np.ndarray, views: np.ndarray, partners: np.ndarray, own_weights: np.ndarray
+    ) -> np.ndarray:
+        own = own_weights[:, None]
+        labels = own * one_hot[indices] + (1 - own) * one_hot[partners]
+        if soft_labels is None:
+            return labels
+        return np.concatenate([labels, soft_labels(indices, views)], axis=1)
+
+    return targets
