@@ -169,7 +169,9 @@ def _read_all(listing: Listing, rule: SplitRule) -> tuple[list[_Candidate], list
     candidates: list[_Candidate] = []
     skipped: list[Skipped] = []
     with ThreadPoolExecutor() as pool, track("photos", len(listing.files)) as advance:
-        results = pool.map(lambda file: _read(listing.root, file), listing.files)
+        # A file in the queue of the pool takes 2 kB of memory, so they come in parts.
+        parts = (listing.files[i : i + 1024] for i in range(0, len(listing.files), 1024))
+        results = (r for part in parts for r in pool.map(lambda f: _read(listing.root, f), part))
         for number, (result, file) in enumerate(zip(results, listing.files, strict=True), 1):
             if isinstance(result, Skipped):
                 skipped.append(result)
@@ -192,10 +194,9 @@ def _read(root: Path, file: ListedFile) -> Photo | Skipped:
     try:
         width, height = photo_size(path)
         sha256 = file_sha256(path)
-    except UnreadKind as error:
-        return Skipped(file.path, str(error), is_lost_photo=True, is_unread_kind=True)
     except UnreadablePhoto as error:
-        return Skipped(file.path, str(error), is_lost_photo=True)
+        is_kind = isinstance(error, UnreadKind)
+        return Skipped(file.path, str(error), is_lost_photo=True, is_unread_kind=is_kind)
     except OSError as error:
         return Skipped(file.path, error.strerror or str(error), is_lost_photo=True)
     return Photo(sha256[:16], file.path, file.label, "", width, height, sha256)
@@ -238,8 +239,7 @@ def _with_full_splits(candidates: Iterable[_Candidate], rule: SplitRule) -> Iter
             by_class[candidate.photo.label].append(candidate.photo)
     for photos in by_class.values():
         splits = rule.splits_of_class(photo.sha256 for photo in photos)
-        for photo in photos:
-            yield replace(photo, split=splits[photo.sha256])
+        yield from (replace(photo, split=splits[photo.sha256]) for photo in photos)
 
 
 def _check_lost(

