@@ -122,14 +122,15 @@ def _parse_shard(shard: str | None, *, merge: bool, verify: int | None) -> tuple
 def student(target: Target, options: StepOptions) -> Result:
     """Train the student and its control, which learns from the labels alone."""
     from compress.run.execution import take
-    from compress.run.pipeline import trained_names
+    from compress.run.pipeline import curve_names, further_seeds, trained_names
 
     directory, experiment = open_run(target, options)
     done = take(directory, experiment, ["student"], target=target, force=options.force)
+    names = [*trained_names(experiment), *further_seeds(experiment), *curve_names(experiment)]
     # Behind the trainings come the temperatures and the choice of the model that is shipped.
     value = {
         name: {"val_top1": facts["val_top1"]}
-        for name, facts in zip(trained_names(experiment), done.manifests, strict=False)
+        for name, facts in zip(names, done.manifests, strict=False)
     }
     lines = [f"{name} validation top-1 {facts['val_top1']:.1%}" for name, facts in value.items()]
     return Result(value, f"{'  '.join(lines)}  {directory.model('student')}")

@@ -80,7 +80,7 @@ def method_step(
         **view_inputs(run, experiment),
         "source": output_sha256(run.model_dir(parent) / "manifest.json", "model.keras"),
         "method": method.model_dump(mode="json"),
-        **learning_inputs(run, experiment, exclude={"control", "seeds", "ship", "epochs"}),
+        **learning_inputs(run, experiment, exclude={"epochs"}),
     }
 
     def build(workspace: Workspace) -> Built:

@@ -14,8 +14,8 @@ from configs.registry import nearest
 from configs.resume import Facts, Step, is_current, take_step
 from configs.run_dir import RunDir
 from configs.schema import Experiment
+from distill.checks import check_loss, check_unlabelled
 from distill.data.pipelines import open_photo_store
-from distill.student import check_loss, check_unlabelled
 
 log = logging.getLogger("potstill")
 

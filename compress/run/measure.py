@@ -8,6 +8,7 @@ from compress.bare_files import describe, latency_row
 from compress.run.execution import ensure, take_one
 from compress.run.pipeline import (
     NEEDS,
+    curve_names,
     device_latency_step,
     file_names,
     model_names,
@@ -55,6 +56,7 @@ def _subject(run: RunDir, experiment: Experiment, without: tuple[str, ...] = ())
         files=[name for name in file_names(run, experiment) if name not in without],
         shipped=shipped,
         temperature=temperature_of(run, experiment, shipped.model),
+        curve=tuple(curve_names(experiment)),
     )
 
 

@@ -9,14 +9,15 @@ from compress.run.files import file_steps, method_chain, sources
 from configs.resume import Step
 from configs.run_dir import RunDir
 from configs.schema import Choice, Experiment
+from distill.checks import check_photos
 from distill.data.manifest import Examples, load_examples
 from distill.data.photo_store import PhotoStore
 from distill.data.scan import data_step
 from distill.labels.soft_labels import soft_labels_step
 from distill.student import (
-    check_photos,
     control_step,
     seed_name,
+    share_name,
     student_step,
 )
 from distill.teacher import teacher_step
@@ -99,7 +100,9 @@ def _student(context: Context) -> Steps:
         yield student_step(run, experiment, context.photos, number)
         if experiment.student.control:
             yield control_step(run, experiment, context.photos, number)
-    for name in trained_names(experiment):
+    for share in experiment.student.label_curve:
+        yield control_step(run, experiment, context.photos, share=share)
+    for name in [*trained_names(experiment), *further_seeds(experiment)]:
         yield temperature_step(run, name)
     yield ship_step(run, experiment)
 
@@ -129,7 +132,7 @@ def _quantize(context: Context) -> Steps:
 
 def _accuracy(context: Context) -> Steps:
     run, experiment = context.run, context.experiment
-    for name in [*model_names(experiment), *further_seeds(experiment)]:
+    for name in [*model_names(experiment), *further_seeds(experiment), *curve_names(experiment)]:
         yield model_predictions_step(run, experiment, name)
     splits, threads = run_photos(run), experiment.evaluate.num_threads
     for name in context.files:
@@ -180,8 +183,7 @@ STEPS: dict[str, Callable[[Context], Steps]] = {
 
 def model_names(experiment: Experiment) -> list[str]:
     """Every model of the run, the teacher first."""
-    control = ["control"] if experiment.student.control else []
-    return ["teacher", "student", *control, *(name for name, _ in method_chain(experiment))]
+    return ["teacher", *trained_names(experiment), *(name for name, _ in method_chain(experiment))]
 
 
 def further_seeds(experiment: Experiment) -> list[str]:
@@ -191,9 +193,13 @@ def further_seeds(experiment: Experiment) -> list[str]:
 
 
 def trained_names(experiment: Experiment) -> list[str]:
-    """Students and controls of all seeds, in the order in which they are trained."""
-    control = ["control"] if experiment.student.control else []
-    return ["student", *control, *further_seeds(experiment)]
+    """The student and its control."""
+    return ["student", "control"] if experiment.student.control else ["student"]
+
+
+def curve_names(experiment: Experiment) -> list[str]:
+    """The controls of the label curve."""
+    return [share_name(share) for share in experiment.student.label_curve]
 
 
 def file_names(run: RunDir, experiment: Experiment) -> list[str]:

@@ -161,6 +161,9 @@ class StudentConfig(TrainingConfig):
     seeds: Annotated[int, Field(ge=1, le=20)] = 1
     """Number of students and controls, each trained from another seed. Two or more show how much of
     a difference is chance."""
+    label_curve: list[Annotated[float, Field(gt=0, le=1)]] = []
+    """Also train controls on these shares of all labels, those that data.labels_per_class hides
+    included. The report says how many labels the teacher replaced."""
     ship: Literal["auto", "student", "control"] = "auto"
     """The model that becomes files. auto: the student, unless its control is better on the
     validation photos beyond chance."""
@@ -169,6 +172,8 @@ class StudentConfig(TrainingConfig):
     def _needs_a_control(self) -> "StudentConfig":
         if self.seeds > 1 and not self.control:
             raise ValueError("seeds above 1 compare student and control: set control to true")
+        if self.label_curve and not self.control:
+            raise ValueError("label_curve compares controls: set control to true")
         if self.ship == "control" and not self.control:
             raise ValueError("ship is control, and there is none: set control to true")
         return self

@@ -80,7 +80,19 @@ class Examples:
 
     def with_labels(self) -> "Examples":
         """Those of the photos that have labels."""
-        rows = np.flatnonzero(self.labels >= 0)
+        return self._rows(np.flatnonzero(self.labels >= 0).tolist())
+
+    def share_of_each_class(self, share: float) -> "Examples":
+        """This share of the photos of each class, at least one; a larger share holds a smaller."""
+        rows: list[int] = []
+        for label in np.unique(self.labels):
+            of_class = sorted(
+                np.flatnonzero(self.labels == label).tolist(), key=lambda row: self.ids[row]
+            )
+            rows += of_class[: max(round(share * len(of_class)), 1)]
+        return self._rows(sorted(rows))
+
+    def _rows(self, rows: Sequence[int]) -> "Examples":
         return replace(
             self,
             ids=[self.ids[row] for row in rows],

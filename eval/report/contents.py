@@ -9,6 +9,7 @@ from eval.choice.file_to_ship import Verdict
 from eval.choice.model_to_ship import ShippedModel
 from eval.devices.machine import Machine
 from eval.distillation.audit import Distillation
+from eval.distillation.label_curve import LabelCurve
 from eval.report.costs import StepCost
 from eval.report.failures import ClassFlips
 from eval.scoring.accuracy import Accuracy
@@ -99,6 +100,7 @@ class Report:
         distillation: None without a control.
         robustness: None if the config names no corruption.
         shipped: the model that became files.
+        label_curve: None without student.label_curve.
         calibration: of that model; None if no temperature is folded into it.
     """
 
@@ -116,3 +118,4 @@ class Report:
     verdict: Verdict
     shipped: ShippedModel
     calibration: Calibration | None
+    label_curve: LabelCurve | None

@@ -116,6 +116,7 @@ def _context(report: ReportJson, details: Details) -> dict[str, Any]:
         "confusion": details.confusion,
         "flips": (chosen or {}).get("flips_by_class") or [],
         "endurance": _endurance(report.get("robustness"), chosen_name),
+        "label_curve": _label_curve(report.get("label_curve")),
         "reliability": _reliability(report.get("calibration")),
     }
 
@@ -224,6 +225,22 @@ def _endurance(robustness: ReportJson | None, chosen: str | None) -> str:
             means = [sum(shares) / len(shares) for shares in by_strength]
             series[kind] = list(enumerate([rows[name]["clean_top1"], *means]))
     return lines(series, x_title="strength of the corruption", y_title="top-1", percent=True)
+
+
+def _label_curve(curve: ReportJson | None) -> str:
+    """Top-1 of the controls by their number of labels, and the level of the student."""
+    if not curve:
+        return ""
+    numbers, level = curve["num_labels"], curve["student_top1"]
+    return lines(
+        {
+            "student": [(numbers[0], level), (numbers[-1], level)],
+            "control": list(zip(numbers, curve["control_top1"], strict=True)),
+        },
+        x_title="labels of the control",
+        y_title="top-1",
+        percent=True,
+    )
 
 
 def _reliability(calibration: ReportJson | None) -> str:

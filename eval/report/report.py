@@ -16,7 +16,7 @@ from eval.choice.file_to_ship import MeasuredFile, choose
 from eval.choice.model_to_ship import ShippedModel
 from eval.devices.machine import installed_packages, this_machine
 from eval.devices.registry import device_label
-from eval.distillation.audit import Distillation, audit
+from eval.distillation.of_run import distillation_of, label_curve_of
 from eval.needs import Runtime
 from eval.report.contents import DataFacts, FileEntry, ModelRow, Provenance, Report
 from eval.report.costs import step_costs
@@ -54,6 +54,7 @@ class Subject:
         files: names of the run's files.
         shipped: the model that became files.
         temperature: of that model.
+        curve: names of the controls of the label curve.
     """
 
     photos: RunPhotos
@@ -61,6 +62,7 @@ class Subject:
     files: list[str]
     shipped: ShippedModel
     temperature: float = 1.0
+    curve: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ def build_report(run: RunDir, experiment: Experiment, subject: Subject) -> Built
         data=_data_facts(run, experiment, photos),
         models=[_model_row(run, name, answers) for name in models],
         files=[_file_entry(run, row, answers) for row in rows],
-        distillation=_distillation(run, experiment, answers),
+        distillation=distillation_of(run, experiment.student, photos.test.labels),
+        label_curve=label_curve_of(run, subject.curve, photos.test.labels),
         steps=step_costs(
             models=[shipped, *(name for name in models if name not in TRAINED_ON_PHOTOS)],
             files=rows,
@@ -230,25 +233,6 @@ def _measured(row: FileRow, answers: _Answers) -> MeasuredFile:
     file, parent, student = (answers.probs[name]["validation"] for name in names)
     drop = drop_of(file, parent, student, answers.photos.validation.labels)
     return MeasuredFile(row.name, row.file_bytes, drop, row.latency[0] if row.latency else None)
-
-
-def _distillation(run: RunDir, experiment: Experiment, answers: _Answers) -> Distillation | None:
-    if not experiment.student.control:
-        return None
-
-    def of_seeds(name: str) -> list[np.ndarray]:
-        further = range(2, experiment.student.seeds + 1)
-        return [
-            answers.test(name),
-            *(load_predictions(run, f"{name}-{number}")["test"] for number in further),
-        ]
-
-    return audit(
-        students=of_seeds("student"),
-        controls=of_seeds("control"),
-        teacher=answers.test("teacher"),
-        labels=answers.photos.test.labels,
-    )
 
 
 def _robustness(

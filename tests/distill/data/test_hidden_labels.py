@@ -67,3 +67,18 @@ def test_a_run_without_hidden_labels_is_the_run_that_it_was(scanned, photo_folde
     """A new key of the config does not make finished steps stale."""
     step = data_step(scanned(None), DataConfig(path=photo_folder))
     assert "labels_per_class" not in step.inputs["data"]
+
+
+def test_a_larger_share_of_the_labels_holds_a_smaller_one(scanned) -> None:
+    examples = teacher_examples(scanned(5), "all")
+    quarter, half = (examples.share_of_each_class(share) for share in (0.25, 0.5))
+    assert set(quarter.ids) < set(half.ids) < set(examples.ids)
+    for part, share in ((quarter, 0.25), (half, 0.5)):
+        expected = np.round(share * np.bincount(examples.labels))
+        np.testing.assert_array_equal(np.bincount(part.labels), expected)
+        rows = [examples.ids.index(name) for name in part.ids]
+        np.testing.assert_array_equal(part.labels, examples.labels[rows])
+    assert examples.share_of_each_class(1.0).ids == examples.ids
+    assert len(examples.share_of_each_class(0.001)) == len(examples.classes)
+    # Those that labels_per_class shows are among the first.
+    assert set(teacher_examples(scanned(5)).ids) <= set(half.ids)
