@@ -1,4 +1,4 @@
-"""Fine-tuning for methods, with the views, soft labels and loss of the student."""
+"""Fine-tuning for methods, with the views, soft labels and logit loss of the student."""
 
 from functools import partial
 from pathlib import Path

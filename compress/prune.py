@@ -29,6 +29,9 @@ from distill.labels.soft_labels import soft_labels_path
 from distill.model_file import describe, load_model, save_model
 from distill.training.classifier import CHECKPOINT
 
+NOT_OF_A_METHOD = {"control", "seeds", "epochs", "feature_loss"}
+"""Settings of the student that no fine-tuning of it depends on."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -82,7 +85,7 @@ def method_step(
         "source": output_sha256(run.model_dir(parent) / "manifest.json", "model.keras"),
         "method": method.model_dump(mode="json"),
         "soft_labels": soft_labels_path(run, experiment).stem,
-        "student": config.model_dump(mode="json", exclude={"control", "seeds", "epochs"}),
+        "student": config.model_dump(mode="json", exclude=NOT_OF_A_METHOD),
     }
 
     def build(workspace: Workspace) -> Built:

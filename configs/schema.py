@@ -192,6 +192,9 @@ class StudentConfig(TrainingConfig):
     soft_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the soft-label loss in the total loss. The label loss gets the rest. docs/LOSSES.md
     explains the default."""
+    feature_loss: Choice | None = None
+    """Also learn from what the teacher computes before its logits: hint, attention, relational or
+    simkd. It is added to the other losses. null: learn from the logits alone."""
     control: bool = True
     """Also train a control: the same student on labels alone. It shows what the teacher gained."""
     seeds: Annotated[int, Field(ge=1, le=20)] = 1
