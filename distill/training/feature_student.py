@@ -12,8 +12,10 @@ from distill.backbones import HEAD
 from distill.feature_losses import facts_of
 from distill.features import Head, feature_output
 
-RIDGE = 0.1
-"""Penalty on the first projection, as a share of the mean square of the features."""
+RIDGE = 1.0
+"""Penalty on the first projection, in mean sums of squares of a feature. From Lite0 at 64 px to
+Lite2 at 96 px, fitted on 1,500 flower photos, the error on 500 others is 1.35 with 0.01, 0.84 with
+0.1, 0.72 with 1 and 0.78 with 10."""
 
 
 @dataclass(frozen=True)
