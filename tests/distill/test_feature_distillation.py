@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+from configs.run_dir import RunDir
 from distill.feature_losses import FEATURE_LOSSES
 from support import Outcome, command, save_photo
 
@@ -138,10 +139,11 @@ def test_two_seeds_have_controls_and_methods_fine_tune_the_student(step, tmp_pat
     config = tmp_path / "run" / "experiment.yaml"
     outcome = command("compress", "prune", config, "--run", run)
     assert outcome.code == 0, outcome.err
-    assert_plain_classifier(run / "magnitude" / "model.keras")
+    assert_plain_classifier(RunDir(run).model("magnitude"))
     # A control and a method do not depend on the feature loss.
     for name in ("control", "magnitude"):
-        inputs = json.loads((run / name / "manifest.json").read_text())["inputs"]
+        manifest = RunDir(run).model_dir(name) / "manifest.json"
+        inputs = json.loads(manifest.read_text())["inputs"]
         assert "feature_loss" not in inputs["student"]
 
 
