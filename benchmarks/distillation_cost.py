@@ -116,7 +116,8 @@ class Ways:
 
     def _student(self, objective: Any) -> keras.Model:
         model = self._backbone(self.options.student, self.options.student_size)
-        compile_model(model, objective, Schedule(1000, self.steps, 1e-3, 1e-4))
+        schedule = Schedule(1000, self.steps, 1e-3, 1e-4)
+        compile_model(model, objective, schedule, num_classes=self.num_classes)
         return model
 
     def _compile_keras(self, model: Any) -> None:

@@ -61,12 +61,12 @@ def experiment_of(data: Path, labels: int, seed: int, overrides: Sequence[str]) 
     """The experiment of one number of labels and one seed."""
     return load_experiment(
         CONFIG,
+        REGISTRIES,
         [
             f"data.path={data}", "data.unlabelled=null", "data.test=0.4",
             f"data.labels_per_class={labels}", "teacher.image_size=128", "student.image_size=64",
             f"seed={seed}", *overrides,
         ],
-        REGISTRIES,
     )  # fmt: skip
 
 

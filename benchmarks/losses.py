@@ -29,6 +29,7 @@ from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.data.manifest import load_examples
 from distill.data.pipelines import open_photo_store
+from distill.feature_losses import FEATURE_LOSSES
 from distill.model_file import load_model
 from distill.student import control_step, seed_name, student_step
 from distill.trained.answers import model_probabilities
@@ -54,6 +55,10 @@ LOSSES = {
     "dkd": ["student.loss.name=dkd", "student.soft_weight=0.5"],
     "logit_standardized": ["student.loss.name=logit_standardized", "student.soft_weight=0.5"],
     "jensen_shannon": ["student.loss.name=jensen_shannon", "student.soft_weight=0.9"],
+    **{
+        f"kd, half, {name}": ["student.soft_weight=0.5", f"student.feature_loss={name}"]
+        for name in FEATURE_LOSSES.names()
+    },
 }  # fmt: skip
 
 
@@ -158,6 +163,8 @@ def _rows_of_views(
         yield _row(run, views, num_views or options.epochs, "control", controls, [])
     for loss in options.losses:
         experiment = experiment_of(options, views, loss, num_views)
+        for step in STEPS["label"](Context(run, experiment, open_photo_store(run, experiment))):
+            take_step(step)  # a feature loss has labels of its own
         students = [
             train_or_load(run, experiment, folder, loss, seed, is_control=False) for seed in seeds
         ]

@@ -9,6 +9,7 @@ from compress.recipes import RECIPES
 from configs.registry import Registry
 from distill.backbones import BACKBONES
 from distill.data.sources import SOURCES
+from distill.feature_losses import FEATURE_LOSSES
 from distill.losses import LOSSES
 from distill.training.strategies import STRATEGIES
 from eval.devices.registry import DEVICES
@@ -22,6 +23,7 @@ REGISTRIES: dict[str, Registry] = {
     "backbone": BACKBONES,
     "strategy": STRATEGIES,
     "loss": LOSSES,
+    "feature_loss": FEATURE_LOSSES,
     "method": METHODS,
     "recipe": RECIPES,
     "device": DEVICES,

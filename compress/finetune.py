@@ -1,4 +1,4 @@
-"""Fine-tuning for methods, with the views, labels and loss of the model that is shipped."""
+"""Fine-tuning for methods, with the views, labels and logit loss of the model that is shipped."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

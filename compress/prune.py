@@ -28,6 +28,9 @@ from distill.model_file import describe, load_model, save_model
 from distill.student import learning_inputs
 from distill.training.classifier import CHECKPOINT
 
+NOT_OF_A_METHOD = {"epochs", "feature_loss"}
+"""Settings that its student depends on, and no fine-tuning of it."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -80,7 +83,7 @@ def method_step(
         **view_inputs(run, experiment),
         "source": output_sha256(run.model_dir(parent) / "manifest.json", "model.keras"),
         "method": method.model_dump(mode="json"),
-        **learning_inputs(run, experiment, exclude={"epochs"}),
+        **learning_inputs(run, experiment, exclude=NOT_OF_A_METHOD),
     }
 
     def build(workspace: Workspace) -> Built:

@@ -1,10 +1,14 @@
 """What a config must hold before anything is trained: losses and labels that fit each other."""
 
-from configs.artifacts import read_json
+from configs.artifacts import ending, read_json
 from configs.errors import UserError
 from configs.run_dir import RunDir
-from configs.schema import Experiment, SoftLabelsConfig
+from configs.schema import Experiment, GivenTeacherConfig, SoftLabelsConfig
+from distill.feature_losses import facts_of
 from distill.losses import LOSSES, needs_labels
+
+STRIDE = 32
+"""Pixels of an image, along a side, that become one place of a backbone's last feature map."""
 
 
 def check_loss(experiment: Experiment) -> None:
@@ -22,6 +26,34 @@ def check_loss(experiment: Experiment) -> None:
                 "have none. Leave one of the two out; "
                 f"{', '.join(names)} and {last} need no labels."
             )
+    if experiment.student.feature_loss is not None:
+        _check_feature_loss(experiment, experiment.student.feature_loss.name)
+
+
+def _check_feature_loss(experiment: Experiment, name: str) -> None:
+    """Raise UserError if the teacher or the images cannot give the features."""
+    advice = "Set student.feature_loss to null to learn from the logits alone."
+    teacher = experiment.teacher
+    if isinstance(teacher, GivenTeacherConfig):
+        names = ", ".join(str(file.path) for file in teacher.files)
+        if len(teacher.files) > 1:
+            raise UserError(
+                f"student.feature_loss {name} needs the features of one teacher, and teacher.files "
+                f"names {len(teacher.files)} ({names}). Keep one of them. {advice}"
+            )
+        if ending(teacher.files[0].path) not in (".keras", ".h5"):
+            raise UserError(
+                f"student.feature_loss {name} needs the features of the teacher, and {names} "
+                "returns nothing but its answers. Expected the .keras file of the model. "
+                f"{advice}"
+            )
+    size = min(teacher.image_size, experiment.student.image_size)
+    if facts_of(name).reads == "attention" and size <= STRIDE:
+        raise UserError(
+            f"student.feature_loss {name} compares where two networks look, and of an image_size "
+            f"of {size} a backbone leaves one place. Expected 64 or more for teacher and student. "
+            "Enlarge the images, or choose hint."
+        )
 
 
 def check_unlabelled(experiment: Experiment) -> None:

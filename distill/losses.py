@@ -209,7 +209,7 @@ def label_objective(
     def loss(targets: Any, logits: Any) -> Any:
         labels = targets[:, : logits.shape[-1]]
         hard = cross_entropy(labels=labels, logits=logits, label_smoothing=label_smoothing)
-        return hard * _example_weights(labels, class_weights)
+        return hard * example_weights(labels, class_weights)
 
     return loss
 
@@ -241,7 +241,7 @@ def distillation_objective(
         soft = soft_loss(**arguments, **options)
         hard = cross_entropy(labels=labels, logits=logits, label_smoothing=label_smoothing)
         total = soft_weight * soft + (1.0 - soft_weight) * hard
-        return total * _example_weights(labels, class_weights)
+        return total * example_weights(labels, class_weights)
 
     return loss
 
@@ -262,7 +262,8 @@ def balanced_class_weights(labels: np.ndarray, num_classes: int) -> tuple[float,
     return tuple((len(labels) / (num_classes * counts)).tolist())
 
 
-def _example_weights(labels: Any, class_weights: tuple[float, ...] | None) -> Any:
+def example_weights(labels: Any, class_weights: tuple[float, ...] | None) -> Any:
+    """The weight of each example, (batch,), or 1 if all examples weigh the same."""
     if class_weights is None:
         return 1.0
     weights = ops.convert_to_tensor(class_weights, dtype=labels.dtype)

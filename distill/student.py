@@ -16,31 +16,39 @@ from distill.data.pipelines import (
     labelled_views,
     view_inputs,
 )
+from distill.feature_losses import facts_of, with_feature_loss
 from distill.labels.confidence import views_to_learn
+from distill.labels.label_file import (
+    feature_statistics,
+    num_stored_features,
+    standardized_reader,
+)
 from distill.labels.soft_labels import load_soft_labels, soft_labels_path
 from distill.losses import (
     Objective,
     distillation_objective,
     label_objective,
 )
+from distill.teacher import teacher_head
 from distill.training.classifier import (
     TrainingJob,
     class_weights,
     train_classifier,
     weights_input,
 )
+from distill.training.feature_student import FeatureGoal
 from eval.choice.model_to_ship import TrainedModel
 
 log = logging.getLogger("potstill")
 
 ABOUT_OTHERS = {"control", "label_curve", "seeds", "ship"}
 """Settings of the student that say what is trained or shipped beside it."""
-NOT_OF_THE_CONTROL = ABOUT_OTHERS | {"loss", "soft_weight", "labelled_share"}
+NOT_OF_THE_CONTROL = ABOUT_OTHERS | {"loss", "soft_weight", "labelled_share", "feature_loss"}
 """Settings of the student that its control does not depend on."""
 
 
 def student_objective(run: RunDir, experiment: Experiment) -> Objective:
-    """The distillation loss of the experiment, which every fine-tuning of the student uses, too."""
+    """The loss of the experiment on logits and labels, without its feature loss."""
     config = experiment.student
     return distillation_objective(
         config.loss.name,
@@ -56,12 +64,14 @@ class Lessons:
     """What a student or a control learns from.
 
     Attributes:
-        soft_labels: reads the teacher's logits of the views; None for a control.
+        soft_labels: reads the teacher's logits and features of the views; None for a control.
+        features: None for logits alone.
     """
 
     views: ViewSource
     objective: Objective
     soft_labels: LabelReader | None
+    features: FeatureGoal | None = None
 
 
 def lessons(
@@ -93,6 +103,35 @@ def lessons(
     )
 
 
+def with_features(run: RunDir, experiment: Experiment, of_logits: Lessons) -> Lessons:
+    """The lessons of a student that also learns from its teacher's features, if the config says so.
+
+    Its methods learn from the logits alone: they work on the student as it was saved.
+    """
+    choice = experiment.student.feature_loss
+    if choice is None:
+        return of_logits
+    path = soft_labels_path(run, experiment)
+    num_features = num_stored_features(path)
+    soft_labels = load_soft_labels(run, experiment, num_features=num_features)
+    projection, head = facts_of(choice.name).projection, None
+    if projection is not None:
+        mean, deviation = feature_statistics(path)
+        soft_labels = standardized_reader(soft_labels, mean, deviation)
+        if projection == "kept":
+            head = teacher_head(run, experiment).on_standardized(mean, deviation)
+    examples = teacher_examples(run)
+    objective = with_feature_loss(
+        of_logits.objective,
+        choice.name,
+        choice.options,
+        num_classes=len(examples.classes),
+        class_weights=class_weights(examples, experiment.student),
+    )
+    goal = FeatureGoal(choice.name, num_features, head)
+    return Lessons(of_logits.views, objective, soft_labels, goal)
+
+
 def student_step(run: RunDir, experiment: Experiment, photos: PhotoStore, number: int = 1) -> Step:
     """Train the student on the soft labels; `number` counts its seeds from 1."""
     inputs = learning_inputs(run, experiment)
@@ -109,7 +148,7 @@ def learning_inputs(
     """
     student = experiment.student
     # Runs of before there were these keys are not trained again.
-    unset = {"labelled_share"} if student.labelled_share is None else set()
+    unset = {key for key in ("labelled_share", "feature_loss") if getattr(student, key) is None}
     exclude = ABOUT_OTHERS | exclude | unset
     return {
         "student": student.model_dump(mode="json", exclude=set(exclude)),
@@ -182,6 +221,8 @@ def _training_step(
     def build(workspace: Workspace) -> Built:
         config, of_student = experiment.student, views_to_learn(run, experiment, photos)
         learned = lessons(run, experiment, photos, model, share)
+        if model == "student":
+            learned = with_features(run, experiment, learned)
         # As many updates with fewer photos.
         num_updates = config.epochs * of_student.steps_per_epoch(config.batch_size)
         epochs = max(round(num_updates / learned.views.steps_per_epoch(config.batch_size)), 1)
@@ -193,6 +234,7 @@ def _training_step(
             objective=learned.objective,
             seed=experiment.seed + number - 1,
             soft_labels=learned.soft_labels,
+            features=learned.features,
         )
         left_out = _left_out(learned.views, experiment, say=number == 1)
         paths, facts = train_classifier(run, job, workspace)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -17,11 +18,13 @@ from configs.schema import Experiment, GivenTeacherConfig, TeacherConfig
 from distill.data.manifest import Examples, load_examples, teacher_examples
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import evaluation_images, labelled_views, view_inputs
+from distill.features import FeatureKind, Head, head_of, joined_outputs, with_features
 from distill.labels.converted import readable_file
 from distill.labels.teacher_files import (
     OpenTeacher,
     Outputs,
     as_logits,
+    logits_of,
     open_teacher_file,
 )
 from distill.losses import label_objective
@@ -45,13 +48,15 @@ class Teacher:
 
     Attributes:
         image_size: height and width of its input, in pixels.
-        logits: float32 images (batch, size, size, 3) of 0..255 -> float32 (batch, classes).
+        logits: float32 images (batch, size, size, 3) of 0..255 -> float32 (batch, classes +
+            num_features); the features for a feature loss follow the logits.
         contract: how whole photos are fitted to it.
     """
 
     image_size: int
     logits: Callable[[np.ndarray], np.ndarray]
     contract: InputContract = OWN_CONTRACT
+    num_features: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +74,12 @@ class GivenTeacherFacts:
     digest: str
 
 
-def keras_teacher(model: keras.Model) -> Teacher:
-    """A Keras model that returns logits, as a teacher."""
-    return Teacher(model.input_shape[1], lambda images: np.asarray(model.predict_on_batch(images)))
+def keras_teacher(model: keras.Model, features: FeatureKind | None = None) -> Teacher:
+    """A Keras model that returns logits, as a teacher; `features` may follow them."""
+    num_features = 0
+    if features is not None:
+        model, num_features = with_features(model, features, "the teacher")
+    return Teacher(model.input_shape[1], partial(joined_outputs, model), num_features=num_features)
 
 
 def teacher_step(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Step:
@@ -116,7 +124,7 @@ def _given_step(run: RunDir, config: GivenTeacherConfig) -> Step:
 
     def build(workspace: Workspace) -> Built:
         validation = load_examples(run, "validation")
-        opened = _open_files(run, config, validation.classes)
+        opened = _open_files(run, config)
         outputs = [
             _on_photos(
                 validation, file.image_size, teacher.outputs, file.path.name, teacher.contract
@@ -177,25 +185,49 @@ def teacher_digest(run: RunDir) -> str:
     return str(manifest.get("digest") or output_sha256(_manifest(run), "model.keras"))
 
 
-def load_teachers(run: RunDir, experiment: Experiment) -> list[Teacher]:
-    """The finished teacher of a run: one model, or one for each file that is given."""
+def load_teachers(
+    run: RunDir, experiment: Experiment, features: FeatureKind | None = None
+) -> list[Teacher]:
+    """The finished teacher of a run: one model, or one for each file that is given.
+
+    Args:
+        features: also return these features.
+
+    Raises:
+        UserError: the teacher has no such features, or a file cannot be used.
+    """
     config = experiment.teacher
     if isinstance(config, TeacherConfig):
-        return [keras_teacher(load_model(run.model("teacher")))]
-    classes = read_json(run.photos_manifest.with_suffix(".json"))["classes"]
+        return [keras_teacher(load_model(run.model("teacher")), features)]
     kinds = read_json(_manifest(run))["output_kinds"]
-    opened = _open_files(run, config, classes)
+    opened = _open_files(run, config, features)
     return [
-        Teacher(file.image_size, _logits(teacher.outputs, kind), teacher.contract)
+        Teacher(file.image_size, logits_of(teacher, kind), teacher.contract, teacher.num_features)
         for file, teacher, kind in zip(config.files, opened, kinds, strict=True)
     ]
 
 
-def _open_files(run: RunDir, config: GivenTeacherConfig, classes: list[str]) -> list[OpenTeacher]:
+def teacher_head(run: RunDir, experiment: Experiment) -> Head:
+    """The classifier of the finished teacher of a run, on its pooled features.
+
+    Raises:
+        UserError: the teacher has no such classifier.
+    """
+    if isinstance(experiment.teacher, TeacherConfig):
+        return head_of(load_model(run.model("teacher")), "the teacher")
+    (opened,) = _open_files(run, experiment.teacher, "pooled")
+    assert opened.head, "a file with pooled features has a head"
+    return opened.head
+
+
+def _open_files(
+    run: RunDir, config: GivenTeacherConfig, features: FeatureKind | None = None
+) -> list[OpenTeacher]:
     """The files of a teacher; those that Keras 3 cannot read are converted first."""
+    classes = read_json(run.photos_manifest.with_suffix(".json"))["classes"]
     folder = run.model_dir("teacher") / "converted"
     return [
-        open_teacher_file(readable_file(file, sha256, folder), classes)
+        open_teacher_file(readable_file(file, sha256, folder), classes, features)
         for file, sha256 in zip(config.files, _digests(run, config), strict=True)
     ]
 
@@ -222,10 +254,6 @@ def mean_log_probabilities(logits: list[np.ndarray]) -> np.ndarray:
     if len(logits) == 1:
         return logits[0]
     return np.asarray(np.mean([log_softmax(array) for array in logits], axis=0))
-
-
-def _logits(outputs: Outputs, kind: str) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda images: as_logits(outputs(images), kind)
 
 
 def _on_photos(

@@ -33,8 +33,8 @@ def load_experiment(
     """The experiment that a YAML file describes, checked and with every default filled in.
 
     Args:
-        registries: by the kind of name they hold: source, backbone, strategy, loss, method,
-            recipe, device, corruption.
+        registries: by the kind of name they hold: source, backbone, strategy, loss,
+            feature_loss, method, recipe, device, corruption.
         overrides: "key.path=value" texts. They replace values of the file. The value is YAML,
             except for a path, which is taken as it stands.
         photos: a folder of photos that replaces the source of the file.
@@ -80,9 +80,10 @@ def _name_choices(values: Values) -> None:
             continue
         model = TEACHERS[kind_of_teacher(settings)] if section == "teacher" else StudentConfig
         for key, field in model.model_fields.items():
-            if field.annotation is not Choice:
+            if Choice not in (field.annotation, *get_args(field.annotation)):
                 continue
-            default = {} if field.is_required() else {"name": field.default.name}
+            has_default = isinstance(field.default, Choice)
+            default = {"name": field.default.name} if has_default else {}
             choice = settings.get(key, {})
             if isinstance(choice, str):
                 settings[key] = {"name": choice}

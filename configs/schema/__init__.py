@@ -156,6 +156,9 @@ class StudentConfig(TrainingConfig):
     explains the default."""
     labelled_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of photos with labels in each batch, where others have none. null: as photos come."""
+    feature_loss: Choice | None = None
+    """Also learn from what the teacher computes before its logits: hint, attention, relational or
+    simkd. It is added to the other losses. null: learn from the logits alone."""
     control: bool = True
     """Also train a control: the same student on labels alone. It shows what the teacher gained."""
     seeds: Annotated[int, Field(ge=1, le=20)] = 1

@@ -19,7 +19,8 @@ from distill.data.views import training_view
 from eval.images import Fitting, evaluation_batches, evaluation_image
 
 LabelReader = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Reads soft labels: (example indices, view numbers) -> logits, float32 (batch, classes)."""
+"""Reads soft labels: (example indices, view numbers) -> float32 (batch, classes + features), the
+logits of the teacher and, for a feature loss, its features."""
 
 
 class View(NamedTuple):

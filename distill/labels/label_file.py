@@ -13,42 +13,54 @@ import numpy as np
 from configs.progress import track
 from distill.data.pipelines import LabelReader
 
+MAX_FOR_STATISTICS = 8192
 ROWS_PER_CHUNK = 128
 """Examples that are labelled and written together. A killed labelling repeats one chunk at most."""
 
 
 @dataclass(frozen=True)
 class LabelFormat:
-    """How the logits of one view are stored.
+    """How the answers of a teacher about one view are stored: its logits, then its features.
 
     Attributes:
+        num_features: how many features, as float16, follow the logits.
         top_k: None stores all logits, as float16. A number stores that many of the largest
             logits, their classes, and the log-sum-exp of all others.
     """
 
     num_classes: int
     top_k: int | None = None
+    num_features: int = 0
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The type of the entries of the file's array."""
+        features = [("features", "<f2", (self.num_features,))] if self.num_features else []
         if self.top_k is None:
-            return np.dtype("<f2")
+            logits = ("logits", "<f2", (self.num_classes,))
+            return np.dtype([logits, *features] if features else "<f2")
         index = "<u2" if self.num_classes <= 2**16 else "<u4"
         shape = (self.top_k,)
         # The log-sum-exp of the others, not of all: to subtract two large sums would give noise.
-        return np.dtype([("logits", "<f2", shape), ("classes", index, shape), ("others", "<f4")])
+        top = [("logits", "<f2", shape), ("classes", index, shape), ("others", "<f4")]
+        return np.dtype([*top, *features])
 
     def shape(self, num_rows: int, num_views: int) -> tuple[int, ...]:
         """The shape of the file's array."""
-        last = (self.num_classes,) if self.top_k is None else ()
+        last = (self.num_classes,) if self.dtype.names is None else ()
         return (num_rows, num_views, *last)
 
-    def encode(self, logits: np.ndarray) -> np.ndarray:
-        """The stored form of logits, float32 (views, classes)."""
-        if self.top_k is None:
-            return logits.astype("<f2")
+    def encode(self, answers: np.ndarray) -> np.ndarray:
+        """The stored form of logits and features, float32 (views, classes + features)."""
+        if self.dtype.names is None:
+            return answers.astype("<f2")
+        logits, features = np.split(answers, [self.num_classes], axis=1)
         stored = np.empty(len(logits), self.dtype)
+        if self.num_features:
+            stored["features"] = features
+        if self.top_k is None:
+            stored["logits"] = logits
+            return stored
         order = np.argpartition(-logits, self.top_k - 1, axis=1)
         top, others = order[:, : self.top_k], order[:, self.top_k :]
         stored["classes"] = top
@@ -59,13 +71,20 @@ class LabelFormat:
         return stored
 
     def decode(self, stored: np.ndarray) -> np.ndarray:
+        """Logits and features of their stored form, float32 (views, classes + features)."""
+        logits = self._logits(stored)
+        if not self.num_features:
+            return logits
+        return np.concatenate([logits, stored["features"].astype("float32")], axis=1)
+
+    def _logits(self, stored: np.ndarray) -> np.ndarray:
         """The logits of their stored form, float32 (views, classes).
 
         With `top_k`, the stored classes keep their probabilities at temperature 1. All other
         classes share the remaining probability evenly.
         """
         if self.top_k is None:
-            return stored.astype("float32")
+            return (stored if stored.dtype.names is None else stored["logits"]).astype("float32")
         even = stored["others"] - np.log(np.float32(self.num_classes - self.top_k))
         logits = np.repeat(even[:, None], self.num_classes, axis=1)
         np.put_along_axis(
@@ -85,13 +104,13 @@ def write_label_file(
     """Write the labels of the examples in `rows`, chunk by chunk.
 
     A killed labelling continues at the first chunk that is not whole. Chunks begin at multiples of
-    their size, so the logits of an example do not depend on where a file begins.
+    their size, so the labels of an example do not depend on where a file begins.
 
     Args:
         path: the file that grows; it may hold some labels already.
         rows: indices of the examples; the first is a multiple of ROWS_PER_CHUNK.
         chunks_from: returns the logits of all chunks from the one that begins with this example,
-            each float32 (examples * views, classes).
+            each float32 (examples * views, classes + features).
     """
     assert rows.start % ROWS_PER_CHUNK == 0, rows
     header = _header(label_format, len(rows), num_views)
@@ -106,11 +125,11 @@ def write_label_file(
             file.write(header)
         chunks = chunks_from(rows.start + done)
         while done < len(rows):
-            logits = next(chunks)
-            file.write(label_format.encode(logits).tobytes())
+            answers = next(chunks)
+            file.write(label_format.encode(answers).tobytes())
             file.flush()
             os.fsync(file.fileno())
-            done += len(logits) // num_views
+            done += len(answers) // num_views
             advance(done * num_views)
 
 
@@ -134,6 +153,45 @@ def shard_rows(num_rows: int, shard: int, num_shards: int) -> range:
 
 
 def label_reader(path: Path, label_format: LabelFormat) -> LabelReader:
-    """A function that reads logits from a label file, mapped from disk."""
+    """A function that reads logits and features from a label file, mapped from disk.
+
+    Args:
+        label_format: of the file; with `num_features` 0, the features of a file are left out.
+    """
     stored = np.load(path, mmap_mode="r")
     return lambda indices, views: label_format.decode(stored[indices, views])
+
+
+def feature_statistics(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the features of a label file, each float32 (features,).
+
+    A feature that hardly varies gets a hundredth of the mean deviation: it is no measure of
+    anything.
+    """
+    stored = np.load(path, mmap_mode="r")
+    # One view of each of at most MAX_FOR_STATISTICS examples, so the memory stays the same.
+    rows = np.unique(np.linspace(0, len(stored) - 1, MAX_FOR_STATISTICS).astype("int64"))
+    features = stored[rows, rows % stored.shape[1]]["features"].astype("float32")
+    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    return mean, np.maximum(deviation, max(0.01 * float(deviation.mean()), 1e-6))
+
+
+def standardized_reader(
+    reader: LabelReader, mean: np.ndarray, deviation: np.ndarray
+) -> LabelReader:
+    """`reader` with standardized features; they are the last columns of what it reads."""
+
+    def read(indices: np.ndarray, views: np.ndarray) -> np.ndarray:
+        answers = reader(indices, views)
+        features = answers[:, -len(mean) :]
+        features -= mean
+        features /= deviation
+        return answers
+
+    return read
+
+
+def num_stored_features(path: Path) -> int:
+    """How many features of each view a label file holds."""
+    names = np.load(path, mmap_mode="r").dtype.fields or {}
+    return int(names["features"][0].shape[0]) if "features" in names else 0

@@ -12,7 +12,7 @@ from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.data.manifest import student_examples
 from distill.data.photo_store import PhotoStore
-from distill.labels.label_file import ROWS_PER_CHUNK, shard_rows
+from distill.labels.label_file import ROWS_PER_CHUNK, num_stored_features, shard_rows
 from distill.labels.soft_labels import (
     soft_label_format,
     soft_label_inputs,
@@ -60,7 +60,9 @@ def merge_step(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Step:
         examples = student_examples(run)
         path = whole.manifest.with_suffix(".npy")
         shards = _complete_shards(run, experiment, photos, path.stem)
-        label_format = soft_label_format(experiment, examples)
+        label_format = soft_label_format(
+            experiment, examples, num_features=num_stored_features(shards[0])
+        )
         num_views = experiment.soft_labels.num_views
         with whole_file(path) as unfinished:
             labels = np.lib.format.open_memmap(

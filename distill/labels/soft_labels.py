@@ -1,7 +1,7 @@
 """The step that makes soft labels: the teacher's logits for every view of every training photo.
 
 They are logits, never probabilities, and never divided by a temperature. So another temperature,
-weight or loss needs no new labels.
+weight or loss needs no new labels. The features that `student.feature_loss` reads follow them.
 """
 
 from pathlib import Path
@@ -15,6 +15,8 @@ from configs.schema import Experiment
 from distill.data.manifest import Examples, student_examples
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import LabelReader, student_views, view_inputs
+from distill.feature_losses import facts_of
+from distill.features import FeatureKind
 from distill.labels.label_file import LabelFormat, label_reader
 from distill.labels.view_logits import label_views
 from distill.teacher import load_teachers, teacher_digest
@@ -41,7 +43,15 @@ def soft_label_inputs(run: RunDir, experiment: Experiment) -> dict[str, Any]:
     """Everything that the soft labels depend on, as inputs of a step."""
     # Photos are left out of the training, not of the file.
     config = experiment.soft_labels.model_dump(mode="json", exclude={"min_confidence"})
-    return {**view_inputs(run, experiment), "teacher": teacher_digest(run), **config}
+    features = stored_features(experiment)
+    kept = {} if features is None else {"features": features}
+    return {**view_inputs(run, experiment), "teacher": teacher_digest(run), **config, **kept}
+
+
+def stored_features(experiment: Experiment) -> FeatureKind | None:
+    """The features of the teacher that the label file has to hold besides the logits."""
+    loss = experiment.student.feature_loss
+    return None if loss is None else facts_of(loss.name).reads
 
 
 def write_labels(
@@ -55,25 +65,29 @@ def write_labels(
     """Label the photos of these rows; returns the file, and what its manifest says."""
     view_source = student_views(run, experiment, photos)
     if not workspace.has_moved("labels.npy", path):
-        label_views(
-            load_teachers(run, experiment),
-            view_source,
-            workspace.file("labels.npy"),
-            soft_label_format(experiment, view_source.examples),
-            rows=rows,
+        teachers = load_teachers(run, experiment, stored_features(experiment))
+        label_format = soft_label_format(
+            experiment, view_source.examples, num_features=teachers[0].num_features
         )
+        label_views(teachers, view_source, workspace.file("labels.npy"), label_format, rows=rows)
         workspace.move("labels.npy", path)
     return [path], {"num_examples": len(rows), "num_views": view_source.num_views}
 
 
-def load_soft_labels(run: RunDir, experiment: Experiment) -> LabelReader:
-    """The finished labels of a run, mapped from disk."""
-    label_format = soft_label_format(experiment, student_examples(run))
+def load_soft_labels(run: RunDir, experiment: Experiment, *, num_features: int = 0) -> LabelReader:
+    """The finished labels of a run, mapped from disk.
+
+    Args:
+        num_features: as many as the file holds, or 0 to leave them out.
+    """
+    label_format = soft_label_format(experiment, student_examples(run), num_features=num_features)
     return label_reader(soft_labels_path(run, experiment), label_format)
 
 
-def soft_label_format(experiment: Experiment, examples: Examples) -> LabelFormat:
-    """The form in which the config stores logits.
+def soft_label_format(
+    experiment: Experiment, examples: Examples, *, num_features: int = 0
+) -> LabelFormat:
+    """The form in which the config stores logits and features.
 
     Raises:
         UserError: there are too few classes for `soft_labels.top_k`.
@@ -84,4 +98,4 @@ def soft_label_format(experiment: Experiment, examples: Examples) -> LabelFormat
             f"soft_labels.top_k is {top_k}, and there are {num_classes} classes. Expected fewer "
             "than there are classes. Set it to null to store all logits."
         )
-    return LabelFormat(num_classes, top_k)
+    return LabelFormat(num_classes, top_k, num_features)

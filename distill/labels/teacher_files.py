@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ import tensorflow as tf
 from configs.artifacts import ending
 from configs.contract import InputContract, TeacherFile, settled
 from configs.errors import UserError
+from distill.features import FeatureKind, Head, head_of, joined_outputs, with_features
 from distill.model_file import load_model
 from distill.saved_model import open_saved_model
 from eval.contract.file_contract import file_contract
@@ -36,23 +38,30 @@ class OpenTeacher:
     """A model file that answers about views.
 
     Attributes:
-        outputs: logits or probabilities, in the order of the classes of the photos.
+        outputs: logits or probabilities, in the order of the classes of the photos. The features
+            that were asked for follow them.
         contract: what the model expects; `outputs` converts what is not about whole photos.
+        head: its classifier, in the order of the classes, if features were asked for.
     """
 
     outputs: Outputs
     contract: InputContract
+    num_features: int = 0
+    head: Head | None = None
 
 
-def open_teacher_file(file: TeacherFile, classes: list[str]) -> OpenTeacher:
+def open_teacher_file(
+    file: TeacherFile, classes: list[str], features: FeatureKind | None = None
+) -> OpenTeacher:
     """A model file, ready to answer.
 
     Args:
         classes: of the photos, in the order of their indices.
+        features: also return these features. Only a Keras file has them.
 
     Raises:
-        UserError: the file cannot be run here, or takes other images, or has other classes. The
-            function raises it for outputs of a wrong shape.
+        UserError: the file cannot be run here, or takes other images, or has other classes, or
+            lacks the features. The function raises it for outputs of a wrong shape.
     """
     if not file.path.exists():
         raise UserError(
@@ -61,27 +70,33 @@ def open_teacher_file(file: TeacherFile, classes: list[str]) -> OpenTeacher:
         )
     beside = labels_beside(file.path, len(classes))
     contract = settled(("options", file.statement), ("labels.txt", beside))
-    if file.path.is_dir():
+    num_features, head = 0, None
+    if features is not None:
+        model = _keras_model(file)
+        both, num_features = with_features(model, features, str(file.path))
+        predict, head = _keras_outputs(file, both), head_of(model, str(file.path))
+    elif file.path.is_dir():
         predict = _saved_model(file)
     elif ending(file.path) in (".onnx", ".tflite"):
-        model = _runtime_file(file)
-        predict = model.predict
+        runtime_model = _runtime_file(file)
+        predict = runtime_model.predict
         contract = file_contract(
             file.path,
             read_metadata(file.path),
-            num_channels=model.input_shape[2],
-            num_classes=model.num_classes,
-            answers=model.answers,
+            num_channels=runtime_model.input_shape[2],
+            num_classes=runtime_model.num_classes,
+            answers=runtime_model.answers,
             options=file.statement,
         )
     else:
-        predict = _keras_file(file)
+        predict = _keras_outputs(file, _keras_model(file))
     order = _order(file, contract.labels, classes)
 
     def answers(images: np.ndarray) -> np.ndarray:
         if contract.channels == "grey":
             images = images @ LUMA[:, None]
-        outputs = np.asarray(predict(contract.apply(images)), "float32")
+        rows = np.asarray(predict(contract.apply(images)), "float32")
+        outputs, feature_rows = _split(rows, num_features)
         width = max(outputs.shape[1:], default=1)
         if outputs.size != len(images) * width:
             raise UserError(
@@ -101,9 +116,37 @@ def open_teacher_file(file: TeacherFile, classes: list[str]) -> OpenTeacher:
                 f"{classes[1]}. Rename the folders, or use a teacher with a score per class."
             )
         outputs = outputs.reshape(len(images), width)
-        return outputs if order is None else outputs[:, order]
+        outputs = outputs if order is None else outputs[:, order]
+        return np.hstack([outputs, feature_rows]) if num_features else outputs
 
-    return OpenTeacher(answers, contract)
+    return OpenTeacher(answers, contract, num_features, head and _in_order(head, order))
+
+
+def logits_of(teacher: OpenTeacher, kind: str) -> Outputs:
+    """The function that returns the logits of a teacher, and behind them its features.
+
+    Args:
+        kind: of its outputs, "logits" or "probabilities".
+    """
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        outputs, features = _split(teacher.outputs(images), teacher.num_features)
+        return np.hstack([as_logits(outputs, kind), features])
+
+    return logits
+
+
+def _split(rows: np.ndarray, num_features: int) -> tuple[np.ndarray, np.ndarray]:
+    """The outputs of a model, and the features that follow them, (batch, num_features)."""
+    num_outputs = rows.shape[-1] - num_features
+    return rows[..., :num_outputs], rows[..., num_outputs:]
+
+
+def _in_order(head: Head, order: list[int] | None) -> Head:
+    """A classifier with one logit for each class of the photos, in their order."""
+    if head.kernel.shape[1] == 1:  # the score of the second of two classes
+        return Head(*(np.concatenate([0 * part, part], -1) for part in (head.kernel, head.bias)))
+    return head if order is None else Head(head.kernel[:, order], head.bias[order])
 
 
 def _order(
@@ -141,7 +184,8 @@ def _runtime_file(file: TeacherFile) -> Model:
         ) from None
 
 
-def _keras_file(file: TeacherFile) -> Outputs:
+def _keras_model(file: TeacherFile) -> keras.Model:
+    """The model of a Keras file, up to the layer that answers."""
     model = load_model(file.path)
     if file.output_layer is not None:
         try:
@@ -151,10 +195,15 @@ def _keras_file(file: TeacherFile) -> Outputs:
                 f"{file.path} has no layer {file.output_layer}, which output_layer names. Its last "
                 f"layers are {', '.join(layer.name for layer in model.layers[-5:])}."
             ) from None
+    return model
+
+
+def _keras_outputs(file: TeacherFile, model: keras.Model) -> Outputs:
+    """The outputs of a Keras model, several of them one behind the other."""
     if file.layout == "nchw":
-        return lambda images: np.asarray(model.predict_on_batch(images.transpose(0, 3, 1, 2)))
+        return lambda images: joined_outputs(model, images.transpose(0, 3, 1, 2))
     _check_input(file, model.input_shape)
-    return lambda images: np.asarray(model.predict_on_batch(images))
+    return partial(joined_outputs, model)
 
 
 def _saved_model(file: TeacherFile) -> Outputs:

@@ -1,4 +1,4 @@
-"""The teacher's logits of views: computed in batches, and written to a label file."""
+"""The teacher's answers about views: computed in batches, and written to a label file."""
 
 import itertools
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def view_logits(
     *,
     batch_size: int,
 ) -> np.ndarray:
-    """Logits of all teachers together for some views, float32 (views, classes).
+    """Labels of all teachers together for some views, float32 (views, classes + features).
 
     Args:
         indices: of the examples, (views,).
@@ -32,7 +32,7 @@ def view_logits(
     pairs = tf.data.Dataset.from_tensor_slices(
         (np.asarray(indices, "int64"), np.asarray(views, "int64"))
     )
-    return np.concatenate(list(_logit_batches(teachers, view_source, pairs, batch_size)))
+    return np.concatenate(list(_label_batches(teachers, view_source, pairs, batch_size)))
 
 
 def label_views(
@@ -43,7 +43,7 @@ def label_views(
     *,
     rows: range,
 ) -> None:
-    """Write the logits of all views of the examples in `rows` to `path`.
+    """Write the labels of all views of the examples in `rows` to `path`.
 
     A killed labelling continues with the labels that the file holds.
     """
@@ -54,7 +54,7 @@ def label_views(
     def chunks_from(first: int) -> Iterator[np.ndarray]:
         numbers = tf.data.Dataset.range(first * num_views, rows.stop * num_views)
         pairs = numbers.map(lambda number: (number // num_views, number % num_views))
-        batches = _logit_batches(teachers, view_source, pairs, BATCH_SIZE)
+        batches = _label_batches(teachers, view_source, pairs, BATCH_SIZE)
         batches_per_chunk = label_file.ROWS_PER_CHUNK * num_views // BATCH_SIZE
         while chunk := list(itertools.islice(batches, batches_per_chunk)):
             yield np.concatenate(chunk)
@@ -68,10 +68,10 @@ def label_views(
     )
 
 
-def _logit_batches(
+def _label_batches(
     teachers: list[Teacher], view_source: ViewSource, pairs: tf.data.Dataset, batch_size: int
 ) -> Iterator[np.ndarray]:
-    """Logits of (index, view) pairs in order. Every teacher gets a view at its own image size."""
+    """Labels of (index, view) pairs in order. Every teacher gets a view at its own image size."""
 
     def image_batches(teacher: Teacher) -> tf.data.Dataset:
         images = view_source.images(pairs, teacher.image_size).map(lambda view: view.image)

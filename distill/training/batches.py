@@ -115,6 +115,7 @@ def training_batches(
     epochs: int,
     initial_step: int = 0,
     soft_labels: LabelReader | None = None,
+    num_features: int = 0,
 ) -> tf.data.Dataset:
     """(images, targets) of all epochs from `initial_epoch` on, one after the other.
 
@@ -124,12 +125,14 @@ def training_batches(
     Args:
         seed: of the order; views have their own seed.
         initial_step: how many batches of the first epoch are left out.
-        soft_labels: the teacher's logits of the views, or None.
+        soft_labels: the teacher's logits and features of the views, or None.
+        num_features: how many features that are.
 
     Returns:
         images: float32, (batch, image_size, image_size, 3).
         targets: float32, (batch, classes): one-hot, mixed, or zeros for a photo without a label.
-            With soft labels (batch, 2 * classes): the teacher's logits follow.
+            With soft labels (batch, 2 * classes + num_features): the teacher's logits and features
+            follow.
     """
     num_batches = source.steps_per_epoch(batch_size)
     batch_size = min(batch_size, len(source.training_rows))
@@ -139,7 +142,8 @@ def training_batches(
     def batch(views: View) -> tuple[tf.Tensor, tf.Tensor]:
         parts = [views.index, views.view, views.partner, views.own_weight]
         targets = tf.numpy_function(target_of_labels, parts, tf.float32, stateful=False)
-        targets.set_shape((batch_size, num_classes * (1 if soft_labels is None else 2)))
+        width = num_classes * (1 if soft_labels is None else 2) + num_features
+        targets.set_shape((batch_size, width))
         return views.image, targets
 
     order = Order(

@@ -1,11 +1,12 @@
 """Build, train and save one classifier: teacher, student and control are all trained here."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 
 from configs.artifacts import ending, file_sha256
 from configs.records import to_json
@@ -23,6 +24,13 @@ from distill.losses import Objective, balanced_class_weights
 from distill.model_file import describe, save_model
 from distill.training.batches import training_batches
 from distill.training.epochs import Schedule
+from distill.training.feature_student import (
+    FeatureGoal,
+    FeatureStudent,
+    feature_student,
+    fit_projection,
+    fold_projection,
+)
 from distill.training.fit import fit
 from distill.training.strategies import STRATEGIES, Plan, apply_plan, fit_head
 
@@ -39,6 +47,7 @@ class TrainingJob:
         name: of the model: teacher, student or control.
         views: of the examples that it learns from.
         soft_labels: reads the teacher's logits of these views; None trains on labels alone.
+        features: what it learns from the teacher's features, which `soft_labels` then reads, too.
     """
 
     name: str
@@ -47,6 +56,21 @@ class TrainingJob:
     objective: Objective
     seed: int
     soft_labels: LabelReader | None = None
+    features: FeatureGoal | None = None
+
+    def batches(self, epoch: int, step: int, *, epochs: int) -> tf.data.Dataset:
+        """(images, targets) from an update of an epoch to the end of the last epoch."""
+        return training_batches(
+            self.views,
+            image_size=self.config.image_size,
+            batch_size=self.config.batch_size,
+            seed=self.seed,
+            initial_epoch=epoch,
+            initial_step=step,
+            epochs=epochs,
+            soft_labels=self.soft_labels,
+            num_features=self.features.num_features if self.features else 0,
+        )
 
 
 @dataclass(frozen=True)
@@ -71,19 +95,14 @@ def train_classifier(run: RunDir, job: TrainingJob, workspace: Workspace) -> Bui
     model = build(image_size=config.image_size, num_classes=num_classes, **config.backbone.options)
     plan = make_plan(config)
     apply_plan(model, plan)
+    student = FeatureStudent(model, model)
+    if job.features is not None:
+        student = feature_student(model, job.features)
     validation, size = load_examples(run, "validation"), (config.image_size, config.image_size)
     history = fit(
-        model,
-        train=lambda epoch, step: training_batches(
-            job.views,
-            image_size=config.image_size,
-            batch_size=config.batch_size,
-            seed=job.seed,
-            initial_epoch=epoch,
-            initial_step=step,
-            epochs=config.epochs,
-            soft_labels=job.soft_labels,
-        ),
+        student.trained,
+        classifier=student.classifier,
+        train=partial(job.batches, epochs=config.epochs),
         validation=lambda: evaluation_images(validation, size, EVALUATION_BATCH),
         objective=job.objective,
         schedule=make_schedule(
@@ -91,8 +110,10 @@ def train_classifier(run: RunDir, job: TrainingJob, workspace: Workspace) -> Bui
         ),
         checkpoint=workspace.file(CHECKPOINT),
         name=job.name,
-        prepare=_head_fitting(job, model) if plan.head_first else lambda: None,
+        prepare=partial(_fit_last_layers, job, model, student) if plan.head_first else lambda: None,
     )
+    if job.features is not None and job.features.head is not None:
+        fold_projection(model, student, job.features.head)
     seconds = max(sum(row.seconds for row in history), time.monotonic() - start)
     # With patience the model has the weights of its best epoch, otherwise those of the last.
     result = min(history, key=lambda row: row.val_loss) if config.patience else history[-1]
@@ -105,10 +126,9 @@ def train_classifier(run: RunDir, job: TrainingJob, workspace: Workspace) -> Bui
     }
 
 
-def _head_fitting(job: TrainingJob, model: keras.Model) -> Callable[[], None]:
-    """A function that fits the head of `model`."""
-
-    def fit_head_of_model() -> None:
+def _fit_last_layers(job: TrainingJob, model: keras.Model, student: FeatureStudent) -> None:
+    """Fit the head, and the projection of a feature loss, on features of the frozen network."""
+    if student.classifier is model:  # otherwise its head is that of its teacher
         # A student also learns from photos without labels, which cannot fit a head.
         labelled = job.views.examples.with_labels()
         size = (job.config.image_size, job.config.image_size)
@@ -118,8 +138,16 @@ def _head_fitting(job: TrainingJob, model: keras.Model) -> Callable[[], None]:
             num_examples=len(labelled),
             seed=job.seed,
         )
-
-    return fit_head_of_model
+    if student.projection is not None:
+        first_feature = 2 * len(job.views.examples.classes)
+        fit_projection(
+            student,
+            (
+                (images, targets[:, first_feature:])
+                for images, targets in job.batches(0, 0, epochs=1).as_numpy_iterator()
+            ),
+            num_batches=job.views.steps_per_epoch(job.config.batch_size),
+        )
 
 
 def class_weights(examples: Examples, config: TrainingConfig) -> tuple[float, ...] | None:

@@ -68,11 +68,13 @@ class EpochKeeper(keras.callbacks.Callback):
         self,
         *,
         checkpoint: Path,
+        classifier: keras.Model,
         validation: Batches,
         advance: Advance,
         schedule: Schedule,
     ) -> None:
         super().__init__()
+        self.classifier = classifier
         self.checkpoint = checkpoint
         self.validation = validation
         self.advance = advance
@@ -159,7 +161,7 @@ class EpochKeeper(keras.callbacks.Callback):
         if self.schedule.ema_momentum is not None:
             self.weights = _values(self.model.trainable_variables)
             self._average()
-        scores = validate(self.model, self.validation)
+        scores = validate(self.classifier, self.validation)
         trained = {name: float(value) for name, value in (logs or {}).items()}
         if not math.isfinite(trained["loss"]) or not math.isfinite(scores.val_loss):
             raise StepFailed(

@@ -30,6 +30,7 @@ def fit(
     checkpoint: Path,
     name: str,
     prepare: Callable[[], None] = lambda: None,
+    classifier: keras.Model | None = None,
 ) -> list[EpochRow]:
     """Train `model` in place; a killed training continues at its last checkpoint.
 
@@ -45,14 +46,17 @@ def fit(
         name: the name of the model, for the progress bar.
         prepare: is called once, before the first epoch (to fit the head). The first checkpoint
             holds its result.
+        classifier: the part of `model` that returns logits, which is validated. None: all of it.
 
     Returns:
         One row for each epoch.
     """
-    compile_model(model, objective, schedule)
+    classifier = model if classifier is None else classifier
+    compile_model(model, objective, schedule, num_classes=classifier.output_shape[-1])
     with track(name, schedule.epochs * schedule.steps_per_epoch) as advance:
         keeper = EpochKeeper(
             checkpoint=checkpoint,
+            classifier=classifier,
             validation=validation,
             advance=advance,
             schedule=schedule,
@@ -85,11 +89,13 @@ class LabelledAccuracy(keras.metrics.Mean):
     largest class.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int) -> None:
         super().__init__(name="accuracy")
+        self.num_classes = num_classes
 
-    def update_state(self, targets: Any, logits: Any, sample_weight: Any = None) -> None:
-        labels = targets[:, : logits.shape[-1]]
+    def update_state(self, targets: Any, outputs: Any, sample_weight: Any = None) -> None:
+        # What a feature loss compares may follow the logits.
+        labels, logits = (part[:, : self.num_classes] for part in (targets, outputs))
         right = keras.ops.argmax(labels, axis=-1) == keras.ops.argmax(logits, axis=-1)
         weights = keras.ops.sum(labels, axis=-1)  # 0 for a photo without a label
         num_right = keras.ops.sum(keras.ops.cast(right, weights.dtype) * weights)
@@ -97,7 +103,9 @@ class LabelledAccuracy(keras.metrics.Mean):
         super().update_state(accuracy, sample_weight=keras.ops.mean(weights))
 
 
-def compile_model(model: keras.Model, objective: Objective, schedule: Schedule) -> None:
+def compile_model(
+    model: keras.Model, objective: Objective, schedule: Schedule, *, num_classes: int
+) -> None:
     """Give a model its optimizer, loss and accuracy."""
     steps = schedule.epochs * schedule.steps_per_epoch
     warmup = max(int(steps * WARMUP_SHARE), 1)
@@ -118,7 +126,10 @@ def compile_model(model: keras.Model, objective: Objective, schedule: Schedule) 
 
     # XLA takes minutes to compile a B4, and is no faster on CPU.
     model.compile(
-        optimizer=optimizer, loss=objective, metrics=[LabelledAccuracy()], jit_compile=False
+        optimizer=optimizer,
+        loss=objective,
+        metrics=[LabelledAccuracy(num_classes)],
+        jit_compile=False,
     )
     # A metric makes its variables when it first sees values. Within the first update, Keras would
     # trace the update twice, which takes longer than an epoch of small photos for a B4.

@@ -8,8 +8,11 @@ import pytest
 from distill.labels import label_file
 from distill.labels.label_file import (
     LabelFormat,
+    feature_statistics,
     label_reader,
+    num_stored_features,
     shard_rows,
+    standardized_reader,
     write_label_file,
 )
 
@@ -72,7 +75,49 @@ def test_all_logits_are_stored_as_float16() -> None:
     )
 
 
-@pytest.mark.parametrize("label_format", [LabelFormat(20), LabelFormat(20, top_k=3)], ids=str)
+@pytest.mark.parametrize("top_k", [None, 4])
+def test_features_follow_the_logits_and_do_not_change_them(tmp_path, top_k: int | None) -> None:
+    features = np.random.default_rng(1).uniform(0, 3, (6, 7)).astype("float32")
+    alone, both = LabelFormat(20, top_k), LabelFormat(20, top_k, num_features=7)
+    path = tmp_path / "labels.npy"
+    answers = np.hstack([LOGITS, features])
+    write_label_file(
+        path, both, rows=range(3), num_views=2, chunks_from=lambda first: iter([answers])
+    )
+    assert num_stored_features(path) == 7
+    indices, views = np.array([2, 0]), np.array([1, 0])
+    read = label_reader(path, both)(indices, views)
+    logits = alone.decode(alone.encode(LOGITS))[[5, 0]]
+    assert np.array_equal(read[:, :20], logits)
+    assert np.array_equal(read[:, 20:], features.astype("float16")[[5, 0]])
+    # A fine-tuning reads the logits alone.
+    assert np.array_equal(label_reader(path, alone)(indices, views), logits)
+
+
+def test_features_are_standardized_by_one_view_of_each_example(tmp_path) -> None:
+    label_format, path = LabelFormat(2, num_features=3), tmp_path / "labels.npy"
+    # Views take turns: the first view of the first example, the second of the second ...
+    features = np.array([[1, 5, 0], [9, 9, 9], [9, 9, 9], [3, 5, 1]], "float32")
+    answers = np.hstack([np.full((4, 2), 7, "float32"), features])
+    write_label_file(
+        path, label_format, rows=range(2), num_views=2, chunks_from=lambda first: iter([answers])
+    )
+    mean, deviation = feature_statistics(path)
+    assert mean == pytest.approx([2, 5, 0.5])
+    # The second never varies: a hundredth of the mean deviation, (1 + 0 + 1/2) / 3.
+    assert deviation == pytest.approx([1, 0.005, 0.5])
+    read = standardized_reader(label_reader(path, label_format), mean, deviation)
+    assert read(np.array([0]), np.array([0]))[0] == pytest.approx([7, 7, -1, 0, -1])
+
+
+@pytest.mark.parametrize(
+    "label_format",
+    [
+        LabelFormat(20), LabelFormat(20, top_k=3),
+        LabelFormat(15, num_features=5), LabelFormat(15, top_k=3, num_features=5),
+    ],
+    ids=str,
+)  # fmt: skip
 @pytest.mark.parametrize("num_bytes", [0, 50, 10_000, 20_001])
 def test_a_killed_labelling_continues_at_its_first_unfinished_chunk(
     tmp_path, monkeypatch, label_format, num_bytes

@@ -1,6 +1,7 @@
 """Teachers given as files answer like the model that they hold."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from compress.recipes.conversion import Conversion
 from configs.artifacts import path_sha256
 from configs.contract import TeacherFile
 from configs.errors import UserError
-from distill.labels.teacher_files import as_logits, open_teacher_file
+from distill.labels.teacher_files import as_logits, logits_of, open_teacher_file
 from small_models import random_images
 from support import save_photo
 
@@ -136,6 +137,108 @@ def test_a_layer_inside_may_answer(
     np.testing.assert_allclose(outputs, model.predict_on_batch(images), atol=1e-6)
     with pytest.raises(UserError, match="no layer head, which output_layer names"):
         open_teacher_file(TeacherFile(path=path, image_size=16, output_layer="head"), CLASSES)
+
+
+@pytest.mark.parametrize("activation", ["linear", "softmax"])
+def test_a_keras_file_returns_its_features_behind_its_logits(
+    images: np.ndarray, tmp_path: Path, activation: str
+) -> None:
+    keras.utils.set_random_seed(3)
+    pooled = keras.layers.GlobalAveragePooling2D()
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(4, 3, strides=2, activation="relu"),
+            pooled,
+            keras.layers.Dense(2, activation=activation, bias_initializer="normal"),
+        ]
+    )
+    path = tmp_path / "teacher.keras"
+    model.save(path)
+    file = TeacherFile(path=path, image_size=16, labels=("dog", "cat"))
+    opened = open_teacher_file(file, CLASSES, "pooled")
+    kind = "logits" if activation == "linear" else "probabilities"
+    rows = logits_of(opened, kind)(images)
+    expected = keras.Model(model.inputs, pooled.output).predict_on_batch(images)
+    assert opened.num_features == 4
+    np.testing.assert_allclose(rows[:, 2:], expected, atol=1e-6)
+    # The head has the order of the photos' classes, as the logits have.
+    assert opened.head
+    logits = expected @ opened.head.kernel + opened.head.bias
+    differences = logits[:, 1] - logits[:, 0]
+    np.testing.assert_allclose(differences, rows[:, 1] - rows[:, 0], atol=1e-4)
+    alone = logits_of(open_teacher_file(file, CLASSES), kind)(images)
+    np.testing.assert_allclose(rows[:, :2], alone, atol=1e-5)
+
+
+def test_the_head_of_a_single_score_has_two_classes(images: np.ndarray, tmp_path: Path) -> None:
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            keras.layers.Conv2D(4, 3),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(1),
+        ]
+    )
+    path = tmp_path / "teacher.keras"
+    model.save(path)
+    opened = open_teacher_file(TeacherFile(path=path, image_size=16), CLASSES, "pooled")
+    rows = logits_of(opened, "logits")(images)
+    assert opened.head
+    logits = rows[:, 2:] @ opened.head.kernel + opened.head.bias
+    np.testing.assert_allclose(logits, rows[:, :2], rtol=1e-4, atol=1e-3)
+
+
+def test_a_keras_file_without_pooling_is_refused_where_features_are_needed(
+    program, photo_folder: Path, tmp_path: Path
+) -> None:
+    path, config, run = tmp_path / "flat.keras", tmp_path / "c.yaml", tmp_path / "run"
+    keras.Sequential(
+        [keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    ).save(path)
+    config.write_text(
+        f"""
+        data: {{path: {photo_folder}}}
+        teacher: {{files: [{{path: {path}, image_size: 16}}]}}
+        student: {{backbone: efficientnet_lite0, image_size: 32, epochs: 1, feature_loss: hint}}
+        """
+    )
+    for step in ("data", "teacher"):
+        outcome = program("distill", step, config, "--run", run)
+        assert outcome.code == 0, outcome.err
+    outcome = program("distill", "label", config, "--run", run)
+    assert outcome.code == 2
+    assert f"needs the features of {path}" in outcome.err
+    assert not list(run.rglob("labels.npy"))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["tflite"], r"needs the features of the teacher, and \S+a.tflite"),
+        (["onnx"], r"a.onnx returns nothing but its answers"),
+        (["saved"], r"Expected the .keras file of the model"),
+        (["keras", "keras"], r"needs the features of one teacher, and teacher.files names 2"),
+    ],
+    ids=str,
+)
+def test_features_of_other_files_are_refused_before_anything_is_done(
+    program, files: dict[str, Path], photo_folder: Path, tmp_path: Path, names: list, message: str
+) -> None:
+    given = ", ".join(f"{{path: {files[name]}, image_size: 16}}" for name in names)
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"""
+        data: {{path: {photo_folder}}}
+        teacher: {{files: [{given}]}}
+        student: {{backbone: efficientnet_lite0, image_size: 64, epochs: 1, feature_loss: hint}}
+        """
+    )
+    outcome = program("distill", "data", config, "--run", tmp_path / "run")
+    assert outcome.code == 2
+    assert re.search(message, outcome.err), outcome.err
+    assert not list((tmp_path / "run").rglob("manifest.json"))
 
 
 def test_means_of_pixels_from_0_to_1_are_refused(tmp_path: Path) -> None:

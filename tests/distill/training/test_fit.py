@@ -203,7 +203,7 @@ def test_validation_matches_values_worked_by_hand() -> None:
 
 
 def test_the_accuracy_of_training_ignores_photos_without_a_label() -> None:
-    metric = LabelledAccuracy()
+    metric = LabelledAccuracy(num_classes=2)
     labels = np.array([[1, 0], [0, 1], [0, 0], [0, 0]], "float32")
     logits = np.array([[2, 0], [2, 0], [2, 0], [0, 2]], "float32")
     metric.update_state(labels, logits)  # one of two labelled photos is right
