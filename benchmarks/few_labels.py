@@ -22,10 +22,11 @@ import numpy as np
 from compress.config_choices import REGISTRIES
 from compress.run.pipeline import STEPS, Context
 from configs.artifacts import whole_file
+from configs.contract import TeacherFile
 from configs.loading.experiment import load_experiment
 from configs.resume import Step, take_step
 from configs.run_dir import RunDir
-from configs.schema import Experiment
+from configs.schema import Experiment, GivenTeacherConfig
 from distill.data.manifest import load_examples
 from distill.data.pipelines import open_photo_store
 from distill.model_file import load_model
@@ -47,6 +48,10 @@ VARIANTS = {
     "temperature_1": ["student.loss.temperature=1.0"],
     "temperature_2": ["student.loss.temperature=2.0"],
     "dist": ["student.loss.name=dist"],
+    "hint": ["student.feature_loss=hint"],
+    "relational": ["student.feature_loss=relational"],
+    "simkd": ["student.feature_loss=simkd"],
+    "attention": ["student.feature_loss=attention"],
 }
 """Other ways to learn from the same teacher, as overrides of the config."""
 Right = dict[str, np.ndarray]
@@ -114,12 +119,12 @@ def measure(data: Path, out: Path, labels: int, seed: int, variants: Sequence[st
     }
     for variant in variants:
         student = run
-        overrides = VARIANTS.get(variant, [])
+        student.experiment = experiment_of(data, labels, seed, VARIANTS.get(variant, []))
         if variant == SECOND_ROUND:
-            first = folder / "plain.keras"
-            overrides = [f"teacher={{files: [{{path: {first}, image_size: 64}}]}}"]
-            student = Answers(out / f"n{labels}-s{seed}-round_2", run.experiment)
-        student.experiment = experiment_of(data, labels, seed, overrides)
+            first = TeacherFile(path=folder / "plain.keras", image_size=64)
+            teacher = GivenTeacherConfig(files=[first])
+            experiment = run.experiment.model_copy(update={"teacher": teacher})
+            student = Answers(out / f"n{labels}-s{seed}-round_2", experiment)
         right[variant] = student.of(
             variant, "student", lambda c: [student_step(c.run, c.experiment, c.photos)]
         )
