@@ -6,9 +6,9 @@
 tiny Keras file is the teacher. The steps data, label (two views) and student (one epoch of
 EfficientNet-Lite0 at 32 px, a quarter of each batch labelled) run in processes of their own.
 Memory is the largest resident set of the process. A part of it holds decoded photos, which the run
-keeps on purpose, up to a quarter of the free memory. The rest must not grow with the photos, and
-the time for a further photo must not either. The time of the processor depends less on what else
-the machine does.
+keeps on purpose, up to a quarter of the free memory. The rest may grow by a path and a digest for
+each photo. The time for a further photo must not grow. It is that of the processor, which depends
+less on what else the machine does.
 """
 
 import argparse
