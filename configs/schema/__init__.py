@@ -214,7 +214,8 @@ class CompressConfig(Strict):
     that becomes a file. Its answers stay the same; its scores say how often it is right."""
     accepted_accuracy: Share | None = 0.95
     """Write a threshold into each file: the lowest score above which this share of the validation
-    photos is answered right. Below it, a photo may show none of the classes. null: none."""
+    photos is right, with one standard error to spare. Below it, a photo may show none of the
+    classes. null: none."""
     budget: BudgetConfig = BudgetConfig()
     least_runtime: LeastRuntime = LeastRuntime()
 

@@ -13,27 +13,26 @@ def answers(confidences: list[float], right: list[bool]) -> tuple[np.ndarray, np
 
 
 def test_the_lowest_score_above_which_enough_is_right() -> None:
-    # Right, from the top: 4 of 4, 4 of 5, 5 of 6, 6 of 7, 6 of 8, 6 of 9.
-    confidences = [0.99, 0.98, 0.97, 0.96, 0.9, 0.85, 0.8, 0.7, 0.6]
-    right = [True, True, True, True, False, True, True, False, False]
+    # 0.75 with a standard error to spare: of 27 photos 23 must be right (0.833), of 28 24 (0.832).
+    confidences = list(np.linspace(0.99, 0.5, 40))
+    right = [True] * 22 + [False] * 4 + [True] * 2 + [False] * 12
     probs, labels = answers(confidences, right)
-    order = np.random.default_rng(0).permutation(9)
-    assert fit_threshold(probs[order], labels[order], 0.8) == Threshold(0.8, 0.8, 7 / 9)
-    assert fit_threshold(probs[order], labels[order], 0.75) == Threshold(0.7, 0.75, 8 / 9)
+    order = np.random.default_rng(0).permutation(40)
+    threshold = fit_threshold(probs[order], labels[order], 0.75)
+    assert threshold == Threshold(confidences[27], 0.75, 28 / 40)
+    # One photo more would be 24 of 29: 0.828, and 0.75 + 0.080 is asked for.
 
 
 def test_photos_of_one_score_are_accepted_together() -> None:
-    probs, labels = answers([0.9, 0.9, 0.9, 0.7, 0.7, 0.7], [True, True, True, True, False, False])
-    assert fit_threshold(probs, labels, 2 / 3) == Threshold(0.7, 2 / 3, 1.0)
-    assert fit_threshold(probs, labels, 0.7) is None  # 1 of 3 wrong would be too many
-    assert fit_threshold(*answers([0.9, 0.9, 0.6, 0.6], [True, True, True, False]), 0.5) is not None
+    probs, labels = answers([0.9] * 12 + [0.7] * 4, [True] * 12 + [True, False, False, False])
+    # 13 of 13 would do; with all photos of its score it is 13 of 16: 0.8125 is below 0.75 + 0.108.
+    assert fit_threshold(probs, labels, 0.75) == Threshold(0.9, 0.75, 12 / 16)
 
 
 def test_a_few_right_answers_are_no_evidence() -> None:
-    probs, labels = answers([0.9] * 19, [True] * 19)
-    assert fit_threshold(probs, labels, 0.95) is None
-    probs, labels = answers([0.9] * 20, [True] * 20)
-    assert fit_threshold(probs, labels, 0.95) == Threshold(0.9, 0.95, 1.0)
+    assert fit_threshold(*answers([0.9] * 18, [True] * 18), 0.95) is None
+    threshold = fit_threshold(*answers([0.9] * 19, [True] * 19), 0.95)  # 1 - 0.05 = 0.95
+    assert threshold == Threshold(0.9, 0.95, 1.0)
 
 
 def test_no_score_reaches_what_is_asked_for() -> None:
