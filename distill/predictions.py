@@ -1,5 +1,6 @@
 """Answers of the models about the validation and test photos, for the report."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
@@ -13,6 +14,7 @@ from configs.run_dir import RunDir
 from configs.schema import Experiment, GivenTeacherConfig
 from distill.data.manifest import Examples, load_examples
 from distill.data.pipelines import evaluation_images
+from distill.frozen import answers_of
 from distill.model_file import load_model
 from distill.teacher import (
     Teacher,
@@ -44,11 +46,7 @@ def model_predictions_step(run: RunDir, experiment: Experiment, name: str) -> St
                 for split, examples in splits.items()
             }
         else:
-            model = load_model(run.model(name))
-            probs = {
-                split: model_probabilities(model, examples, name=name)
-                for split, examples in splits.items()
-            }
+            probs = model_probabilities(load_model(run.model(name)), splits, name=name)
         save_predictions(path, probs)
         return [path], {}
 
@@ -99,22 +97,29 @@ def save_predictions(path: Path, probs: dict[str, np.ndarray]) -> None:
 
 
 def model_probabilities(
-    model: keras.Model, examples: Examples, *, name: str, contract: InputContract = OWN_CONTRACT
-) -> np.ndarray:
+    model: keras.Model,
+    splits: Mapping[str, Examples],
+    *,
+    name: str,
+    contract: InputContract = OWN_CONTRACT,
+) -> dict[str, np.ndarray]:
     """Probabilities of a Keras model that returns logits or probabilities.
 
     Args:
         contract: how a foreign model wants photos to be fitted; the model takes raw pixels.
 
     Returns:
-        float32, (examples, classes).
+        of each split, float32, (examples, classes).
     """
     height, width = model.input_shape[1:3]
-    batches = evaluation_images(examples, (height, width), EVALUATION_BATCH, contract)
-    outputs_by_batch = []
-    with track(f"{name}: accuracy", len(examples)) as advance:
-        for images, _ in batches:
-            outputs_by_batch.append(np.asarray(model.predict_on_batch(images)))
-            advance(sum(map(len, outputs_by_batch)))
-    outputs = np.concatenate(outputs_by_batch)
-    return as_probabilities(outputs, contract.answers)
+    answers = answers_of(model)
+    probs = {}
+    for split, examples in splits.items():
+        batches = evaluation_images(examples, (height, width), EVALUATION_BATCH, contract)
+        outputs: list[np.ndarray] = []
+        with track(f"{name} {split}: accuracy", len(examples)) as advance:
+            for images, _ in batches:
+                outputs.append(answers(images))
+                advance(sum(map(len, outputs)))
+        probs[split] = as_probabilities(np.concatenate(outputs), contract.answers)
+    return probs

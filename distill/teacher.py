@@ -18,6 +18,7 @@ from configs.schema import Experiment, GivenTeacherConfig, TeacherConfig
 from distill.data.manifest import Examples, load_examples, teacher_examples
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import evaluation_images, labelled_views, view_inputs
+from distill.frozen import answers_of
 from distill.labels.converted import readable_file
 from distill.labels.teacher_files import (
     OpenTeacher,
@@ -74,7 +75,7 @@ class GivenTeacherFacts:
 
 def keras_teacher(model: keras.Model) -> Teacher:
     """A Keras model that returns logits, as a teacher."""
-    return Teacher(model.input_shape[1], lambda images: np.asarray(model.predict_on_batch(images)))
+    return Teacher(model.input_shape[1], answers_of(model))
 
 
 def teacher_step(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Step:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from configs.artifacts import ending
 from configs.contract import InputContract, TeacherFile, settled
 from configs.errors import UserError
+from distill.frozen import answers_of
 from distill.model_file import load_model
 from distill.saved_model import open_saved_model
 from eval.contract.file_contract import file_contract
@@ -151,10 +152,11 @@ def _keras_file(file: TeacherFile) -> Outputs:
                 f"{file.path} has no layer {file.output_layer}, which output_layer names. Its last "
                 f"layers are {', '.join(layer.name for layer in model.layers[-5:])}."
             ) from None
+    predict = answers_of(model)
     if file.layout == "nchw":
-        return lambda images: np.asarray(model.predict_on_batch(images.transpose(0, 3, 1, 2)))
+        return lambda images: predict(images.transpose(0, 3, 1, 2))
     _check_input(file, model.input_shape)
-    return lambda images: np.asarray(model.predict_on_batch(images))
+    return predict
 
 
 def _saved_model(file: TeacherFile) -> Outputs:
