@@ -99,7 +99,7 @@ class Answers:
                 for step in chain(*(STEPS[s](context) for s in TEACHING), steps(context)):
                     take_step(step)
             test, trained = load_examples(self.run, "test"), load_model(self.run.model(model))
-            probs = model_probabilities(trained, test, name=f"{name}: test")
+            probs = model_probabilities(trained, {"test": test}, name=name)["test"]
             with whole_file(path) as unfinished, open(unfinished, "wb") as file:
                 np.save(file, (probs.argmax(axis=1) == test.labels).astype("float64"))
             if name == "plain":

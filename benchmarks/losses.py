@@ -122,11 +122,7 @@ def train_or_load(
             take_step(step(run, experiment, photos, seed))
         model = load_model(run.model(seed_name("control" if is_control else "student", seed)))
         splits = {split: load_examples(run, split) for split in ("validation", "test")}
-        predictions = {
-            split: model_probabilities(model, examples, name=name)
-            for split, examples in splits.items()
-        }
-        save_predictions(path, predictions)
+        save_predictions(path, model_probabilities(model, splits, name=name))
     with np.load(path) as stored:
         return dict(stored)
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,8 +84,15 @@ class ModelFiles:
             for split in SPLITS
             if split in parts
         }
-        self.probs = {split: self._probabilities(parts[split], split) for split in self.photos}
-        self.to_calibrate = self._answered(parts["train"]) if parts else None
+        asked: dict[str, Examples] = {split: parts[split] for split in self.photos}
+        if parts:
+            asked["calibration"] = _first(parts["train"], NUM_TO_CALIBRATE)
+        probs = model_probabilities(model, asked, name=self.name, contract=self.contract)
+        self.probs = {split: probs[split] for split in self.photos}
+        self.to_calibrate = None
+        if parts:
+            answers = probs["calibration"].argmax(axis=1).astype("int32")
+            self.to_calibrate = replace(asked["calibration"], labels=answers, classes=self.classes)
         self.inputs = {
             "model": path_sha256(path),
             "photos": digest([self.to_calibrate.ids if self.to_calibrate else [], self.classes]),
@@ -92,21 +100,6 @@ class ModelFiles:
         }
         if imports:
             self.inputs["imports"] = digest([file_sha256(file) for file in imports])
-
-    def _probabilities(self, examples: Examples, name: str) -> np.ndarray:
-        return model_probabilities(
-            self.model, examples, name=f"{self.name} {name}", contract=self.contract
-        )
-
-    def _answered(self, train: Examples) -> Examples:
-        first = Examples(
-            train.ids[:NUM_TO_CALIBRATE],
-            train.paths[:NUM_TO_CALIBRATE],
-            train.labels[:NUM_TO_CALIBRATE],
-            self.classes,
-        )
-        answers = self._probabilities(first, "calibration").argmax(axis=1).astype("int32")
-        return Examples(first.ids, first.paths, answers, self.classes)
 
     def calibration(self) -> Images:
         """Starts an iterator of the calibration photos; without photos it is empty."""
@@ -170,3 +163,12 @@ class ModelFiles:
             runtime=from_json(Runtime, facts["runtime"]) if "runtime" in facts else None,
             agreement=agreement,
         )
+
+
+def _first(examples: Examples, count: int) -> Examples:
+    return replace(
+        examples,
+        ids=examples.ids[:count],
+        paths=examples.paths[:count],
+        labels=examples.labels[:count],
+    )

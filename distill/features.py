@@ -8,6 +8,7 @@ import numpy as np
 from keras import layers, ops
 
 from configs.errors import UserError
+from distill.frozen import Answers, answers_of
 
 FeatureKind = Literal["pooled", "attention"]
 
@@ -75,10 +76,11 @@ def with_features(model: keras.Model, kind: FeatureKind, name: str) -> tuple[ker
     return keras.Model(model.inputs, [model.outputs[0], features]), int(features.shape[-1])
 
 
-def joined_outputs(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """The outputs of a model, several of them one behind the other, (batch, numbers)."""
-    outputs = model.predict_on_batch(images)
-    return np.hstack(outputs) if isinstance(outputs, list) else np.asarray(outputs)
+def joined_answers(model: keras.Model) -> Answers:
+    """A function that answers as the model does, with several outputs one behind the other."""
+    if len(model.outputs) > 1:
+        model = keras.Model(model.inputs, ops.concatenate(model.outputs, axis=-1))
+    return answers_of(model)
 
 
 def head_of(model: keras.Model, name: str) -> Head:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import keras
@@ -18,7 +17,7 @@ from configs.schema import Experiment, GivenTeacherConfig, TeacherConfig
 from distill.data.manifest import Examples, load_examples, teacher_examples
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import evaluation_images, labelled_views, view_inputs
-from distill.features import FeatureKind, Head, head_of, joined_outputs, with_features
+from distill.features import FeatureKind, Head, head_of, joined_answers, with_features
 from distill.labels.converted import readable_file
 from distill.labels.teacher_files import (
     OpenTeacher,
@@ -79,7 +78,7 @@ def keras_teacher(model: keras.Model, features: FeatureKind | None = None) -> Te
     num_features = 0
     if features is not None:
         model, num_features = with_features(model, features, "the teacher")
-    return Teacher(model.input_shape[1], partial(joined_outputs, model), num_features=num_features)
+    return Teacher(model.input_shape[1], joined_answers(model), num_features=num_features)
 
 
 def teacher_step(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Step:

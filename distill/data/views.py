@@ -62,7 +62,7 @@ def training_view(
         image = _grain(image, key, views.noise)
     image = tf.image.resize(image, (image_size, image_size), antialias=True)
     if views.flip:
-        image = tf.where(draw[4] < 0.5, image[:, ::-1], image)
+        image = _flipped(image, draw[4] < 0.5, axis=1)
     image = _move(image, uniform(key, 8, GEOMETRY), views)
     image = _recolour(image, uniform(key, 4, COLOUR), views)
     if views.erasing:
@@ -98,13 +98,18 @@ def _grain(crop: tf.Tensor, key: tf.Tensor, most: float) -> tf.Tensor:
     return tf.cast(crop, tf.float32) + strength * grain
 
 
+def _flipped(image: tf.Tensor, is_flipped: tf.Tensor, *, axis: int) -> tf.Tensor:
+    # `tf.where` computes both sides, and `image[:, ::-1]` is slow: 0.4 ms at 128 px.
+    return tf.cond(is_flipped, lambda: tf.reverse(image, [axis]), lambda: image)
+
+
 def _move(image: tf.Tensor, draw: tf.Tensor, views: ViewsConfig) -> tf.Tensor:
     """Vertical flip, then rotation, shift, shear and zoom in one resampling.
 
     Pixels beyond an edge mirror those inside.
     """
     if views.vertical_flip:
-        image = tf.where(draw[0] < 0.5, image[::-1], image)
+        image = _flipped(image, draw[0] < 0.5, axis=0)
     if not (views.rotation or views.shift or views.shear or views.zoom):
         return image
     size = image.shape[0]

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import keras
@@ -13,7 +12,7 @@ import tensorflow as tf
 from configs.artifacts import ending
 from configs.contract import InputContract, TeacherFile, settled
 from configs.errors import UserError
-from distill.features import FeatureKind, Head, head_of, joined_outputs, with_features
+from distill.features import FeatureKind, Head, head_of, joined_answers, with_features
 from distill.model_file import load_model
 from distill.saved_model import open_saved_model
 from eval.contract.file_contract import file_contract
@@ -200,10 +199,11 @@ def _keras_model(file: TeacherFile) -> keras.Model:
 
 def _keras_outputs(file: TeacherFile, model: keras.Model) -> Outputs:
     """The outputs of a Keras model, several of them one behind the other."""
+    answers = joined_answers(model)
     if file.layout == "nchw":
-        return lambda images: joined_outputs(model, images.transpose(0, 3, 1, 2))
+        return lambda images: answers(images.transpose(0, 3, 1, 2))
     _check_input(file, model.input_shape)
-    return partial(joined_outputs, model)
+    return answers
 
 
 def _saved_model(file: TeacherFile) -> Outputs:

@@ -1,5 +1,7 @@
 """What a Keras model answers about whole photos."""
 
+from collections.abc import Mapping
+
 import keras
 import numpy as np
 
@@ -7,34 +9,48 @@ from configs.contract import OWN_CONTRACT, InputContract
 from configs.progress import track
 from distill.data.manifest import Examples
 from distill.data.pipelines import evaluation_images
+from distill.frozen import answers_of
 from distill.training.classifier import EVALUATION_BATCH
 from eval.scoring.probabilities import as_probabilities
 
 
 def model_probabilities(
-    model: keras.Model, examples: Examples, *, name: str, contract: InputContract = OWN_CONTRACT
-) -> np.ndarray:
+    model: keras.Model,
+    splits: Mapping[str, Examples],
+    *,
+    name: str,
+    contract: InputContract = OWN_CONTRACT,
+) -> dict[str, np.ndarray]:
     """Probabilities of a Keras model that returns logits or probabilities.
 
     Args:
+        name: of the model, for the progress bar.
         contract: how a foreign model wants photos to be fitted; the model takes raw pixels.
 
     Returns:
-        float32, (examples, classes).
+        of each split, float32, (examples, classes).
     """
-    outputs = model_outputs(model, examples, name=name, contract=contract)
-    return as_probabilities(outputs, contract.answers)
+    outputs = model_outputs(model, splits, name=name, contract=contract)
+    return {split: as_probabilities(logits, contract.answers) for split, logits in outputs.items()}
 
 
 def model_outputs(
-    model: keras.Model, examples: Examples, *, name: str, contract: InputContract = OWN_CONTRACT
-) -> np.ndarray:
-    """What a Keras model answers, float32 (examples, classes); arguments as above."""
+    model: keras.Model,
+    splits: Mapping[str, Examples],
+    *,
+    name: str,
+    contract: InputContract = OWN_CONTRACT,
+) -> dict[str, np.ndarray]:
+    """What a Keras model answers as it is, float32 (examples, outputs); arguments as above."""
     height, width = model.input_shape[1:3]
-    batches = evaluation_images(examples, (height, width), EVALUATION_BATCH, contract)
-    outputs_by_batch = []
-    with track(f"{name}: accuracy", len(examples)) as advance:
-        for images, _ in batches:
-            outputs_by_batch.append(np.asarray(model.predict_on_batch(images)))
-            advance(sum(map(len, outputs_by_batch)))
-    return np.concatenate(outputs_by_batch)
+    answers = answers_of(model)
+    outputs = {}
+    for split, examples in splits.items():
+        batches = evaluation_images(examples, (height, width), EVALUATION_BATCH, contract)
+        of_split: list[np.ndarray] = []
+        with track(f"{name} {split}: accuracy", len(examples)) as advance:
+            for images, _ in batches:
+                of_split.append(answers(images))
+                advance(sum(map(len, of_split)))
+        outputs[split] = np.concatenate(of_split)
+    return outputs

@@ -48,10 +48,7 @@ def model_predictions_step(run: RunDir, experiment: Experiment, name: str) -> St
         else:
             model = load_model(run.model(name))
             fold_temperature(model, temperature_of(run, experiment, name))
-            probs = {
-                split: model_probabilities(model, examples, name=name)
-                for split, examples in splits.items()
-            }
+            probs = model_probabilities(model, splits, name=name)
         save_predictions(path, probs)
         return [path], {}
 

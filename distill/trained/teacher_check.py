@@ -46,13 +46,13 @@ def check_teacher(model: keras.Model, train: Examples, validation: Examples) -> 
     head = model.get_layer(HEAD)
     backbone = keras.Model(model.input, head.input)
     chosen = _random(train)
-    features = model_outputs(backbone, chosen, name="teacher: probe")
-    val_features = model_outputs(backbone, validation, name="teacher: probe")
+    splits = {"train": chosen, "validation": validation}
+    features = model_outputs(backbone, splits, name="features of the teacher")
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    probe.fit(features, chosen.labels)
+    probe.fit(features["train"], chosen.labels)
     kernel, bias = (np.asarray(weights) for weights in head.get_weights())
-    is_right = (val_features @ kernel + bias).argmax(axis=1) == validation.labels
-    probe_is_right = probe.predict(val_features) == validation.labels
+    is_right = (features["validation"] @ kernel + bias).argmax(axis=1) == validation.labels
+    probe_is_right = probe.predict(features["validation"]) == validation.labels
     warn_of_chance(int(is_right.sum()), validation)
     _warn_of_probe(is_right, probe_is_right)
     return TeacherCheck(probe_val_top1=float(probe_is_right.mean()))

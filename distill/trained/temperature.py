@@ -33,7 +33,8 @@ def temperature_step(run: RunDir, name: str) -> Step:
 
     def build(workspace: Workspace) -> Built:
         validation = load_examples(run, "validation")
-        logits = model_outputs(load_model(run.model(name)), validation, name=name)
+        splits = {"validation": validation}
+        logits = model_outputs(load_model(run.model(name)), splits, name=name)["validation"]
         with whole_file(path) as unfinished, open(unfinished, "wb") as file:
             np.save(file, logits)
         # As if the next photo were wrong half of the time (Platt 1999, Probabilistic Outputs for

@@ -11,6 +11,7 @@ import numpy as np
 from configs.progress import track
 from configs.registry import Registry
 from distill.backbones import HEAD
+from distill.frozen import answers_of
 
 log = logging.getLogger("potstill")
 
@@ -97,11 +98,11 @@ def fit_head(
         batches: (images, labels) of examples that have a label.
     """
     dense = model.get_layer(HEAD)
-    backbone = keras.Model(model.input, dense.input)
+    features_of = answers_of(keras.Model(model.input, dense.input))
     features_by_batch, labels_by_batch = [], []
     with track("features for the head", num_examples) as advance:
         for images, labels in batches:
-            features_by_batch.append(np.asarray(backbone.predict_on_batch(images)))
+            features_by_batch.append(features_of(images))
             labels_by_batch.append(labels)
             advance(sum(map(len, labels_by_batch)))
     features, labels = np.concatenate(features_by_batch), np.concatenate(labels_by_batch)

@@ -27,7 +27,10 @@ def folder_of(path: Path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["no_such_config"], "bundled config: photos, photos_lite, quickstart, smoke"),
+        (
+            ["no_such_config"],
+            "bundled config: photos, photos_few_labels, photos_lite, quickstart, smoke",
+        ),
         (["smoke", "--set", "student.epoch=3"], "Did you mean epochs?"),
         (["smoke", "--set", "student.loss.name=kdd"], "Did you mean kd?"),
         (["smoke", "--set", "student.loss.temperature=-1"], "greater than 0"),

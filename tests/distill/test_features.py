@@ -7,7 +7,7 @@ from keras import layers
 
 from configs.errors import UserError
 from distill.backbones import BACKBONES
-from distill.features import feature_output, head_of, joined_outputs, with_features
+from distill.features import feature_output, head_of, joined_answers, with_features
 from small_models import random_images
 
 
@@ -16,12 +16,12 @@ def test_pooled_features_times_the_head_are_the_logits(name: str) -> None:
     model = BACKBONES[name](image_size=64, num_classes=3, weights=None)
     images = random_images(2, 64)
     both, num_features = with_features(model, "pooled", "it")
-    answers = joined_outputs(both, images)
+    answers = joined_answers(both)(images)
     assert num_features == 1280
     logits, features = answers[:, :3], answers[:, 3:]
     head = head_of(model, "it")
     assert np.allclose(features @ head.kernel + head.bias, logits, atol=1e-4)
-    assert np.allclose(joined_outputs(model, images), logits, atol=1e-5)
+    assert np.allclose(joined_answers(model)(images), logits, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [64, 256])
