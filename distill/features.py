@@ -96,12 +96,12 @@ def head_of(model: keras.Model, name: str) -> Head:
 
 def _pooling_and_head(model: keras.Model, name: str) -> tuple[Any, Any]:
     # Squeeze-and-excitation pools too. The last pooling is the one before the classifier.
-    found = [
+    poolings = [
         number
         for number, layer in enumerate(model.layers)
         if isinstance(layer, layers.GlobalAveragePooling2D)
     ]
-    after = model.layers[found[-1] + 1 :] if found else []
+    after = model.layers[poolings[-1] + 1 :] if poolings else []
     heads = [layer for layer in after if isinstance(layer, layers.Dense)]
     others = [layer for layer in after if not isinstance(layer, (layers.Dense, *BETWEEN))]
     if len(heads) != 1 or others or len(model.outputs) != 1:
@@ -110,7 +110,7 @@ def _pooling_and_head(model: keras.Model, name: str) -> tuple[Any, Any]:
             "GlobalAveragePooling2D and one Dense layer. Expected a Keras model that does. Set "
             "student.feature_loss to null to learn from its logits alone."
         )
-    return model.layers[found[-1]], heads[0]
+    return model.layers[poolings[-1]], heads[0]
 
 
 def resampled(maps: Any, side: int, new_side: int) -> Any:

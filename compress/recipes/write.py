@@ -122,10 +122,7 @@ def write_file(
         UserError: the file needs a newer runtime than `least_runtime`.
     """
     with whole_file(path) as unfinished:
-        details = RECIPES[recipe.name](conversion, unfinished, output=output, **recipe.options)
-        older = RECIPES.facts(recipe.name).get("for_older_runtimes")
-        if older and is_too_new(runtime_of(unfinished), least_runtime):
-            details = older(conversion, unfinished, output=output, **recipe.options)
+        details = _convert(conversion, unfinished, recipe, output, least_runtime)
         runtime = runtime_of(unfinished)
         check_runtime(path, runtime, least_runtime)
         delegate = open_model(unfinished).delegate
@@ -159,6 +156,21 @@ def write_file(
         threshold=threshold,
     )
     return facts.with_details(details)
+
+
+def _convert(
+    conversion: Conversion,
+    path: Path,
+    recipe: Choice,
+    output: OutputKind,
+    least_runtime: LeastRuntime,
+) -> Any:
+    """Write the file, as an older runtime takes it if need be; returns what the recipe says."""
+    details = RECIPES[recipe.name](conversion, path, output=output, **recipe.options)
+    older = RECIPES.facts(recipe.name).get("for_older_runtimes")
+    if older and is_too_new(runtime_of(path), least_runtime):
+        details = older(conversion, path, output=output, **recipe.options)
+    return details
 
 
 def _parity_of_float(

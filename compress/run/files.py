@@ -74,7 +74,8 @@ def _file_step(
         if threshold is None:
             log.warning(
                 "%s: no score is high enough that %.0f %% of the validation photos above it are "
-                "right. The file gets no threshold for photos of none of the classes.",
+                "right. The file gets no threshold for photos of none of the classes. For "
+                "one, lower compress.accepted_accuracy or add photos.",
                 path.name,
                 100 * accuracy,
             )

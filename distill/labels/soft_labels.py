@@ -44,8 +44,9 @@ def soft_label_inputs(run: RunDir, experiment: Experiment) -> dict[str, Any]:
     # Photos are left out of the training, not of the file.
     config = experiment.soft_labels.model_dump(mode="json", exclude={"min_confidence"})
     features = stored_features(experiment)
-    kept = {} if features is None else {"features": features}
-    return {**view_inputs(run, experiment), "teacher": teacher_digest(run), **config, **kept}
+    if features is not None:
+        config["features"] = features
+    return {**view_inputs(run, experiment), "teacher": teacher_digest(run), **config}
 
 
 def stored_features(experiment: Experiment) -> FeatureKind | None:

@@ -96,29 +96,50 @@ def open_teacher_file(
             images = images @ LUMA[:, None]
         rows = np.asarray(predict(contract.apply(images)), "float32")
         outputs, feature_rows = _split(rows, num_features)
-        width = max(outputs.shape[1:], default=1)
-        if outputs.size != len(images) * width:
-            raise UserError(
-                f"{file.path} returns outputs of shape {outputs.shape[1:]}. Expected one number "
-                "for each class."
-            )
-        if number_of_classes(width) != len(classes):
-            raise UserError(
-                f"{file.path} answers with {number_of_classes(width):,} classes, and the photos "
-                f"have {len(classes):,} ({', '.join(classes[:20])}). Expected a teacher with the "
-                "same classes. Name another file in teacher.files, or complete the class folders."
-            )
-        if order is not None and width == 1:
-            raise UserError(
-                f"{file.path} answers with one score, that of the second class. Its labels "
-                f"are {', '.join(contract.labels or ())}, and the second class of the photos is "
-                f"{classes[1]}. Rename the folders, or use a teacher with a score per class."
-            )
-        outputs = outputs.reshape(len(images), width)
+        labels = contract.labels if order is not None else None
+        _check_outputs(file, outputs, len(images), classes, labels)
+        outputs = outputs.reshape(len(images), -1)
         outputs = outputs if order is None else outputs[:, order]
         return np.hstack([outputs, feature_rows]) if num_features else outputs
 
     return OpenTeacher(answers, contract, num_features, head and _in_order(head, order))
+
+
+def _check_outputs(
+    file: TeacherFile,
+    outputs: np.ndarray,
+    num_images: int,
+    classes: list[str],
+    labels: tuple[str, ...] | None,
+) -> None:
+    """Check that a teacher answers about the classes of the photos.
+
+    Args:
+        outputs: of a batch of `num_images`, (batch, ...).
+        classes: of the photos.
+        labels: of the teacher, where they are in another order.
+
+    Raises:
+        UserError: it answers with other shapes or classes.
+    """
+    width = max(outputs.shape[1:], default=1)
+    if outputs.size != num_images * width:
+        raise UserError(
+            f"{file.path} returns outputs of shape {outputs.shape[1:]}. Expected one number "
+            "for each class."
+        )
+    if number_of_classes(width) != len(classes):
+        raise UserError(
+            f"{file.path} answers with {number_of_classes(width):,} classes, and the photos "
+            f"have {len(classes):,} ({', '.join(classes[:20])}). Expected a teacher with the "
+            "same classes. Name another file in teacher.files, or complete the class folders."
+        )
+    if labels is not None and width == 1:
+        raise UserError(
+            f"{file.path} answers with one score, that of the second class. Its labels "
+            f"are {', '.join(labels)}, and the second class of the photos is "
+            f"{classes[1]}. Rename the folders, or use a teacher with a score per class."
+        )
 
 
 def logits_of(teacher: OpenTeacher, kind: str) -> Outputs:
