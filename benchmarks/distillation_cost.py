@@ -42,10 +42,9 @@ NAMES = (
     "teacher_forward", "student_step",
 )  # fmt: skip
 TORCH_NAMES = ("torch_plain", "torch_live")
-
-
 RATIOS = {
     "cached_over_plain": ("cached", "plain"),
+    "label_over_plain": ("labelling", "plain"),
     "live_over_plain": ("live", "plain"),
     "keras_distiller_over_cached": ("keras_distiller", "cached"),
     "labelling_speedup": ("labelling_before", "labelling"),
@@ -54,67 +53,37 @@ RATIOS = {
 }
 
 
-def missing(times: dict[str, list[float]], *names: str) -> bool:
-    return not set(names) <= set(times)
-
-
 def ratios(times: dict[str, list[float]]) -> dict[str, float]:
     """Medians of the ratios within the rounds, for the ways that were measured."""
     medians = {
         key: statistics.median(a / b for a, b in zip(times[one], times[other], strict=True))
         for key, (one, other) in RATIOS.items()
-        if not missing(times, one, other)
+        if {one, other} <= set(times)
     }
-    if not missing(times, "teacher_forward", "student_step"):
+    if {"teacher_forward", "student_step"} <= set(times):
         pairs = zip(times["teacher_forward"], times["student_step"], strict=True)
         medians["limit"] = statistics.median((t + s) / s for t, s in pairs)
     return {key: round(median, 3) for key, median in medians.items()}
 
 
-def run_over_plain(
-    *, plain_ms: float, cached_ms: float, label_ms: float, epochs: int, num_views: int
-) -> float:
+def whole_run(
+    *, cached_over_plain: float, label_over_plain: float, epochs: int, views: Sequence[int]
+) -> dict[str, float | int]:
     """The time of a student's run with its labelling, in units of the run on labels alone.
 
     Args:
-        plain_ms: of training on labels alone, for one photo.
-        cached_ms: of training on soft labels from disk, for one photo.
-        label_ms: of labelling one view of one photo.
+        cached_over_plain: a step on soft labels from disk, in steps on labels alone.
+        label_over_plain: labelling a batch of views, in steps on labels alone.
+        views: numbers of views of each photo.
+
+    Returns:
+        the time for each number of views, and the most views that hold TARGET.
     """
-    return (epochs * cached_ms + num_views * label_ms) / (epochs * plain_ms)
-
-
-def prices(
-    *, plain_ms: float, cached_ms: float, label_ms: float, epochs: int, views: Sequence[int]
-) -> dict[str, float | int]:
-    """`run_over_plain` for these numbers of views, and the most views that hold TARGET."""
-    of_views = {
-        f"views_{num_views}": round(
-            run_over_plain(
-                plain_ms=plain_ms,
-                cached_ms=cached_ms,
-                label_ms=label_ms,
-                epochs=epochs,
-                num_views=num_views,
-            ),
-            3,
-        )
-        for num_views in views
+    times = {
+        f"views_{n}": round(cached_over_plain + label_over_plain * n / epochs, 3) for n in views
     }
-    affordable = epochs * (TARGET * plain_ms - cached_ms) / label_ms
-    return {"epochs": epochs, **of_views, "most_views": max(int(affordable), 0)}
-
-
-def whole_run(step_ms: dict[str, float], options: argparse.Namespace) -> dict[str, Any]:
-    """What a run with a teacher costs at these sizes, in units of the run on labels alone."""
-    costs = prices(
-        plain_ms=step_ms["plain"] / options.batch_size,
-        cached_ms=step_ms["cached"] / options.batch_size,
-        label_ms=step_ms["labelling"] / options.batch_size,
-        epochs=options.epochs,
-        views=options.views,
-    )
-    return {"whole_run": costs}
+    affordable = epochs * (TARGET - cached_over_plain) / label_over_plain
+    return {"epochs": epochs, **times, "most_views": max(int(affordable), 0)}
 
 
 def main() -> None:
@@ -148,9 +117,15 @@ def main() -> None:
                     times[name].append(seconds)
 
     step_ms = {name: 1000 * statistics.median(times[name]) for name in names}
-    result = {
-        **ratios(times),
-        **({} if missing(times, "plain", "cached", "labelling") else whole_run(step_ms, options)),
+    result: dict[str, Any] = ratios(times)
+    if {"cached_over_plain", "label_over_plain"} <= set(result):
+        result["whole_run"] = whole_run(
+            cached_over_plain=result["cached_over_plain"],
+            label_over_plain=result["label_over_plain"],
+            epochs=options.epochs,
+            views=options.views,
+        )
+    result |= {
         "step_ms": {name: round(ms, 1) for name, ms in step_ms.items()},
         **{k: v for k, v in vars(options).items() if k not in ("json", "data", "ways")},
         "data": "made-up" if options.data is None else options.data.name,
