@@ -35,7 +35,8 @@ from configs.loading.experiment import load_experiment
 from configs.records import to_json
 from configs.resume import take_step
 from configs.run_dir import RunDir
-from configs.schema import Choice, Experiment
+from configs.schema import Experiment
+from configs.schema.choice import Choice
 from distill.backbones import BACKBONES
 from distill.backbones.macs import count_macs
 from distill.data.manifest import load_examples

@@ -26,7 +26,8 @@ from configs.contract import TeacherFile
 from configs.loading.experiment import load_experiment
 from configs.resume import Step, take_step
 from configs.run_dir import RunDir
-from configs.schema import Experiment, GivenTeacherConfig
+from configs.schema import Experiment
+from configs.schema.training import GivenTeacherConfig
 from distill.data.manifest import load_examples
 from distill.data.pipelines import open_photo_store
 from distill.model_file import load_model

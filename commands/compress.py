@@ -21,7 +21,7 @@ from commands.options import (
 
 if TYPE_CHECKING:
     from compress.standalone import Quantized
-    from configs.schema import LeastRuntime
+    from configs.schema.files import LeastRuntime
 
 app = new_app("Prune and quantize a student, and write TFLite and ONNX files.")
 
@@ -158,7 +158,7 @@ def _parsed_runtime(text: str | None) -> "LeastRuntime":
     from pydantic import ValidationError
 
     from configs.errors import UserError
-    from configs.schema import LeastRuntime
+    from configs.schema.files import LeastRuntime
 
     if text is None:
         return LeastRuntime()

@@ -18,7 +18,8 @@ from compress.run.measure import chosen_devices, sustain_run, time_run, verify_r
 from configs.errors import UserError
 from configs.records import to_json
 from configs.run_dir import RunDir
-from configs.schema import Choice, Experiment
+from configs.schema import Experiment
+from configs.schema.choice import Choice
 from eval.devices.registry import parse_device
 from eval.devices.verify import Verification
 from eval.timing.modes import PROFILE, SINGLE_STREAM, Mode, thermal_mode

@@ -21,7 +21,8 @@ from configs.errors import UserError
 if TYPE_CHECKING:
     from configs.registry import Registry
     from configs.run_dir import RunDir
-    from configs.schema import BudgetConfig, Experiment
+    from configs.schema import Experiment
+    from configs.schema.files import BudgetConfig
 
 Target = Annotated[
     str,
@@ -129,7 +130,7 @@ class LimitOptions:
         """
         from pydantic import ValidationError
 
-        from configs.schema import BudgetConfig
+        from configs.schema.files import BudgetConfig
 
         given = {name: value for name, value in vars(self).items() if value is not None}
         try:

@@ -19,7 +19,7 @@ from compress.run.pipeline import as_photos
 from configs.artifacts import ending
 from configs.errors import UserError
 from configs.records import to_json
-from configs.schema import Choice
+from configs.schema.choice import Choice
 from distill.data.manifest import Examples
 from distill.data.scan import scan_folder
 from eval.contract.file_contract import open_under

@@ -16,7 +16,8 @@ from compress.recipes.conversion import Conversion
 from configs.contract import InputContract
 from configs.errors import UserError
 from configs.records import to_json
-from configs.schema import BudgetConfig, Choice
+from configs.schema.choice import Choice
+from configs.schema.files import BudgetConfig
 from distill.data.manifest import Examples
 from eval.choice.budget import FileFacts, Limits, shortfalls
 from eval.choice.drop import RoundingDrop, drop_by_rounding

@@ -18,7 +18,8 @@ from configs.artifacts import digest, file_sha256, path_sha256
 from configs.contract import InputContract
 from configs.records import from_json
 from configs.resume import Built, Workspace, take_file_step
-from configs.schema import Choice, LeastRuntime
+from configs.schema.choice import Choice
+from configs.schema.files import LeastRuntime
 from distill.data.manifest import Examples
 from distill.trained.answers import model_probabilities
 from eval.choice.drop import agreement_of

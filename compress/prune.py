@@ -20,7 +20,8 @@ from configs.errors import UserError
 from configs.records import from_json, to_json
 from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
-from configs.schema import Choice, Experiment
+from configs.schema import Experiment
+from configs.schema.choice import Choice
 from distill.data.manifest import load_examples
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import view_inputs

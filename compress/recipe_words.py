@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from compress.recipes import RECIPES
 from configs.errors import UserError
 from configs.loading.yaml_text import parse_yaml
-from configs.schema import Choice
+from configs.schema.choice import Choice
 
 OPTION_ENDS = re.compile(r",(?![^\[{]*[\]}])")
 """Commas between options, not those inside of [a, b] or {a: b}."""

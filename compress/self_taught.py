@@ -14,21 +14,16 @@ from compress.graph.replay import copy_layer, rebuild_model
 from compress.methods import METHODS
 from compress.prune import method_step
 from configs.artifacts import digest, write_text
-from configs.contract import InputContract
+from configs.contract import InputContract, TeacherFile
 from configs.errors import UserError
 from configs.loading.experiment import to_yaml
 from configs.records import to_json
 from configs.resume import Built, Step, Workspace, take_step
 from configs.run_dir import RunDir
-from configs.schema import (
-    Choice,
-    DataConfig,
-    Experiment,
-    GivenTeacherConfig,
-    SoftLabelsConfig,
-    StudentConfig,
-    TeacherFile,
-)
+from configs.schema import Experiment
+from configs.schema.choice import Choice
+from configs.schema.data import DataConfig
+from configs.schema.training import GivenTeacherConfig, SoftLabelsConfig, StudentConfig
 from distill.data.pipelines import open_photo_store
 from distill.data.scan import data_step
 from distill.labels.soft_labels import soft_labels_step

@@ -27,7 +27,8 @@ from configs.artifacts import ending
 from configs.errors import StepFailed, UserError, failure_of, ran_out_of_memory
 from configs.records import to_json
 from configs.resume import Facts
-from configs.schema import BudgetConfig, Choice, LeastRuntime
+from configs.schema.choice import Choice
+from configs.schema.files import BudgetConfig, LeastRuntime
 from distill.data.folders import is_flat
 from distill.data.manifest import Examples
 from distill.data.scan import scan_flat_folder, scan_folder

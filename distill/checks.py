@@ -3,7 +3,8 @@
 from configs.artifacts import ending, read_json
 from configs.errors import UserError
 from configs.run_dir import RunDir
-from configs.schema import Experiment, GivenTeacherConfig, SoftLabelsConfig
+from configs.schema import Experiment
+from configs.schema.training import GivenTeacherConfig, SoftLabelsConfig
 from distill.feature_losses import facts_of
 from distill.losses import LOSSES, needs_labels
 

@@ -13,7 +13,8 @@ from configs.progress import track
 from configs.records import to_json
 from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
-from configs.schema import Experiment, GivenTeacherConfig, TeacherConfig
+from configs.schema import Experiment
+from configs.schema.training import GivenTeacherConfig, TeacherConfig
 from distill.data.manifest import Examples, load_examples, teacher_examples
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import evaluation_images, labelled_views, view_inputs

@@ -7,15 +7,11 @@ import numpy as np
 from keras import layers
 
 from configs.contract import TeacherFile
-from configs.schema import (
-    Choice,
-    CompressConfig,
-    DataConfig,
-    Experiment,
-    GivenTeacherConfig,
-    SoftLabelsConfig,
-    StudentConfig,
-)
+from configs.schema import Experiment
+from configs.schema.choice import Choice
+from configs.schema.data import DataConfig
+from configs.schema.files import CompressConfig
+from configs.schema.training import GivenTeacherConfig, SoftLabelsConfig, StudentConfig
 from distill.backbones import BACKBONES
 
 SIZE = 32

@@ -16,7 +16,8 @@ from configs.artifacts import file_sha256, read_json
 from configs.loading.experiment import load_experiment
 from configs.resume import take_step
 from configs.run_dir import RunDir
-from configs.schema import Choice, Experiment
+from configs.schema import Experiment
+from configs.schema.choice import Choice
 from distill.backbones.macs import count_macs
 from distill.data.pipelines import open_photo_store
 from support import Outcome, command, save_photo, timed_by_size

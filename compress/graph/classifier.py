@@ -9,7 +9,7 @@ import tensorflow as tf
 from compress.graph.replay import named_layers
 from configs.contract import Answers
 from configs.errors import UserError
-from configs.schema import OutputKind
+from configs.schema.files import OutputKind
 
 PASSES_VALUES_ON = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Dropout)
 """Layers that return the values that they read."""

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from compress.graph.classifier import input_shape_of, output_function
 from compress.graph.tensor_names import INPUT
-from configs.schema import OutputKind
+from configs.schema.files import OutputKind
 
 
 class TracedModel:

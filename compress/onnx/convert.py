@@ -7,7 +7,7 @@ from compress.graph.inference import TracedModel
 from compress.graph.tensor_names import INPUT
 from compress.onnx.operations import HANDLERS, REWRITERS
 from configs.errors import UserError
-from configs.schema import OutputKind
+from configs.schema.files import OutputKind
 
 OPSET = 17
 """Of ONNX. Older runtimes on devices read it, and image classifiers need nothing newer."""

@@ -21,7 +21,7 @@ from configs.contract import OWN_PIXELS, InputContract
 from configs.errors import StepFailed, UserError
 from configs.records import from_json, to_json
 from configs.resume import Built, Workspace, take_file_step
-from configs.schema import Choice
+from configs.schema.choice import Choice
 from distill.data.manifest import Examples
 from distill.data.scan import scan_folder
 from eval.devices.probe import open_model

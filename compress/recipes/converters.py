@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from compress.graph.inference import TracedModel
 from configs.errors import UserError
-from configs.schema import OutputKind
+from configs.schema.files import OutputKind
 
 CONTROL_FLOW = {"Case", "If", "StatelessCase", "StatelessIf", "StatelessWhile", "While"}
 """Operations of TensorFlow that have other operations inside."""

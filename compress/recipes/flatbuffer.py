@@ -11,7 +11,7 @@ from compress.graph.kernels import step_size
 from compress.graph.tensor_names import INPUT
 from compress.int8.histogram import Range
 from compress.int8.precision import Operation
-from configs.schema import OutputKind
+from configs.schema.files import OutputKind
 
 SIGNATURE = "serving_default"
 BUFFER_ALIGNMENT = 16

@@ -27,7 +27,7 @@ from compress.recipes.conversion import Conversion
 from compress.recipes.converters import quiet_converters
 from compress.recipes.tflite import NumImages
 from configs.registry import Registry
-from configs.schema import OutputKind
+from configs.schema.files import OutputKind
 
 RECIPES = Registry("recipe", prefix="onnx.")
 ELEMENTWISE = {"Add", "Div", "Mul", "Neg", "Pow", "Sub", "Tanh", "Erf"}

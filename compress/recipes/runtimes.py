@@ -7,7 +7,7 @@ import onnx
 from compress.recipes.flatbuffer import least_runtime
 from configs.artifacts import ending
 from configs.errors import UserError
-from configs.schema import LeastRuntime
+from configs.schema.files import LeastRuntime
 from eval.needs import Runtime
 
 

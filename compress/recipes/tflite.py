@@ -41,7 +41,7 @@ from compress.recipes.flatbuffer import (
 )
 from configs.errors import UserError
 from configs.registry import Registry
-from configs.schema import OutputKind
+from configs.schema.files import OutputKind
 
 RECIPES = Registry("recipe", prefix="tflite.")
 NumImages = Annotated[int, Field(gt=0)]

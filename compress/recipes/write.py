@@ -25,7 +25,8 @@ from configs.artifacts import ending, whole_file
 from configs.contract import OWN_CONTRACT, OWN_PIXELS, InputContract
 from configs.errors import StepFailed
 from configs.records import to_json
-from configs.schema import Choice, LeastRuntime, OutputKind
+from configs.schema.choice import Choice
+from configs.schema.files import LeastRuntime, OutputKind
 from eval.devices.probe import open_model
 from eval.footprint import zip_bytes
 from eval.metadata import FileMetadata, SplitShares

@@ -12,7 +12,8 @@ from compress.recipes.conversion import Conversion
 from compress.recipes.write import file_name, write_file
 from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
-from configs.schema import Choice, Experiment
+from configs.schema import Experiment
+from configs.schema.choice import Choice
 from distill.data.manifest import load_examples
 from distill.model_file import load_model
 from distill.trained.ship import shipped_of

@@ -18,7 +18,8 @@ from configs.errors import UserError
 from configs.records import from_json, to_json
 from configs.resume import take_step
 from configs.run_dir import RunDir
-from configs.schema import Choice, Experiment
+from configs.schema import Experiment
+from configs.schema.choice import Choice
 from distill.trained.ship import shipped_of
 from distill.trained.temperature import temperature_of
 from eval.devices.registry import DEVICES, device_label

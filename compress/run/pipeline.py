@@ -8,7 +8,8 @@ from compress.recipes.write import file_name, keeps_float32
 from compress.run.files import file_steps, method_chain, sources
 from configs.resume import Step
 from configs.run_dir import RunDir
-from configs.schema import Choice, Experiment
+from configs.schema import Experiment
+from configs.schema.choice import Choice
 from distill.checks import check_photos
 from distill.data.manifest import Examples, load_examples
 from distill.data.photo_store import PhotoStore

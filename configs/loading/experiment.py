@@ -8,16 +8,11 @@ from pydantic import ValidationError
 
 from configs.errors import UserError
 from configs.loading.yaml_text import dump_yaml, parse_yaml, read_yaml
+from configs.records import Strict
 from configs.registry import Registry, nearest
-from configs.schema import (
-    TEACHERS,
-    Choice,
-    Experiment,
-    Strict,
-    StudentConfig,
-    holds_path,
-    kind_of_teacher,
-)
+from configs.schema import Experiment, holds_path
+from configs.schema.choice import Choice
+from configs.schema.training import TEACHERS, StudentConfig, kind_of_teacher
 
 Values = dict[str, Any]
 """The nested keys and values of a config before they are checked."""

@@ -14,7 +14,7 @@ from configs.errors import UserError
 from configs.progress import track
 from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
-from configs.schema import DataConfig
+from configs.schema.data import DataConfig
 from distill.data.folders import files_below
 from distill.data.manifest import (
     SPLITS,

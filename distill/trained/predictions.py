@@ -8,7 +8,8 @@ from configs.artifacts import file_sha256, whole_file
 from configs.progress import track
 from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
-from configs.schema import Experiment, GivenTeacherConfig
+from configs.schema import Experiment
+from configs.schema.training import GivenTeacherConfig
 from distill.data.manifest import load_examples
 from distill.model_file import load_model
 from distill.teacher import (

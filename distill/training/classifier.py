@@ -12,7 +12,7 @@ from configs.artifacts import ending, file_sha256
 from configs.records import to_json
 from configs.resume import Built, Workspace
 from configs.run_dir import RunDir
-from configs.schema import TrainingConfig
+from configs.schema.training import TrainingConfig
 from distill.backbones import BACKBONES
 from distill.data.manifest import Examples, load_examples
 from distill.data.pipelines import (

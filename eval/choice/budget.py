@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from configs.schema import BudgetConfig
+from configs.schema.files import BudgetConfig
 from eval.choice.drop import Drop
 from eval.timing.latency import milliseconds
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from configs.schema import BudgetConfig
+from configs.schema.files import BudgetConfig
 from eval.choice.budget import FileFacts, Limits, shortfalls
 from eval.choice.drop import Drop
 from eval.timing.differences import difference

@@ -4,7 +4,7 @@ import numpy as np
 
 from configs.artifacts import read_json
 from configs.run_dir import RunDir
-from configs.schema import StudentConfig
+from configs.schema.training import StudentConfig
 from eval.distillation.audit import Distillation, audit
 from eval.distillation.label_curve import LabelCurve, label_curve
 from eval.scoring.predictions import load_predictions

@@ -7,7 +7,9 @@ import json
 
 from configs.contract import TeacherFile, settled
 from configs.records import from_json
-from configs.schema import Choice, Experiment, TeacherConfig
+from configs.schema import Experiment
+from configs.schema.choice import Choice
+from configs.schema.training import TeacherConfig
 from eval.needs import Runtime, operators_text
 from eval.report.html import ReportJson, markdown_environment
 from eval.report.wording import plain

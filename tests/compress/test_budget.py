@@ -20,7 +20,7 @@ from compress.budget import (
 )
 from compress.recipes import RECIPES
 from compress.standalone import Quantized, quantize_model
-from configs.schema import BudgetConfig
+from configs.schema.files import BudgetConfig
 from eval.images import evaluation_image
 from eval.metadata import read_metadata
 from small_models import settle

@@ -17,7 +17,7 @@ from configs.artifacts import read_json
 from configs.contract import OWN_CONTRACT, InputContract
 from configs.errors import UserError
 from configs.run_dir import RunDir
-from configs.schema import BudgetConfig
+from configs.schema.files import BudgetConfig
 from small_models import logits_of, random_images, settle
 from support import save_photo
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from keras import layers
 
-from configs.schema import ViewsConfig
+from configs.schema.views import ViewsConfig
 from distill import frozen
 from distill.backbones import BACKBONES
 from distill.data.photo_store import PhotoStore

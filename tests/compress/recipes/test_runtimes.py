@@ -13,7 +13,8 @@ from compress.recipes.runtimes import is_too_new, runtime_of
 from compress.recipes.write import write_file
 from configs.artifacts import ending
 from configs.errors import UserError
-from configs.schema import Choice, LeastRuntime
+from configs.schema.choice import Choice
+from configs.schema.files import LeastRuntime
 from eval.needs import Runtime
 from small_models import random_images
 from tflite_files import flatbuffer

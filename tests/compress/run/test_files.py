@@ -8,7 +8,8 @@ import pytest
 from compress.run import files
 from configs.resume import Workspace
 from configs.run_dir import RunDir
-from configs.schema import Choice, LeastRuntime
+from configs.schema.choice import Choice
+from configs.schema.files import LeastRuntime
 from distill.data.manifest import Examples
 from small_models import experiment_with
 

@@ -7,7 +7,7 @@ import pytest
 
 from configs.resume import take_step
 from configs.run_dir import RunDir
-from configs.schema import DataConfig
+from configs.schema.data import DataConfig
 from distill.data.manifest import load_examples, student_examples, teacher_examples
 from distill.data.scan import data_step
 from support import save_photo

@@ -11,7 +11,7 @@ from PIL import Image
 from configs.errors import UserError
 from configs.resume import take_step
 from configs.run_dir import RunDir
-from configs.schema import DataConfig
+from configs.schema.data import DataConfig
 from distill.data.manifest import Photo, load_examples, student_examples
 from distill.data.scan import (
     data_step,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs.schema import ViewsConfig
+from configs.schema.views import ViewsConfig
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import ViewSource
 from distill.data.scan import scan_folder

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs.schema import BudgetConfig
+from configs.schema.files import BudgetConfig
 from eval.choice.budget import FileFacts, Limits, not_measured, shortfalls
 from eval.choice.drop import Drop
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from configs.schema import BudgetConfig
+from configs.schema.files import BudgetConfig
 from eval.choice.drop import Drop
 from eval.choice.file_to_ship import MeasuredFile, choose
 from support import latency_of

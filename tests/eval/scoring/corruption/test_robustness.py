@@ -9,7 +9,7 @@ from PIL import Image
 from configs.records import to_json
 from configs.resume import take_step
 from configs.run_dir import RunDir
-from configs.schema import EvaluateConfig
+from configs.schema.evaluate import EvaluateConfig
 from eval.images import evaluation_view
 from eval.scoring.corruption.corruptions import corrupt
 from eval.scoring.corruption.photos import CorruptedPhotos, corrupted_file_step, save_answers
