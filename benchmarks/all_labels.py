@@ -116,7 +116,9 @@ def answers(
         experiment = experiment_of(options.data, seed, [*NETWORKS[options.network], *overrides])
         file = TeacherFile(path=teacher.model("teacher"), image_size=128)
         given = {"teacher": GivenTeacherConfig(files=[file])}
-        steps = ("data", "label", "student") if model == "student" else ("data", "control")
+        steps = (
+            ("data", "teacher", "label", "student") if model == "student" else ("data", "control")
+        )
         take(run, experiment.model_copy(update=given), *steps)
     return right_on_test_photos(run, model)
 
