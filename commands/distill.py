@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from commands.options import Result, StepOptions, Target, command, new_app, open_run
+from commands.options import Result, RunOptions, StepOptions, Target, command, new_app, open_run
 from configs.errors import UserError
 
 app = new_app("Distil a large image classifier into a small one, and measure what comes out.")
@@ -134,6 +134,26 @@ def student(target: Target, options: StepOptions) -> Result:
     }
     lines = [f"{name} validation top-1 {facts['val_top1']:.1%}" for name, facts in value.items()]
     return Result(value, f"{'  '.join(lines)}  {directory.model('student')}")
+
+
+@command(app)
+def tune(target: Target, options: RunOptions) -> Result:
+    """Search the settings of the student, within the limits of compress.budget."""
+    from commands.tables import trials_table
+    from compress.config_choices import REGISTRIES
+    from compress.tuning.outcome import write_outcome
+    from compress.tuning.study import run_study
+    from configs.records import to_json
+
+    directory, experiment = open_run(target, options)
+    study = run_study(directory, experiment, REGISTRIES)
+    outcome = write_outcome(directory, experiment, REGISTRIES, study)
+    text = (
+        f"{trials_table(outcome.rows)}\n\n* {outcome.sentence}\nplot: {outcome.page}\n"
+        f"Next: distill run {outcome.config} --run {directory.path}-best"
+    )
+    value = {"trials": to_json(outcome.rows), "config": str(outcome.config)}
+    return Result(value, text)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from eval.choice.compare import RunRow
 from eval.devices.registry import DeviceCheck
 from eval.devices.wheels import RUNTIMES
 from eval.needs import Runtime, operators_text
+from eval.report.trials import TrialRow
 from eval.timing.latency import milliseconds
 
 FILE_COLUMNS = [
@@ -54,6 +55,19 @@ def files_table(rows: list[dict[str, Any]], chosen: str | None = None) -> str:
         columns.append("outside XNNPACK")
         cells = [[*row, text] for row, text in zip(cells, others, strict=True)]
     return table_text(columns, cells, left=(0, *range(len(FILE_COLUMNS) - 1, len(columns))))
+
+
+def trials_table(rows: list[TrialRow]) -> str:
+    """The trials of a search; the best is marked with an asterisk."""
+    columns = ["trial", *rows[0].settings, "top-1", "p50 ms", "KB", "file", "exceeds"]
+    cells = [
+        [
+            f"{row.number}{' *' if row.chosen else ''}", *row.texts, f"{100 * row.top1:.1f}",
+            f"{row.p50_ms:.2f}", f"{row.file_bytes / 1000:.0f}", row.file, row.why,
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return table_text(columns, cells, left=(0, len(columns) - 2, len(columns) - 1))
 
 
 def _outside_xnnpack(row: dict[str, Any]) -> dict[str, int]:

@@ -50,6 +50,31 @@ def load_experiment(
     return _check_choices(experiment, registries)
 
 
+def with_settings(
+    experiment: Experiment, registries: Mapping[str, Registry], settings: Mapping[str, Any]
+) -> Experiment:
+    """The experiment with other values at some keys, checked like a config.
+
+    Args:
+        settings: values by key, such as {"student.soft_weight": 0.7}.
+
+    Raises:
+        UserError: a key is unknown, or a value does not fit.
+    """
+    values = experiment.model_dump(mode="json")
+    for key, value in settings.items():
+        *path, last = key.split(".")
+        section = values
+        for part in path:
+            section = section[part] if isinstance(section.get(part), dict) else {}
+        section[last] = value
+    try:
+        changed = Experiment.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(None, error)) from None
+    return _check_choices(changed, registries)
+
+
 def to_yaml(experiment: Experiment) -> str:
     """The experiment as YAML with every default written out; `load_experiment` reads it back."""
     return dump_yaml(experiment.model_dump(mode="json"))
@@ -112,8 +137,8 @@ def _merge(values: Values, changes: Values) -> None:
             values[key] = change
 
 
-def _explain(path: Path, error: ValidationError) -> str:
-    """One line for each problem that pydantic reports."""
+def _explain(path: Path | None, error: ValidationError) -> str:
+    """One line for each problem that pydantic reports, of a file if there is one."""
     lines = []
     for problem in error.errors():
         place = [str(part) for part in problem["loc"]]
@@ -126,7 +151,7 @@ def _explain(path: Path, error: ValidationError) -> str:
         else:
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"{'.'.join(where)} is {problem['input']!r}: {message}.")
-    return f"{path}: " + "\n  ".join(dict.fromkeys(lines))
+    return (f"{path}: " if path else "") + "\n  ".join(dict.fromkeys(lines))
 
 
 def _fields_at(where: list[str]) -> list[str]:

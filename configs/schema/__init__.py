@@ -10,6 +10,7 @@ from configs.schema.data import DataConfig
 from configs.schema.evaluate import EvaluateConfig
 from configs.schema.files import CompressConfig
 from configs.schema.training import AnyTeacherConfig, SoftLabelsConfig, StudentConfig
+from configs.schema.tune import TuneConfig
 from configs.schema.views import ViewsConfig
 
 
@@ -25,6 +26,7 @@ class Experiment(Strict):
     student: StudentConfig
     compress: CompressConfig = CompressConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    tune: TuneConfig = TuneConfig()
 
 
 def holds_path(key: str) -> bool:

@@ -49,7 +49,7 @@ class Details:
 
 def render_html(report: ReportJson, details: Details) -> str:
     """The whole page; nothing in it is fetched from anywhere."""
-    template = _environment(autoescape=True).get_template("report.html")
+    template = page_environment(autoescape=True).get_template("report.html")
     galleries = [
         (gallery, [(row, _thumbnail(row.photo)) for row in gallery.shown])
         for gallery in details.galleries
@@ -65,10 +65,11 @@ def render_markdown(report: ReportJson, details: Details) -> str:
 
 def markdown_environment() -> Environment:
     """Renders Markdown templates; a missing value shows as a dash."""
-    return _environment(autoescape=False)
+    return page_environment(autoescape=False)
 
 
-def _environment(*, autoescape: bool) -> Environment:
+def page_environment(*, autoescape: bool) -> Environment:
+    """Renders the templates of this folder; a missing value shows as a dash."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=autoescape,
