@@ -156,6 +156,17 @@ def tune(target: Target, options: RunOptions) -> Result:
     return Result(value, text)
 
 
+@command(app)
+def backbones() -> Result:
+    """List every backbone: parameters, MACs, input size, and whether its weights are here."""
+    from commands.tables import backbones_table
+    from configs.records import to_json
+    from distill.backbones.catalogue import backbone_rows
+
+    rows = backbone_rows()
+    return Result({"backbones": [to_json(row) for row in rows]}, backbones_table(rows))
+
+
 @app.command()
 def schema() -> None:
     """Print the JSON schema of a config, for editors that complete and check YAML."""

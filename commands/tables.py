@@ -1,7 +1,7 @@
 """The tables that commands print: of files, runs, devices and measurements."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +13,9 @@ from eval.devices.wheels import RUNTIMES
 from eval.needs import Runtime, operators_text
 from eval.report.trials import TrialRow
 from eval.timing.latency import milliseconds
+
+if TYPE_CHECKING:
+    from distill.backbones.catalogue import BackboneRow
 
 FILE_COLUMNS = [
     "file", "KB", "top-1", "95 %", "drop", "same as parent", "p50 ms", "p90 ms", "MiB", "needs",
@@ -201,6 +204,29 @@ def devices_table(checks: list[DeviceCheck]) -> str:
     problems = [f"{check.device}: {check.problem}" for check in checks if check.problem]
     columns = ["device", "processor", "cores", "system", "Python", "runtimes"]
     return "\n".join([table_text(columns, cells), *problems])
+
+
+def backbones_table(rows: "list[BackboneRow]") -> str:
+    """One line per backbone, and what the columns mean."""
+    columns = [
+        "backbone", "parameters (M)", "MACs (M)", "input", "smallest", "ImageNet weights here",
+    ]  # fmt: skip
+    cells = [
+        [
+            row.name,
+            f"{row.num_parameters / 1e6:.1f}",
+            "" if row.num_macs is None else f"{row.num_macs / 1e6:,.0f}",
+            str(row.image_size),
+            str(row.smallest_image),
+            row.imagenet_here,
+        ]
+        for row in rows
+    ]
+    return table_text(columns, cells, left=(0, len(columns) - 1)) + (
+        "\nParameters and MACs (multiply-accumulates of one image of the size in the column input) "
+        "are those of a network with 1,000 classes.\nAny Keras model of yours is a backbone, too: "
+        "{name: keras_file, weights: mine.keras}"
+    )
 
 
 def candidates_table(candidates: list[dict[str, Any]]) -> str:

@@ -5,6 +5,7 @@ from configs.errors import UserError
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from configs.schema.training import GivenTeacherConfig, SoftLabelsConfig
+from distill.backbones.entry import check_image_size
 from distill.feature_losses import facts_of
 from distill.losses import LOSSES, needs_labels
 
@@ -29,6 +30,21 @@ def check_loss(experiment: Experiment) -> None:
             )
     if experiment.student.feature_loss is not None:
         _check_feature_loss(experiment, experiment.student.feature_loss.name)
+
+
+def check_image_sizes(experiment: Experiment) -> None:
+    """Check that the images are large enough for the backbones, before anything is trained.
+
+    Raises:
+        UserError: an image is too small.
+    """
+    for section in ("teacher", "student"):
+        config = getattr(experiment, section)
+        if not isinstance(config, GivenTeacherConfig):
+            try:
+                check_image_size(config.backbone.name, config.image_size)
+            except UserError as error:
+                raise UserError(f"{section}.{error}") from None
 
 
 def _check_feature_loss(experiment: Experiment, name: str) -> None:

@@ -14,7 +14,7 @@ from configs.registry import nearest
 from configs.resume import Facts, Step, is_current, take_step
 from configs.run_dir import RunDir
 from configs.schema import Experiment
-from distill.checks import check_loss, check_unlabelled
+from distill.checks import check_image_sizes, check_loss, check_unlabelled
 from distill.data.pipelines import open_photo_store
 
 log = logging.getLogger("potstill")
@@ -143,6 +143,7 @@ def _take(step: Step, name: str, *, force: bool) -> Facts:
 
 
 def _prepare(run: RunDir, experiment: Experiment, names: list[str], target: str) -> None:
+    check_image_sizes(experiment)
     check_loss(experiment)
     check_unlabelled(experiment)
     check_order(experiment)

@@ -1,6 +1,6 @@
 """`BACKBONES`: functions that build a Keras model, from raw pixels to logits.
 
-There is one file for each family of backbones.
+`efficientnet` and `applications` hold the tables of networks, `ported` those of PyTorch.
 """
 
 import importlib
@@ -11,4 +11,5 @@ BACKBONES = Registry("backbone")
 HEAD = "logits"
 """The name of the last layer of every backbone."""
 
-importlib.import_module(f"{__name__}.efficientnet")
+for _module in ("efficientnet", "applications", "ported.resnet", "keras_file"):
+    importlib.import_module(f"{__name__}.{_module}")

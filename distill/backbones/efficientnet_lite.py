@@ -54,9 +54,14 @@ def _round_filters(filters: float) -> int:
     return rounded if rounded >= 0.9 * filters else rounded + 8
 
 
-def blocks_of(variant: int) -> list[Block]:
-    """The blocks of a variant; its first and last stages keep one block each."""
+def blocks_of(variant: int, factor: float = 1.0) -> list[Block]:
+    """The blocks of a variant; its first and last stages keep one block each.
+
+    Args:
+        factor: of the width of the variant.
+    """
     width, depth = WIDTH_AND_DEPTH[variant]
+    width *= factor
     blocks = []
     for stage, (kernel_size, repeats, filters, ratio, strides) in enumerate(STAGES):
         scaled = 0 < stage < len(STAGES) - 1
@@ -67,8 +72,11 @@ def blocks_of(variant: int) -> list[Block]:
     return blocks
 
 
-def lite_features(variant: int, image_size: int) -> keras.Model:
+def lite_features(variant: int, image_size: int, width: float = 1.0) -> keras.Model:
     """EfficientNet-Lite from raw pixels to pooled features, with random weights.
+
+    Args:
+        width: factor of the channels of the blocks. Stem and head are not scaled, as in Lite1..4.
 
     Returns:
         A flat model, (batch, image_size, image_size, 3) in 0..255 -> (batch, 1280).
@@ -77,7 +85,7 @@ def lite_features(variant: int, image_size: int) -> keras.Model:
     x = layers.Rescaling(1 / PIXEL_SCALE, offset=-PIXEL_MEAN / PIXEL_SCALE)(image)
     x = _conv(x, STEM_FILTERS, "stem_conv", "stem_bn", kernel_size=3, strides=2)
     x = layers.ReLU(6.0, name="stem_activation")(x)
-    blocks = blocks_of(variant)
+    blocks = blocks_of(variant, width)
     for number, block in enumerate(blocks):
         x = _apply_block(x, block, drop_rate=DROP_CONNECT * number / len(blocks))
     x = _conv(x, HEAD_FILTERS, "top_conv", "top_bn")

