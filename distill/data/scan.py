@@ -5,17 +5,14 @@ import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from configs.artifacts import digest, ending, file_sha256
+from configs.artifacts import digest
 from configs.errors import UserError
-from configs.progress import track
 from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from configs.schema.data import DataConfig
-from distill.data.folders import files_below
 from distill.data.manifest import (
     SPLITS,
     UNLABELLED,
@@ -30,9 +27,12 @@ from distill.data.manifest import (
     with_hidden_labels,
     write_manifest,
 )
-from distill.data.sources import SOURCES, ListedFile, Listing, unlabelled_files
-from distill.data.splits import SplitRule
-from eval.photo_files import PHOTO_SUFFIXES, UnreadablePhoto, UnreadKind, photo_size
+from distill.data.reading import Candidate, read_all, without_duplicates
+from distill.data.sources import SOURCES
+from distill.data.sources.folder import unlabelled_files
+from distill.data.sources.folders import files_below
+from distill.data.sources.listing import ListedFile, Listing
+from distill.data.splitting.rule import SplitRule
 
 log = logging.getLogger("potstill")
 
@@ -89,8 +89,8 @@ def scan_flat_folder(path: Path) -> dict[str, Examples]:
     """
     listing = Listing(path, [ListedFile(name, "", None) for name in files_below(path, path)])
     rule = SplitRule(validation=DEFAULTS.validation, test=DEFAULTS.test)
-    candidates, skipped = _read_all(listing, rule)
-    unique, duplicates = _without_duplicates(candidates)
+    candidates, skipped = read_all(listing, rule)
+    unique, duplicates = without_duplicates(candidates)
     skipped += duplicates
     photos = sorted((candidate.photo for candidate in unique), key=lambda photo: photo.id)
     _check_lost(path, len(photos), skipped, max_skipped=DEFAULTS.max_skipped, in_run=False)
@@ -123,14 +123,6 @@ def list_source(data: DataConfig, run: RunDir) -> tuple[Listing, str]:
     return listing, digest(rows)
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """A readable photo, before files with the same content are compared."""
-
-    photo: Photo
-    has_split_folder: bool
-
-
 def scan(
     listing: Listing, rule: SplitRule, *, max_skipped: float, in_run: bool = True
 ) -> tuple[list[Photo], list[Skipped]]:
@@ -150,8 +142,8 @@ def scan(
             "on. Their sum must be below 1."
         )
     train_rule = rule.beside_folders(listing)
-    candidates, skipped = _read_all(listing, train_rule)
-    unique, duplicates = _without_duplicates(candidates)
+    candidates, skipped = read_all(listing, train_rule)
+    unique, duplicates = without_duplicates(candidates)
     skipped += duplicates
     photos = sorted(_with_full_splits(unique, train_rule), key=lambda photo: photo.id)
     _check_lost(listing.root, len(photos), skipped, max_skipped=max_skipped, in_run=in_run)
@@ -164,72 +156,7 @@ def scan(
     return photos, skipped
 
 
-def _read_all(listing: Listing, rule: SplitRule) -> tuple[list[_Candidate], list[Skipped]]:
-    """Open every file."""
-    candidates: list[_Candidate] = []
-    skipped: list[Skipped] = []
-    with ThreadPoolExecutor() as pool, track("photos", len(listing.files)) as advance:
-        # A file in the queue of the pool takes 2 kB of memory, so they come in parts.
-        parts = (listing.files[i : i + 1024] for i in range(0, len(listing.files), 1024))
-        results = (r for part in parts for r in pool.map(lambda f: _read(listing.root, f), part))
-        for number, (result, file) in enumerate(zip(results, listing.files, strict=True), 1):
-            if isinstance(result, Skipped):
-                skipped.append(result)
-            else:
-                split = file.split or rule.split_of(result.sha256)
-                candidates.append(_Candidate(replace(result, split=split), file.split is not None))
-            advance(number, f"{len(skipped)} skipped")
-    return candidates, skipped
-
-
-def _read(root: Path, file: ListedFile) -> Photo | Skipped:
-    path = root / file.path
-    try:
-        file.path.encode("utf-8")
-    except UnicodeEncodeError:
-        readable = file.path.encode("utf-8", "backslashreplace").decode()
-        return Skipped(readable, "file name is not UTF-8", is_lost_photo=True)
-    if ending(path) not in PHOTO_SUFFIXES:
-        return Skipped(file.path, f"not a photo ({ending(path) or 'no ending'})")
-    try:
-        width, height = photo_size(path)
-        sha256 = file_sha256(path)
-    except UnreadablePhoto as error:
-        is_kind = isinstance(error, UnreadKind)
-        return Skipped(file.path, str(error), is_lost_photo=True, is_unread_kind=is_kind)
-    except OSError as error:
-        return Skipped(file.path, error.strerror or str(error), is_lost_photo=True)
-    return Photo(sha256[:16], file.path, file.label, "", width, height, sha256)
-
-
-def _without_duplicates(
-    candidates: Iterable[_Candidate],
-) -> tuple[list[_Candidate], list[Skipped]]:
-    """One photo for each content.
-
-    A photo under two labels is not used, because nobody knows which label is right. Of a photo in
-    two splits the test photo is used, then the validation photo, so that nothing is tested that
-    was learned. A photo without a label is used last.
-    """
-    order = (UNLABELLED, *SPLITS)
-    same_content: dict[str, list[_Candidate]] = defaultdict(list)
-    for candidate in candidates:
-        same_content[candidate.photo.sha256].append(candidate)
-    unique, skipped = [], []
-    for group in same_content.values():
-        group.sort(key=lambda c: (-order.index(c.photo.split), not c.has_split_folder))
-        first, *others = [candidate.photo for candidate in group]
-        labels = sorted({photo.label for photo in (first, *others)} - {""})
-        if len(labels) > 1:
-            reason = f"the same photo under {' and '.join(labels)}"
-            skipped += [Skipped(photo.path, reason) for photo in (first, *others)]
-            continue
-        unique.append(group[0])
-        skipped += [Skipped(photo.path, f"the same photo as {first.path}") for photo in others]
-    return unique, skipped
-
-
-def _with_full_splits(candidates: Iterable[_Candidate], rule: SplitRule) -> Iterator[Photo]:
+def _with_full_splits(candidates: Iterable[Candidate], rule: SplitRule) -> Iterator[Photo]:
     """The photos, those without a split folder split class by class."""
     by_class: dict[str, list[Photo]] = defaultdict(list)
     for candidate in candidates:

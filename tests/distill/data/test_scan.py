@@ -19,7 +19,7 @@ from distill.data.scan import (
     scan,
     scan_folder,
 )
-from distill.data.splits import SplitRule
+from distill.data.splitting.rule import SplitRule
 from support import save_photo
 
 

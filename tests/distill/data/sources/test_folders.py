@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from configs.errors import UserError
-from distill.data.folders import ClassFolder, files_below, read_layout, split_of_name
-from distill.data.sources import folder
+from distill.data.sources.folder import folder
+from distill.data.sources.folders import ClassFolder, files_below, read_layout, split_of_name
 from support import save_photo
 
 
