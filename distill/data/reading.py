@@ -4,43 +4,64 @@ from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from configs.artifacts import ending, file_sha256
 from configs.progress import track
 from distill.data.manifest import SPLITS, UNLABELLED, Photo, Skipped
 from distill.data.sources.listing import ListedFile, Listing
+from distill.data.splitting.near_duplicates import thumbnail
 from distill.data.splitting.rule import SplitRule
-from eval.photo_files import PHOTO_SUFFIXES, UnreadablePhoto, UnreadKind, photo_size
+from eval.photo_files import PHOTO_SUFFIXES, UnreadablePhoto, UnreadKind, decoded_photo
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A readable photo, before files with the same content are compared."""
+    """A readable photo, before files with the same content are compared.
+
+    Attributes:
+        has_split_folder: its source names its split.
+        thumbnail: see `thumbnail` of splitting/near_duplicates.py; None if nobody asked for it.
+    """
 
     photo: Photo
     has_split_folder: bool
+    thumbnail: bytes | None = None
 
 
-def read_all(listing: Listing, rule: SplitRule) -> tuple[list[Candidate], list[Skipped]]:
-    """Open every file."""
+def read_all(
+    listing: Listing, rule: SplitRule, *, thumbnails: bool = False
+) -> tuple[list[Candidate], list[Skipped]]:
+    """Open every file.
+
+    Args:
+        thumbnails: whether to keep thumbnails, of 1 kB each.
+    """
     candidates: list[Candidate] = []
     skipped: list[Skipped] = []
     with ThreadPoolExecutor() as pool, track("photos", len(listing.files)) as advance:
         # A file in the queue of the pool takes 2 kB of memory, so they come in parts.
         parts = (listing.files[i : i + 1024] for i in range(0, len(listing.files), 1024))
-        results = (r for part in parts for r in pool.map(lambda f: _read(listing.root, f), part))
+        read = partial(_read, listing.root, thumbnails)
+        results = (result for part in parts for result in pool.map(read, part))
         for number, (result, file) in enumerate(zip(results, listing.files, strict=True), 1):
             if isinstance(result, Skipped):
                 skipped.append(result)
             else:
-                split = file.split or rule.split_of(result.sha256)
-                candidates.append(Candidate(replace(result, split=split), file.split is not None))
+                photo, small = result
+                split = file.split or rule.split_of(photo.sha256)
+                photo = replace(photo, split=split)
+                candidates.append(Candidate(photo, file.split is not None, small))
             advance(number, f"{len(skipped)} skipped")
     return candidates, skipped
 
 
-def _read(root: Path, file: ListedFile) -> Photo | Skipped:
+def _read(
+    root: Path, want_thumbnail: bool, file: ListedFile
+) -> tuple[Photo, bytes | None] | Skipped:
+    if file.problem:
+        return Skipped(file.source_name, file.problem, is_lost_photo=True)
     path = root / file.path
     try:
         file.path.encode("utf-8")
@@ -50,14 +71,17 @@ def _read(root: Path, file: ListedFile) -> Photo | Skipped:
     if ending(path) not in PHOTO_SUFFIXES:
         return Skipped(file.path, f"not a photo ({ending(path) or 'no ending'})")
     try:
-        width, height = photo_size(path)
+        with decoded_photo(path) as decoded:
+            width, height = decoded.width, decoded.height
+            small = thumbnail(decoded.image) if want_thumbnail else None
         sha256 = file_sha256(path)
     except UnreadablePhoto as error:
         is_kind = isinstance(error, UnreadKind)
         return Skipped(file.path, str(error), is_lost_photo=True, is_unread_kind=is_kind)
     except OSError as error:
         return Skipped(file.path, error.strerror or str(error), is_lost_photo=True)
-    return Photo(sha256[:16], file.path, file.label, "", width, height, sha256)
+    photo = Photo(sha256[:16], file.path, file.label, "", width, height, sha256, file.group)
+    return photo, small
 
 
 def without_duplicates(

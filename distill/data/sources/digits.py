@@ -1,28 +1,27 @@
 """The handwritten digits of scikit-learn as a source."""
 
 import os
-from pathlib import Path
 
 from configs.artifacts import whole_file
 from configs.errors import UserError
-from distill.data.sources.listing import SOURCES, ListedFile, Listing
+from distill.data.sources.listing import SOURCES, ListedFile, Listing, Place
 
 DIGITS_TIME = 946_684_800
 """The time of change of every digit, in seconds since 1970: the first day of 2000."""
 
 
 @SOURCES.add
-def digits(path: Path | None, run_data: Path) -> Listing:
+def digits(place: Place) -> Listing:
     """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, written as PNG files."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    if path is not None:
+    if place.path is not None:
         raise UserError(
-            f"data.path is {path}, but source digits reads no folder. "
+            f"data.path is {place.path}, but source digits reads no folder. "
             "Set data.source=folder to use the photos, or leave data.path out."
         )
-    root = run_data / "digits"
+    root = place.run_data / "digits"
     bunch = load_digits()
     files: list[ListedFile] = []
     for number, (image, label) in enumerate(zip(bunch.images, bunch.target, strict=True)):

@@ -4,21 +4,22 @@ from pathlib import Path
 
 from configs.errors import UserError
 from distill.data.sources.folders import EXAMPLE, files_below, read_layout
-from distill.data.sources.listing import SOURCES, ListedFile, Listing
+from distill.data.sources.listing import SOURCES, ListedFile, Listing, Place
 
 EXPECTED_FOLDER = "Expected a folder with one folder per class."
 
 
 @SOURCES.add
-def folder(path: Path | None, run_data: Path) -> Listing:
+def folder(place: Place) -> Listing:
     """A folder with one folder per class, or with split folders of them."""
+    path = place.path
     if path is None:
         raise UserError("data.path is not set. Name the folder of photos: --set data.path=FOLDER")
     if not path.exists():
         raise UserError(f"{path} does not exist. {EXPECTED_FOLDER}")
     if not path.is_dir():
         raise UserError(f"{path} is a file. {EXPECTED_FOLDER}")
-    layout = read_layout(path)
+    layout = read_layout(path, has_groups=place.has_groups)
     files = [
         ListedFile(name, folder.label, folder.split)
         for folder in layout.class_folders
