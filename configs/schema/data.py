@@ -1,7 +1,8 @@
 """`DataConfig`: where photos come from, and how they are split."""
 
 import re
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -36,12 +37,26 @@ class GroupConfig(Strict):
         return self
 
 
+class ColumnsConfig(Strict):
+    """The columns of a table, or the features of a data set. null: found by name or type."""
+
+    photo: str | None = None
+    label: str | None = None
+    split: str | None = None
+
+
 class DataConfig(Strict):
     source: str = "folder"
     """Where photos come from. folder: one folder per class, or split folders (train/, test/ and the
-    like) that hold one folder per class. digits: the handwritten digits of scikit-learn."""
+    like) that hold one folder per class; or a file that one of the next four reads. archive: a ZIP
+    or tar of such a folder. table: CSV or Parquet. numpy: an .npz of arrays. coco: the boxes of
+    annotations. hf:NAME and tfds:NAME: a data set of Hugging Face (or a folder with one) and of
+    TensorFlow Datasets. digits: the handwritten digits of scikit-learn."""
     path: UserPath | None = None
-    """The folder of photos, relative to the folder in which the command runs."""
+    """The folder or file of photos, relative to the folder in which the command runs."""
+    photos: UserPath | None = None
+    """The folder that paths in a table or in annotations are relative to. null: its own."""
+    columns: ColumnsConfig = ColumnsConfig()
     unlabelled: UserPath | None = None
     """A folder of more photos, without labels. The teacher labels them for the student."""
     labels_per_class: Annotated[int, Field(gt=0)] | None = None
@@ -63,6 +78,15 @@ class DataConfig(Strict):
     """Keep photos that are nearly the same on one side of every split, and list them in
     data/near_duplicates.csv. null: yes, except where an older version has split the photos."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _absolute_folder(cls, values: Any) -> Any:
+        """hf:FOLDER means the same wherever a command starts."""
+        source = values.get("source") if isinstance(values, dict) else None
+        if isinstance(source, str) and source.startswith("hf:") and Path(source[3:]).is_dir():
+            return {**values, "source": f"hf:{Path(source[3:]).resolve()}"}
+        return values
+
     def as_input(self) -> Facts:
         """The section as an input of a step. Keys that older runs do not have count if set."""
         unset = {
@@ -71,5 +95,5 @@ class DataConfig(Strict):
         return self.model_dump(mode="json", exclude=unset)
 
 
-LATER_KEYS = ("labels_per_class", "group", "use_splits", "near_duplicates")
+LATER_KEYS = ("labels_per_class", "photos", "columns", "group", "use_splits", "near_duplicates")
 """Keys that came later. While they have their defaults, runs of before stay up to date."""

@@ -28,7 +28,7 @@ from distill.data.manifest import (
     write_near_duplicates,
 )
 from distill.data.reading import read_all, without_duplicates
-from distill.data.sources import SOURCES
+from distill.data.sources import SOURCES, list_photos
 from distill.data.sources.folder import unlabelled_files
 from distill.data.sources.folders import files_below
 from distill.data.sources.listing import ListedFile, Listing, Place
@@ -129,9 +129,7 @@ def scan_flat_folder(path: Path) -> dict[str, Examples]:
 
 def list_source(data: DataConfig, run: RunDir) -> tuple[Listing, str]:
     """The files of the source, and a digest of their names, sizes and modification times."""
-    listing = SOURCES[data.source](
-        Place(data.path, run.photos_manifest.parent, has_groups=data.group is not None)
-    )
+    listing = list_photos(data, run.photos_manifest.parent)
     if not data.use_splits:
         files = [f if f.split == UNLABELLED else replace(f, split=None) for f in listing.files]
         listing = replace(listing, files=files)

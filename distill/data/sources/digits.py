@@ -5,9 +5,7 @@ import os
 from configs.artifacts import whole_file
 from configs.errors import UserError
 from distill.data.sources.listing import SOURCES, ListedFile, Listing, Place
-
-DIGITS_TIME = 946_684_800
-"""The time of change of every digit, in seconds since 1970: the first day of 2000."""
+from distill.data.sources.unpacked import FIXED_TIME
 
 
 @SOURCES.add
@@ -32,6 +30,6 @@ def digits(place: Place) -> Listing:
                 Image.fromarray((image * 15.9375).astype("uint8")).save(unfinished)
                 # Two processes may write the same photo. With one time of change for both, the
                 # second does not make the photo look like a new one.
-                os.utime(unfinished, (DIGITS_TIME, DIGITS_TIME))
+                os.utime(unfinished, (FIXED_TIME, FIXED_TIME))
         files.append(ListedFile(name, str(label), None))
     return Listing(root, files)

@@ -3,9 +3,17 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from configs.errors import UserError
 from configs.registry import Registry
+from configs.schema.data import ColumnsConfig
 
 SOURCES = Registry("source")
+"""Functions that list the files of a `Place`. Facts that a source declares where it registers:
+
+endings: of the files that it reads, as in ".zip". `data.path` or a TARGET may name such a file.
+named: what follows its name and a colon in `data.source`, if something does.
+reads: further settings that it reads: "photos", "columns", "group.column".
+"""
 
 
 @dataclass(frozen=True)
@@ -15,12 +23,36 @@ class Place:
     Attributes:
         path: `data.path`.
         run_data: the folder of the run that a source may write to.
+        name: what follows the colon of `data.source`.
+        photos: `data.photos`, what paths in a file are relative to.
+        columns: `data.columns`, where photos and labels stand in a table.
+        group_column: `data.group.column`.
         has_groups: whether `data.group` is set, so that folders inside a class may be groups.
     """
 
     path: Path | None
     run_data: Path = Path()
+    name: str = ""
+    photos: Path | None = None
+    columns: ColumnsConfig | None = None
+    group_column: str | None = None
     has_groups: bool = False
+
+    def file(self, expected: str) -> Path:
+        """`path`, which must be a file.
+
+        Args:
+            expected: what is expected of it, for the error.
+
+        Raises:
+            UserError: there is no such file.
+        """
+        if self.path is None:
+            raise UserError(f"data.path is not set. Name {expected}: --set data.path=FILE")
+        if not self.path.is_file():
+            problem = "is a folder" if self.path.is_dir() else "does not exist"
+            raise UserError(f"{self.path} {problem}. Expected {expected}.")
+        return self.path
 
 
 @dataclass(frozen=True)
