@@ -35,6 +35,11 @@ def data(target: Target, options: StepOptions) -> Result:
     counts = " · ".join(f"{s} {facts[f'num_{s}']}" for s in ("train", "validation", "test"))
     if facts["num_unlabelled"]:
         counts += f" · unlabelled {facts['num_unlabelled']}"
+    if num_groups := facts.get("num_groups"):
+        counts += f" · {num_groups} groups, each on one side"
+    if num_near := facts.get("num_near_duplicates"):
+        near = directory.photos_manifest.with_name("near_duplicates.csv")
+        counts += f"\n{num_near} photos are nearly the same as another one, listed in {near}"
     skipped = directory.photos_manifest.with_name("skipped.csv")
     # Manifests of older versions have neither endings nor empty classes.
     endings = describe_endings(facts.get("skipped_endings", {}))

@@ -29,9 +29,9 @@ from configs.records import to_json
 from configs.resume import Facts
 from configs.schema.choice import Choice
 from configs.schema.files import BudgetConfig, LeastRuntime
-from distill.data.folders import is_flat
 from distill.data.manifest import Examples
 from distill.data.scan import scan_flat_folder, scan_folder
+from distill.data.sources.folders import is_flat
 from eval.choice.drop import drop_of
 from eval.choice.file_to_ship import MeasuredFile, choose
 from eval.footprint import file_bytes

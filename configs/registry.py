@@ -111,6 +111,12 @@ class Registry:
         self[name]
         return self._facts[name]
 
+    def name_by_ending(self, file_name: str) -> str | None:
+        """The entry whose fact `endings` names the ending of a file; None if there is none."""
+        small = file_name.lower()
+        endings = {name: facts.get("endings", ()) for name, facts in self._facts.items()}
+        return next((name for name, ends in endings.items() if small.endswith(ends)), None)
+
     def _option_parameters(self, name: str) -> dict[str, inspect.Parameter]:
         parameters = inspect.signature(self[name], eval_str=True).parameters
         return {k: p for k, p in parameters.items() if p.default is not inspect.Parameter.empty}

@@ -94,6 +94,7 @@ def lessons(
         )
         if share is not None:
             views = replace(views, examples=views.examples.share_of_each_class(share))
+        views = replace(views, balanced=student.sampling == "balanced")
         weights = class_weights(views.examples, student)
         return Lessons(views, label_objective(student.label_smoothing, weights), None)
     return Lessons(
@@ -148,7 +149,8 @@ def learning_inputs(
     """
     student = experiment.student
     # Runs of before there were these keys are not trained again.
-    unset = {key for key in ("labelled_share", "feature_loss") if getattr(student, key) is None}
+    later_keys = ("labelled_share", "feature_loss", "sampling")
+    unset = {key for key in later_keys if getattr(student, key) is None}
     exclude = ABOUT_OTHERS | exclude | unset
     return {
         "student": student.model_dump(mode="json", exclude=set(exclude)),
@@ -179,8 +181,9 @@ def control_step(
     Args:
         share: of all labels, for a point of the label curve; see `lessons`.
     """
+    unset = {"sampling"} if experiment.student.sampling is None else set()
     inputs = {
-        "student": experiment.student.model_dump(mode="json", exclude=NOT_OF_THE_CONTROL),
+        "student": experiment.student.model_dump(mode="json", exclude=NOT_OF_THE_CONTROL | unset),
         "num_views": experiment.soft_labels.num_views,
     }
     if min_confidence := _min_confidence(experiment):

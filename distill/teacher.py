@@ -1,7 +1,7 @@
 """The teacher step: train a teacher, or check the files that are given as one."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -95,6 +95,7 @@ def _trained_step(
     """Fine-tune the teacher on labels, with a new view of each photo in every epoch."""
     # Teachers of runs before there was this key are not trained again.
     unset = {"labels"} if config.labels == "shown" else set()
+    unset |= {"sampling"} if config.sampling is None else set()
     inputs = {
         **view_inputs(run, experiment),
         "teacher": config.model_dump(mode="json", exclude=unset),
@@ -103,10 +104,11 @@ def _trained_step(
 
     def build(workspace: Workspace) -> Built:
         examples = teacher_examples(run, config.labels)
+        views = labelled_views(run, experiment, photos, config.epochs, config.labels)
         job = TrainingJob(
             name="teacher",
             config=config,
-            views=labelled_views(run, experiment, photos, config.epochs, config.labels),
+            views=replace(views, balanced=config.sampling == "balanced"),
             objective=label_objective(config.label_smoothing, class_weights(examples, config)),
             seed=experiment.seed,
         )

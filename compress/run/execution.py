@@ -176,7 +176,7 @@ def _photos_are_elsewhere(run: RunDir, experiment: Experiment) -> bool:
     manifest, path = run.photos_manifest.with_suffix(".json"), experiment.data.path
     if path is None or path.exists() or not manifest.exists():
         return False
-    return bool(read_json(manifest)["inputs"]["data"] == experiment.data.model_dump(mode="json"))
+    return bool(read_json(manifest)["inputs"]["data"] == experiment.data.as_input())
 
 
 def _require(run: RunDir, step: Step, name: str, target: str) -> None:

@@ -24,6 +24,7 @@ def load_experiment(
     overrides: list[str] | None = None,
     *,
     photos: Path | None = None,
+    source: str = "folder",
 ) -> Experiment:
     """The experiment that a YAML file describes, checked and with every default filled in.
 
@@ -32,15 +33,17 @@ def load_experiment(
             feature_loss, method, recipe, device, corruption.
         overrides: "key.path=value" texts. They replace values of the file. The value is YAML,
             except for a path, which is taken as it stands.
-        photos: a folder of photos that replaces the source of the file.
+        photos: a folder or file of photos that replaces the source of the file.
+        source: what replaces it; folder with `photos` only.
 
     Raises:
         UserError: the file cannot be read, or a key, name, option or value does not fit.
     """
     values = _read_config(path)
     _name_choices(values)
-    if photos is not None:
-        _merge(values, {"data": {"source": "folder", "path": str(photos)}})
+    if photos is not None or source != "folder":
+        place = None if photos is None else str(photos)
+        _merge(values, {"data": {"source": source, "path": place}})
     for override in overrides or []:
         _merge(values, _parse_override(override))
     try:
@@ -192,7 +195,7 @@ def _check_choices(experiment: Experiment, registries: Mapping[str, Registry]) -
         return choices
 
     compress, evaluate = experiment.compress, experiment.evaluate
-    registries["source"][experiment.data.source]
+    registries["source"][experiment.data.source.partition(":")[0]]
     checked_list(
         "corruption", "evaluate.corruptions", [Choice(name=name) for name in evaluate.corruptions]
     )

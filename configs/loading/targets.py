@@ -29,12 +29,14 @@ class _Target:
     Attributes:
         config: the YAML file to read.
         run: the run directory, unless the user names another one.
-        photos: the folder of photos that the target is, if it is one.
+        photos: the folder or file of photos that the target is, if it is one.
+        source: the source of photos that the target names, as in `tfds:cats_vs_dogs`.
     """
 
     config: Path
     run: Path
     photos: Path | None = None
+    source: str = "folder"
 
 
 def open_run(
@@ -49,7 +51,7 @@ def open_run(
     Raises:
         UserError: there is no such target, its config is wrong, or the run directory is taken.
     """
-    directory = RunDir(run or _resolve(target).run)
+    directory = RunDir(run or _resolve(target, registries).run)
     if not is_utf8(directory.path):
         raise UserError(f"the run directory {str(directory)!r} is not valid UTF-8. Rename it.")
     experiment = open_config(target, overrides=overrides, registries=registries)
@@ -62,11 +64,13 @@ def open_run(
 
 def open_config(target: str, *, overrides: list[str], registries: Registries) -> Experiment:
     """The checked experiment of a TARGET, without its run directory."""
-    resolved = _resolve(target)
-    return load_experiment(resolved.config, registries(), overrides, photos=resolved.photos)
+    resolved = _resolve(target, registries)
+    return load_experiment(
+        resolved.config, registries(), overrides, photos=resolved.photos, source=resolved.source
+    )
 
 
-def _resolve(target: str) -> _Target:
+def _resolve(target: str, registries: Registries) -> _Target:
     path = Path(target)
     bundled = CONFIGS / f"{target}.yaml"
     if path.is_dir() and (path / "experiment.yaml").exists():
@@ -78,10 +82,19 @@ def _resolve(target: str) -> _Target:
         return _Target(path, Path("runs") / path.stem)
     if bundled.is_file():
         return _Target(bundled, Path("runs") / target)
+    kind, colon, name = target.partition(":")
+    sources = registries().get("source") if colon or path.is_file() else None
+    if sources is not None and path.is_file() and sources.name_by_ending(path.name):
+        stem = path.name.partition(".")[0] or "photos"
+        return _Target(CONFIGS / "photos.yaml", Path("runs") / stem, photos=path)
+    if sources is not None and name and kind in sources.names() and sources.facts(kind):
+        run = Path("runs") / (Path(name).name or kind)
+        return _Target(CONFIGS / "photos.yaml", run, source=target)
     names = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
     problem = "is not a config" if path.exists() else "does not exist"
     raise UserError(
-        f"{target} {problem}. Expected a config file (.yaml), a folder of photos, a run directory, "
+        f"{target} {problem}. Expected a config file (.yaml), a folder of photos or a file with "
+        "them (.zip, .csv, .parquet, .npz, COCO's .json), hf:NAME or tfds:NAME, a run directory, "
         f"or the name of a bundled config: {names}."
     )
 

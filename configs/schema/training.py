@@ -26,11 +26,22 @@ class TrainingConfig(Strict):
     """Share of each label that is spread over all classes."""
     class_weights: Literal["balanced"] | None = None
     """balanced: all classes have the same total weight, however many photos they have."""
+    sampling: Literal["balanced"] | None = None
+    """balanced: all classes come equally often, so that photos of small classes come in more views.
+    A photo without a label counts to its teacher's answer. null: as photos come."""
     ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Validate and save a moving average of the weights instead of the weights. It keeps this share
     of itself at each update (0.99: an average over about 100 updates). null: no average."""
     patience: Annotated[int, Field(gt=0)] | None = None
     """Stop after this many epochs without a better validation loss. null: train all epochs."""
+
+    @model_validator(mode="after")
+    def _is_balanced_once(self) -> "TrainingConfig":
+        if self.sampling is not None and self.class_weights is not None:
+            raise ValueError(
+                "sampling and class_weights would both balance the classes: set one of them to null"
+            )
+        return self
 
 
 class TeacherConfig(TrainingConfig):

@@ -4,7 +4,7 @@ import csv
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +33,7 @@ class Photo:
         label: the name of its class; "" for a photo without a label.
         width, height: in pixels, with the photo upright.
         sha256: the digest of the file's bytes.
+        group: photos of one group are on one side of every split; "" for none.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Photo:
     width: int
     height: int
     sha256: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,27 @@ def write_manifest(run: RunDir, photos: list[Photo], skipped: list[Skipped]) -> 
     """Write data/manifest.csv and data/skipped.csv; returns their paths."""
     skipped_csv = run.photos_manifest.with_name("skipped.csv")
     columns = [field.name for field in fields(Photo)]
-    write_text(run.photos_manifest, _csv(columns, map(astuple, photos)))
+    if not any(photo.group for photo in photos):
+        columns.remove("group")  # as in older runs, so that nothing is trained again
+    rows = ([getattr(photo, name) for name in columns] for photo in photos)
+    write_text(run.photos_manifest, _csv(columns, rows))
     write_text(skipped_csv, _csv(["path", "reason"], [(s.path, s.reason) for s in skipped]))
     return [run.photos_manifest, skipped_csv]
+
+
+def write_near_duplicates(run: RunDir, near: Sequence[Sequence[Photo]]) -> Path:
+    """Write data/near_duplicates.csv: photos of one number are nearly the same.
+
+    The split of a photo that is left out is empty.
+    """
+    path = run.photos_manifest.with_name("near_duplicates.csv")
+    rows = [
+        (number, photo.path, photo.label, photo.split)
+        for number, photos in enumerate(near, 1)
+        for photo in photos
+    ]
+    write_text(path, _csv(["number", "path", "label", "split"], rows))
+    return path
 
 
 def _csv(columns: list[str], rows: Iterable[Sequence[object]]) -> str:

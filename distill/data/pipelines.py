@@ -53,6 +53,7 @@ class ViewSource:
         rows: indices of the examples that a training uses, int64; None: all. The others stay, as
             partners of mixed views.
         labelled_share: of each batch of a training; None: as the photos come.
+        balanced: whether every class comes equally often in a training.
     """
 
     examples: Examples
@@ -62,6 +63,7 @@ class ViewSource:
     seed: int
     rows: np.ndarray | None = None
     labelled_share: float | None = None
+    balanced: bool = False
 
     @property
     def training_rows(self) -> np.ndarray:

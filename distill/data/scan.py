@@ -3,19 +3,15 @@
 import logging
 import math
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from configs.artifacts import digest, ending, file_sha256
+from configs.artifacts import digest, read_json
 from configs.errors import UserError
-from configs.progress import track
 from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from configs.schema.data import DataConfig
-from distill.data.folders import files_below
 from distill.data.manifest import (
     SPLITS,
     UNLABELLED,
@@ -29,10 +25,16 @@ from distill.data.manifest import (
     make_examples,
     with_hidden_labels,
     write_manifest,
+    write_near_duplicates,
 )
-from distill.data.sources import SOURCES, ListedFile, Listing, unlabelled_files
-from distill.data.splits import SplitRule
-from eval.photo_files import PHOTO_SUFFIXES, UnreadablePhoto, UnreadKind, photo_size
+from distill.data.reading import read_all, without_duplicates
+from distill.data.sources import SOURCES, list_photos
+from distill.data.sources.folder import unlabelled_files
+from distill.data.sources.folders import files_below
+from distill.data.sources.listing import ListedFile, Listing, Place
+from distill.data.splitting.groups import with_groups
+from distill.data.splitting.rule import SplitRule
+from distill.data.splitting.split import split_photos
 
 log = logging.getLogger("potstill")
 
@@ -42,35 +44,54 @@ DEFAULTS = DataConfig()
 def data_step(run: RunDir, data: DataConfig) -> Step:
     """Scan and split the photos. A file that was added, removed or changed makes it stale."""
     listing, listing_digest = list_source(data, run)
+    manifest = run.photos_manifest.with_suffix(".json")
 
     def build(workspace: Workspace) -> Built:
         rule = SplitRule(validation=data.validation, test=data.test)
-        photos, skipped = scan(listing, rule, max_skipped=data.max_skipped)
+        find_near = data.near_duplicates
+        if find_near is None:
+            find_near = not _was_split_before(manifest)
+        scanned = scan(listing, rule, max_skipped=data.max_skipped, find_near=find_near)
+        photos, skipped = scanned.photos, scanned.skipped
         if data.labels_per_class is not None:
             photos = with_hidden_labels(photos, data.labels_per_class)
         count = Counter(photo.split for photo in photos)
-        return write_manifest(run, photos, skipped), {
+        paths, facts = write_manifest(run, photos, skipped), {}
+        if find_near:
+            paths.append(write_near_duplicates(run, scanned.near))
+            facts["num_near_duplicates"] = sum(map(len, scanned.near))
+        if scanned.num_groups:
+            facts["num_groups"] = scanned.num_groups
+        return paths, {
             "root": str(listing.root.resolve()),
             "source": data.source,
             "classes": _class_names(photos),
             "empty_classes": _empty_classes(listing, photos),
             **{f"num_{split}": count[split] for split in (*SPLITS, UNLABELLED)},
+            **facts,
             "num_skipped": len(skipped),
             "skipped_endings": count_endings(skipped),
         }
 
-    unset = {"labels_per_class"} if data.labels_per_class is None else set()  # as in older runs
-    inputs = {"data": data.model_dump(mode="json", exclude=unset), "listing": listing_digest}
-    return Step("data", run.photos_manifest.with_suffix(".json"), inputs, build)
+    inputs = {"data": data.as_input(), "listing": listing_digest}
+    return Step("data", manifest, inputs, build)
+
+
+def _was_split_before(manifest: Path) -> bool:
+    """Whether a version that did not look for near-duplicates split the photos of this run.
+
+    Its splits stay as they are when photos are added, so that no test photo was learned.
+    """
+    return manifest.exists() and "num_near_duplicates" not in read_json(manifest)
 
 
 def scan_folder(
     path: Path, *, validation: float = DEFAULTS.validation, test: float = DEFAULTS.test
 ) -> dict[str, Examples]:
     """Examples by split of a folder of photos that belongs to no run, by the same split rule."""
-    listing = SOURCES["folder"](path, Path())
+    listing = SOURCES["folder"](Place(path))
     rule = SplitRule(validation=validation, test=test)
-    photos, _ = scan(listing, rule, max_skipped=DEFAULTS.max_skipped, in_run=False)
+    photos = scan(listing, rule, max_skipped=DEFAULTS.max_skipped, in_run=False).photos
     classes, empty = _class_names(photos), _empty_classes(listing, photos)
     return {
         split: make_examples([p for p in photos if p.split == split], path, classes, empty)
@@ -89,8 +110,8 @@ def scan_flat_folder(path: Path) -> dict[str, Examples]:
     """
     listing = Listing(path, [ListedFile(name, "", None) for name in files_below(path, path)])
     rule = SplitRule(validation=DEFAULTS.validation, test=DEFAULTS.test)
-    candidates, skipped = _read_all(listing, rule)
-    unique, duplicates = _without_duplicates(candidates)
+    candidates, skipped = read_all(listing, rule)
+    unique, duplicates = without_duplicates(candidates)
     skipped += duplicates
     photos = sorted((candidate.photo for candidate in unique), key=lambda photo: photo.id)
     _check_lost(path, len(photos), skipped, max_skipped=DEFAULTS.max_skipped, in_run=False)
@@ -108,37 +129,57 @@ def scan_flat_folder(path: Path) -> dict[str, Examples]:
 
 def list_source(data: DataConfig, run: RunDir) -> tuple[Listing, str]:
     """The files of the source, and a digest of their names, sizes and modification times."""
-    listing = SOURCES[data.source](data.path, run.photos_manifest.parent)
+    listing = list_photos(data, run.photos_manifest.parent)
+    if not data.use_splits:
+        files = [f if f.split == UNLABELLED else replace(f, split=None) for f in listing.files]
+        listing = replace(listing, files=files)
     if data.unlabelled is not None:
         unlabelled = [
             ListedFile(path, "", UNLABELLED) for path in unlabelled_files(data.unlabelled)
         ]
         listing = replace(listing, files=[*listing.files, *unlabelled])
+    listing = with_groups(listing, data.group)
     rows = []
     for file in listing.files:
         path = listing.root / file.path
         stat = os.stat(path) if os.path.exists(path) else None
         size, changed = (stat.st_size, stat.st_mtime_ns) if stat else (None, None)
-        rows.append([file.path, file.label, file.split, size, changed])
+        row = [file.path, file.label, file.split, size, changed]
+        later = [value for value in (file.group, file.name, file.problem) if value]
+        rows.append([*row, *later])
     return listing, digest(rows)
 
 
 @dataclass(frozen=True)
-class _Candidate:
-    """A readable photo, before files with the same content are compared."""
+class Scanned:
+    """The photos of a listing.
 
-    photo: Photo
-    has_split_folder: bool
+    Attributes:
+        photos: usable ones with their splits, in the order of their ids.
+        near: near-duplicates set by set; those that are left out have an empty split.
+        num_groups: of photos that stay together.
+    """
+
+    photos: list[Photo]
+    skipped: list[Skipped]
+    near: list[list[Photo]]
+    num_groups: int
 
 
 def scan(
-    listing: Listing, rule: SplitRule, *, max_skipped: float, in_run: bool = True
-) -> tuple[list[Photo], list[Skipped]]:
+    listing: Listing,
+    rule: SplitRule,
+    *,
+    max_skipped: float,
+    find_near: bool = True,
+    in_run: bool = True,
+) -> Scanned:
     """Open every file, skip what cannot be used, and give each photo its split.
 
     The log names what is not used: files by their endings, empty class folders, loose photos.
 
     Args:
+        find_near: whether near-duplicates are looked for and kept on one side.
         in_run: whether the user can set `data.max_skipped`.
 
     Raises:
@@ -150,96 +191,24 @@ def scan(
             "on. Their sum must be below 1."
         )
     train_rule = rule.beside_folders(listing)
-    candidates, skipped = _read_all(listing, train_rule)
-    unique, duplicates = _without_duplicates(candidates)
-    skipped += duplicates
-    photos = sorted(_with_full_splits(unique, train_rule), key=lambda photo: photo.id)
+    candidates, skipped = read_all(listing, train_rule, thumbnails=find_near)
+    unique, duplicates = without_duplicates(candidates)
+    split = split_photos(unique, train_rule, find_near=find_near)
+    skipped += [*duplicates, *split.left_out]
+    photos = sorted(split.photos, key=lambda photo: photo.id)
     _check_lost(listing.root, len(photos), skipped, max_skipped=max_skipped, in_run=in_run)
     _check_classes(listing, photos, skipped, in_run)
     for line in describe_skipped(skipped):
         log.info("%s", line)
+    if split.near:
+        log.info(
+            "%d photos are nearly the same as another one; they stay on one side of every split",
+            sum(map(len, split.near)),
+        )
     empty = _empty_classes(listing, photos)
     for line in [*([describe_empty(empty)] if empty else []), *listing.notes]:
         log.warning("%s", line)
-    return photos, skipped
-
-
-def _read_all(listing: Listing, rule: SplitRule) -> tuple[list[_Candidate], list[Skipped]]:
-    """Open every file."""
-    candidates: list[_Candidate] = []
-    skipped: list[Skipped] = []
-    with ThreadPoolExecutor() as pool, track("photos", len(listing.files)) as advance:
-        # A file in the queue of the pool takes 2 kB of memory, so they come in parts.
-        parts = (listing.files[i : i + 1024] for i in range(0, len(listing.files), 1024))
-        results = (r for part in parts for r in pool.map(lambda f: _read(listing.root, f), part))
-        for number, (result, file) in enumerate(zip(results, listing.files, strict=True), 1):
-            if isinstance(result, Skipped):
-                skipped.append(result)
-            else:
-                split = file.split or rule.split_of(result.sha256)
-                candidates.append(_Candidate(replace(result, split=split), file.split is not None))
-            advance(number, f"{len(skipped)} skipped")
-    return candidates, skipped
-
-
-def _read(root: Path, file: ListedFile) -> Photo | Skipped:
-    path = root / file.path
-    try:
-        file.path.encode("utf-8")
-    except UnicodeEncodeError:
-        readable = file.path.encode("utf-8", "backslashreplace").decode()
-        return Skipped(readable, "file name is not UTF-8", is_lost_photo=True)
-    if ending(path) not in PHOTO_SUFFIXES:
-        return Skipped(file.path, f"not a photo ({ending(path) or 'no ending'})")
-    try:
-        width, height = photo_size(path)
-        sha256 = file_sha256(path)
-    except UnreadablePhoto as error:
-        is_kind = isinstance(error, UnreadKind)
-        return Skipped(file.path, str(error), is_lost_photo=True, is_unread_kind=is_kind)
-    except OSError as error:
-        return Skipped(file.path, error.strerror or str(error), is_lost_photo=True)
-    return Photo(sha256[:16], file.path, file.label, "", width, height, sha256)
-
-
-def _without_duplicates(
-    candidates: Iterable[_Candidate],
-) -> tuple[list[_Candidate], list[Skipped]]:
-    """One photo for each content.
-
-    A photo under two labels is not used, because nobody knows which label is right. Of a photo in
-    two splits the test photo is used, then the validation photo, so that nothing is tested that
-    was learned. A photo without a label is used last.
-    """
-    order = (UNLABELLED, *SPLITS)
-    same_content: dict[str, list[_Candidate]] = defaultdict(list)
-    for candidate in candidates:
-        same_content[candidate.photo.sha256].append(candidate)
-    unique, skipped = [], []
-    for group in same_content.values():
-        group.sort(key=lambda c: (-order.index(c.photo.split), not c.has_split_folder))
-        first, *others = [candidate.photo for candidate in group]
-        labels = sorted({photo.label for photo in (first, *others)} - {""})
-        if len(labels) > 1:
-            reason = f"the same photo under {' and '.join(labels)}"
-            skipped += [Skipped(photo.path, reason) for photo in (first, *others)]
-            continue
-        unique.append(group[0])
-        skipped += [Skipped(photo.path, f"the same photo as {first.path}") for photo in others]
-    return unique, skipped
-
-
-def _with_full_splits(candidates: Iterable[_Candidate], rule: SplitRule) -> Iterator[Photo]:
-    """The photos, those without a split folder split class by class."""
-    by_class: dict[str, list[Photo]] = defaultdict(list)
-    for candidate in candidates:
-        if candidate.has_split_folder:
-            yield candidate.photo
-        else:
-            by_class[candidate.photo.label].append(candidate.photo)
-    for photos in by_class.values():
-        splits = rule.splits_of_class(photo.sha256 for photo in photos)
-        yield from (replace(photo, split=splits[photo.sha256]) for photo in photos)
+    return Scanned(photos, skipped, split.near, split.num_groups)
 
 
 def _check_lost(

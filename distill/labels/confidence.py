@@ -27,7 +27,10 @@ def views_to_learn(run: RunDir, experiment: Experiment, photos: PhotoStore) -> V
         UserError: the confidence in all photos without labels is too low.
     """
     source = student_views(run, experiment, photos)
-    source = replace(source, labelled_share=experiment.student.labelled_share)
+    student = experiment.student
+    source = replace(
+        source, labelled_share=student.labelled_share, balanced=student.sampling == "balanced"
+    )
     min_confidence = experiment.soft_labels.min_confidence
     has_no_label = source.examples.labels < 0
     if not min_confidence or not has_no_label.any():

@@ -1,6 +1,7 @@
 """The batches of a training: which views of which photos, in which order, with their targets."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,9 @@ import tensorflow as tf
 
 from distill.data.manifest import Examples
 from distill.data.pipelines import LabelReader, View, ViewSource
+
+LABELS_AT_ONCE = 4096
+"""Photos whose soft labels are in memory together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,32 @@ class Order:
         pairs = self._permutations(rows, epochs, key, length=self.num_batches * self.batch_size)
         return pairs.skip(self.initial_step * self.batch_size)
 
-    def mixed(self, labelled: np.ndarray, unlabelled: np.ndarray, share: float) -> tf.data.Dataset:
+    def balanced(self, rows: np.ndarray, classes: np.ndarray) -> tf.data.Dataset:
+        """Pairs in which every class comes equally often, however many photos it has.
+
+        Args:
+            rows: indices of the examples, int64.
+            classes: of all examples, int64.
+        """
+        pairs = self._balanced_stream(rows, classes, 0, start=self._update * self.batch_size)
+        return pairs.take(self._updates_left * self.batch_size)
+
+    @property
+    def _update(self) -> int:
+        """The number of the first update, from the start of the training."""
+        return self.epochs.start * self.num_batches + self.initial_step
+
+    @property
+    def _updates_left(self) -> int:
+        return self.epochs.stop * self.num_batches - self._update
+
+    def mixed(
+        self,
+        labelled: np.ndarray,
+        unlabelled: np.ndarray,
+        share: float,
+        classes: np.ndarray | None = None,
+    ) -> tf.data.Dataset:
         """Pairs in which every batch begins with the same number of labelled photos.
 
         Both groups are endless streams of permutations, drawn from (seed, group, pass through the
@@ -55,18 +84,54 @@ class Order:
         Args:
             labelled, unlabelled: indices of the examples, int64; neither is empty.
             share: of the labelled photos in a batch; see `labelled_per_batch`.
+            classes: of all examples, int64; both groups are then balanced. None: as photos come.
         """
         num_labelled = labelled_per_batch(share, self.batch_size)
-        update = self.epochs.start * self.num_batches + self.initial_step
-        streams = [
-            self._stream(rows, group, start=update * number).batch(number)
-            for group, (rows, number) in enumerate(
-                [(labelled, num_labelled), (unlabelled, self.batch_size - num_labelled)]
-            )
-        ]
-        batches = tf.data.Dataset.zip(*streams).take(self.epochs.stop * self.num_batches - update)
+        streams = []
+        for group, (rows, number) in enumerate(
+            [(labelled, num_labelled), (unlabelled, self.batch_size - num_labelled)]
+        ):
+            start = self._update * number
+            if classes is None:
+                stream = self._stream(rows, group, start=start)
+            else:
+                stream = self._balanced_stream(rows, classes, group, start=start)
+            streams.append(stream.batch(number))
+        batches = tf.data.Dataset.zip(*streams).take(self._updates_left)
         joined = batches.map(lambda a, b: (tf.concat([a[0], b[0]], 0), tf.concat([a[1], b[1]], 0)))
         return joined.unbatch()
+
+    def _balanced_stream(
+        self, rows: np.ndarray, classes: np.ndarray, group: int, *, start: int
+    ) -> tf.data.Dataset:
+        """The pairs of round after round through the classes of a group, without the first `start`.
+
+        A round has one photo of every class that the group holds, in an order of its own. The
+        photos of a class come in permutations, and the view number is the pass through the class.
+        A round and its place say all, so that nothing depends on where a training starts.
+        """
+        labels = classes[rows]
+        of_class = [rows[labels == label] for label in np.unique(labels)]
+        drawn: dict[tuple[int, int], np.ndarray] = {}
+
+        def photo(label: int, number: int) -> tuple[int, int]:
+            passes, place = divmod(number, len(of_class[label]))
+            if (label, passes) not in drawn:
+                drawn.pop((label, passes - 1), None)
+                generator = np.random.default_rng([self.seed, group, label, passes])
+                drawn[label, passes] = generator.permutation(of_class[label])
+            return int(drawn[label, passes][place]), passes % self.num_views
+
+        def pairs() -> Iterator[tuple[int, int]]:
+            for number in itertools.count(start // len(of_class)):
+                # Five numbers: a permutation of photos has four, and so never the same ones.
+                order = np.random.default_rng([self.seed, group, number, 0, 1])
+                for label in order.permutation(len(of_class)):
+                    yield photo(int(label), number)
+
+        pair = (tf.TensorSpec((), tf.int64), tf.TensorSpec((), tf.int64))
+        dataset = tf.data.Dataset.from_generator(pairs, output_signature=pair)
+        return dataset.skip(start % len(of_class))
 
     def _stream(self, rows: np.ndarray, group: int, *, start: int) -> tf.data.Dataset:
         """The pairs of pass after pass through a group, without the first `start`."""
@@ -154,17 +219,33 @@ def training_batches(
         epochs=range(initial_epoch, epochs),
         initial_step=initial_step,
     )
-    views = source.images(_pairs(source, order), image_size).batch(batch_size, drop_remainder=True)
+    views = source.images(_pairs(source, order, soft_labels), image_size).batch(
+        batch_size, drop_remainder=True
+    )
     return views.map(batch).prefetch(tf.data.AUTOTUNE)
 
 
-def _pairs(source: ViewSource, order: Order) -> tf.data.Dataset:
+def _pairs(source: ViewSource, order: Order, soft_labels: LabelReader | None) -> tf.data.Dataset:
     """The (index, view) pairs of a training."""
     rows = source.training_rows
+    classes = _classes(source, soft_labels) if source.balanced else None
     if source.labelled_share is None:
-        return order.shuffled(rows)
+        return order.shuffled(rows) if classes is None else order.balanced(rows, classes)
     has_label = source.examples.labels[rows] >= 0
-    return order.mixed(rows[has_label], rows[~has_label], source.labelled_share)
+    return order.mixed(rows[has_label], rows[~has_label], source.labelled_share, classes)
+
+
+def _classes(source: ViewSource, soft_labels: LabelReader | None) -> np.ndarray:
+    """The class of every example, int64: its label, or else its teacher's answer to its view 0."""
+    classes = source.examples.labels.astype("int64")
+    unlabelled = np.flatnonzero(classes < 0)
+    if soft_labels is None:
+        return classes  # one more class where nobody knows better
+    for start in range(0, len(unlabelled), LABELS_AT_ONCE):
+        part = unlabelled[start : start + LABELS_AT_ONCE]
+        logits = soft_labels(part, np.zeros(len(part), "int64"))
+        classes[part] = logits[:, : len(source.examples.classes)].argmax(axis=1)
+    return classes
 
 
 def _targets(

@@ -61,6 +61,51 @@ def test_a_file_where_a_folder_was_expected(program, tmp_path: Path) -> None:
     assert_clear(program("distill", "data", photo), code=2, says="is not a config")
 
 
+def test_a_file_of_photos_is_a_target_as_a_folder_is(program, photo_folder: Path) -> None:
+    archive = shutil.make_archive(str(photo_folder), "zip", photo_folder)
+    few = ["--set", "student.image_size=32", "--run", "run"]
+    outcome = program("distill", "data", archive, *few, "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out.splitlines()[-1])["num_train"] > 20
+    assert "up to date" in program("distill", "data", "run", "--run", "run").err
+    # The archive may be gone once it was read, as on another machine.
+    Path(archive).unlink()
+    assert_clear(program("distill", "student", "run"), code=2, says="distill teacher")
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("photos.zip", "cannot be read"),
+        ("photos.tar.gz", "cannot be read"),
+        ("photos.csv", "Which one holds the photos?"),
+        ("photos.parquet", "cannot be read as a Parquet file"),
+        ("photos.npz", "Expected photos x"),
+        ("photos.json", "Expected COCO annotations"),
+        ("hf:./none", "Expected one with Parquet or Arrow files"),
+        ("tfds:none", "tfds build none"),
+        ("none:none", "hf:NAME or tfds:NAME"),
+    ],
+)
+def test_a_target_that_holds_no_photos(program, tmp_path: Path, target: str, says: str) -> None:
+    (tmp_path / target).parent.mkdir(exist_ok=True)
+    if ":" not in target:
+        (tmp_path / target).write_bytes(b"no photos here")
+        target = str(tmp_path / target)
+    assert_clear(program("distill", "data", target, "--run", "run"), code=2, says=says)
+
+
+def test_a_hostile_archive_writes_nothing(program, tmp_path: Path) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as file:
+        file.writestr("cat/1.png", b"x")
+        file.writestr("../../../escaped.png", b"x")
+    outcome = program("distill", "data", tmp_path / "photos.zip", "--run", "run")
+    assert_clear(outcome, code=2, says="lies outside of its folder. Nothing was unpacked")
+    assert not list(tmp_path.rglob("*.png"))
+
+
 def test_a_folder_without_photos(program, tmp_path: Path) -> None:
     (tmp_path / "empty" / "cat").mkdir(parents=True)
     outcome = program("distill", "data", *folder_of(tmp_path / "empty"))

@@ -19,7 +19,7 @@ from distill.data.scan import (
     scan,
     scan_folder,
 )
-from distill.data.splits import SplitRule
+from distill.data.splitting.rule import SplitRule
 from support import save_photo
 
 
@@ -28,8 +28,8 @@ def scanned(
 ) -> tuple[list[Photo], dict[str, str]]:
     """Usable photos, and the reasons of the others by path."""
     listing, _ = list_source(DataConfig(source=source, path=root), RunDir(root / "run"))
-    photos, skipped = scan(listing, SplitRule(validation=0.2, test=0.3), max_skipped=max_skipped)
-    return photos, {s.path: s.reason for s in skipped}
+    result = scan(listing, SplitRule(validation=0.2, test=0.3), max_skipped=max_skipped)
+    return result.photos, {s.path: s.reason for s in result.skipped}
 
 
 def write_heic(path: Path) -> None:
@@ -380,6 +380,6 @@ def test_split_folders_are_looked_up_once_and_not_for_every_photo(photo_folder: 
 
     listing, _ = list_source(DataConfig(path=photo_folder), RunDir(photo_folder / "run"))
     counted = replace(listing, files=Counted(listing.files))
-    photos, _ = scan(counted, SplitRule(validation=0.2, test=0.3), max_skipped=1.0)
-    assert len(photos) == 60
+    scanned = scan(counted, SplitRule(validation=0.2, test=0.3), max_skipped=1.0)
+    assert len(scanned.photos) == 60
     assert Counted.num_passes < 10

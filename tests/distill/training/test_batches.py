@@ -124,3 +124,71 @@ def test_a_photo_that_is_left_out_stays_a_partner_of_mixed_views(photo_folder: P
 )
 def test_a_batch_has_photos_of_both_kinds(share: float, batch_size: int, num_labelled: int) -> None:
     assert labelled_per_batch(share, batch_size) == num_labelled
+
+
+CLASSES = np.array([0, 0, 1, 0, 0, 0, 2, 0, 0, 1, 0, 2, 0, 0])
+"""Ten photos of the first class, two of each of the others."""
+
+
+def test_balanced_batches_have_every_class_equally_often() -> None:
+    rows = np.arange(len(CLASSES))
+    pairs = batches(order(num_views=3).balanced(rows, CLASSES))
+    assert len(pairs) == NUM_BATCHES * EPOCHS
+    for batch in pairs:  # six places, three classes
+        assert np.bincount(CLASSES[batch[:, 0]]).tolist() == [2, 2, 2]
+    for label in range(3):
+        stream = pairs.reshape(-1, 2)[CLASSES[pairs.reshape(-1, 2)[:, 0]] == label]
+        photos = set(rows[label == CLASSES].tolist())
+        for number, start in enumerate(range(0, len(stream), len(photos))):
+            one_pass = stream[start : start + len(photos)]
+            assert set(one_pass[:, 1].tolist()) == {number % 3}
+            if len(one_pass) == len(photos):
+                assert set(one_pass[:, 0].tolist()) == photos
+
+
+@pytest.mark.parametrize("share", [None, 0.34])
+def test_balanced_training_resumed_at_any_update_sees_the_same(share: float | None) -> None:
+    def seen(**first: tuple[int, int]) -> np.ndarray:
+        one = order(batch_size=5, **first)
+        if share is None:
+            return batches(one.balanced(UNLABELLED, CLASSES), 5)
+        return batches(one.mixed(LABELLED, UNLABELLED, share, CLASSES), 5)
+
+    undisturbed = seen()
+    for epoch, step in itertools.product(range(EPOCHS), range(NUM_BATCHES)):
+        assert np.array_equal(seen(first=(epoch, step)), undisturbed[epoch * NUM_BATCHES + step :])
+
+
+def test_the_labelled_share_holds_while_both_groups_are_balanced() -> None:
+    mixed = batches(order().mixed(LABELLED, UNLABELLED, 0.34, CLASSES))
+    assert set(np.isin(mixed[..., 0], LABELLED).sum(axis=1)) == {2}
+    for group in (LABELLED, UNLABELLED):
+        stream = mixed.reshape(-1, 2)[:, 0]
+        num = np.bincount(CLASSES[stream[np.isin(stream, group)]], minlength=3)
+        num = num[np.unique(CLASSES[group])]
+        assert num.max() - num.min() <= 1
+
+
+def test_a_photo_without_a_label_counts_to_its_teachers_answer(photo_folder: Path) -> None:
+    examples = scan_folder(photo_folder)["train"]
+    labels = examples.labels.copy()
+    hidden = np.arange(len(labels)) % 4 != 0
+    labels[hidden] = -1
+    answers = np.where(np.arange(len(labels)) < 4, 1, 0)  # four dogs, says the teacher
+
+    def reader(indices: np.ndarray, views: np.ndarray) -> np.ndarray:
+        return np.eye(2, dtype="float32")[answers[indices]] * 5
+
+    source = ViewSource(
+        replace(examples, labels=labels), PhotoStore(16), ViewsConfig(), 2, seed=1, balanced=True
+    )
+    dataset = training_batches(
+        source, image_size=16, batch_size=8, seed=7, initial_epoch=0, epochs=3, soft_labels=reader
+    )
+    targets = np.concatenate([targets.numpy() for _, targets in dataset])
+    said = targets[:, 2:].argmax(axis=1)
+    known = targets[:, :2].sum(axis=1) > 0
+    classes = np.where(known, targets[:, :2].argmax(axis=1), said)
+    assert len(targets) == 3 * (len(labels) // 8) * 8
+    assert np.bincount(classes).tolist() == [len(targets) // 2] * 2
+    assert 0 < known.sum() < len(known)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from distill.data.sources import Listing
+from distill.data.sources.listing import Listing
 
 IN_ORDER = ("test", "validation", "train")
 """The splits in the order of positions from 0 to 1."""

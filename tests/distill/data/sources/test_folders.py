@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from configs.errors import UserError
-from distill.data.folders import ClassFolder, files_below, read_layout, split_of_name
-from distill.data.sources import folder
+from distill.data.sources.folder import folder
+from distill.data.sources.folders import ClassFolder, files_below, read_layout, split_of_name
+from distill.data.sources.listing import Place
 from support import save_photo
 
 
@@ -19,7 +20,7 @@ def fill(root: Path, *names: str, classes: tuple[str, ...] = ("cat", "dog")) -> 
 
 def splits_of(root: Path) -> dict[str, str | None]:
     """The split of each file, by its path; None where the split rule decides."""
-    return {file.path: file.split for file in folder(root, Path()).files}
+    return {file.path: file.split for file in folder(Place(root)).files}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_a_split_folder_may_be_nested_in_one_of_its_name(tmp_path: Path) -> None
     fill(tmp_path, "seg_train/seg_train", "seg_test/seg_test")
     (tmp_path / "__MACOSX" / "seg_train").mkdir(parents=True)
     save_photo(tmp_path / "seg_pred" / "seg_pred" / "1.jpg", seed=9)
-    listing = folder(tmp_path, Path())
+    listing = folder(Place(tmp_path))
     assert {file.label for file in listing.files} == {"cat", "dog"}
     assert {file.path for file in listing.files if file.split == "test"} == {
         "seg_test/seg_test/cat/1.png",

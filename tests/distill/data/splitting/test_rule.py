@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from distill.data.splits import SplitRule, _position
+from distill.data.splitting.rule import SplitRule, _position
 
 RULE = SplitRule(validation=0.1, test=0.2)
 

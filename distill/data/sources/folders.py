@@ -64,8 +64,11 @@ class Layout:
     notes: list[str] = field(default_factory=list)
 
 
-def read_layout(root: Path) -> Layout:
+def read_layout(root: Path, *, has_groups: bool = False) -> Layout:
     """Class folders, either directly below `root` or inside its split folders.
+
+    Args:
+        has_groups: whether classes may hold folders of the same names, as of their patients.
 
     Raises:
         UserError: the folders are neither classes nor splits, or could be both.
@@ -75,7 +78,8 @@ def read_layout(root: Path) -> Layout:
     others = [name for name in top if name not in splits]
     if "train" not in splits.values() or _is_class_called_train(root, splits, others):
         _refuse_one_folder(root, top)
-        _refuse_same_folders(root, top)
+        if not has_groups:
+            _refuse_same_folders(root, top)
         return _class_folders(root, root, None)
     if others:
         raise UserError(
@@ -206,8 +210,8 @@ def _refuse_same_folders(root: Path, top: list[str]) -> None:
                 f"{root} holds the folders {first} and {second}, and both hold the folders "
                 f"{_names(sorted(shared))}. So they look like two splits, not like two classes. "
                 "Splits are recognised by their names: train, validation and test, and train must "
-                "be among them. If these are classes, put the photos of a class into one folder "
-                "without folders inside."
+                "be among them. If these are classes with a folder for each patient, animal or "
+                "burst inside, keep its photos together: --set data.group=parent"
             )
 
 

@@ -1,0 +1,156 @@
+"""Photos that are nearly the same: resized, recompressed, recoloured, or cropped by a few percent.
+
+A difference hash finds candidates: 112 bits, which say for an 8 x 8 grid whether brightness rises
+to the right and downwards. The correlation of two thumbnails, whole or cropped, then decides.
+`benchmarks/near_duplicates.py` measures both limits on flowers.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+log = logging.getLogger("potstill")
+
+SIDE = 32
+"""Height and width of a thumbnail. Smaller photos have none: too little tells them apart."""
+
+MAX_BITS = 28
+"""Candidates differ in so many of the 112 bits at most."""
+
+MIN_CORRELATION = 0.97
+"""Of the thumbnails of two photos that are nearly the same."""
+
+CROP = 0.05
+"""The share of width and height that a crop of one photo may lack."""
+
+MIN_CONTRAST = 2.0
+"""Standard deviation, in grey levels, below which a thumbnail shows nothing to compare."""
+
+MAX_CANDIDATES = 100
+"""For each photo, on average. Beyond, the photos are too alike for a hash, as X-rays are."""
+
+ROWS_AT_ONCE = 32
+PAIRS_AT_ONCE = 1024
+
+
+def thumbnail(image: Image.Image) -> bytes | None:
+    """The grey thumbnail of a photo, (SIDE, SIDE) bytes; None if it shows too little."""
+    if min(image.size) < SIDE:
+        return None
+    small = image.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0).convert("L")
+    pixels = np.asarray(small)
+    return pixels.tobytes() if pixels.std() >= MIN_CONTRAST else None
+
+
+def near_duplicates(thumbnails: Sequence[bytes | None]) -> list[list[int]]:
+    """Groups of two and more photos in which every one is nearly the same as another one.
+
+    Returns:
+        The indices of the photos of each group, ascending.
+    """
+    rows = [row for row, content in enumerate(thumbnails) if content is not None]
+    pixels = np.frombuffer(b"".join(c for c in thumbnails if c is not None), "uint8")
+    pairs = near_pairs(pixels.reshape(len(rows), SIDE, SIDE))
+    first, second = pairs.T
+    graph = coo_array((np.ones(len(pairs)), (first, second)), shape=(len(rows), len(rows)))
+    _, group_of = connected_components(graph, directed=False)
+    groups: dict[int, list[int]] = {}
+    for index in np.unique(pairs):
+        groups.setdefault(group_of[index], []).append(rows[index])
+    return list(groups.values())
+
+
+def near_pairs(pixels: np.ndarray) -> np.ndarray:
+    """The pairs of photos that are nearly the same.
+
+    Args:
+        pixels: thumbnails, uint8 (photos, SIDE, SIDE).
+
+    Returns:
+        Indices, int64 (pairs, 2), the smaller one first. None where too many photos are alike.
+    """
+    parts = [np.empty((0, 2), "int64")]
+    num_candidates = 0
+    for candidates in _candidates(difference_hash(pixels)):
+        num_candidates += len(candidates)
+        if num_candidates > MAX_CANDIDATES * len(pixels):
+            log.warning(
+                "these photos look too much alike to find near-duplicates among them. If several "
+                "show one thing, as bursts do, say so with data.group."
+            )
+            return parts[0]
+        for start in range(0, len(candidates), PAIRS_AT_ONCE):
+            part = candidates[start : start + PAIRS_AT_ONCE]
+            is_near = correlation(pixels[part[:, 0]], pixels[part[:, 1]]) >= MIN_CORRELATION
+            parts.append(part[is_near])
+    return np.concatenate(parts)
+
+
+def difference_hash(pixels: np.ndarray) -> np.ndarray:
+    """112 bits of every thumbnail: uint64, (photos, 2)."""
+    cells = pixels.reshape(len(pixels), 8, SIDE // 8, 8, SIDE // 8).mean(
+        axis=(2, 4), dtype="float32"
+    )
+    to_the_right = (np.diff(cells, axis=2) > 0).reshape(len(cells), 56)
+    downwards = (np.diff(cells, axis=1) > 0).reshape(len(cells), 56)
+    padding = np.zeros((len(cells), 16), bool)
+    bits = np.concatenate([to_the_right, downwards, padding], axis=1)
+    return np.packbits(bits, axis=1).view("uint64")
+
+
+def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The largest correlation between one photo and a crop of the other, either way round.
+
+    Args:
+        first, second: thumbnails, uint8 (pairs, SIDE, SIDE).
+
+    Returns:
+        float32, (pairs,).
+    """
+    views, others = _views(first), _views(second)
+    whole_first = np.einsum("pd,pvd->pv", views[:, 0], others).max(axis=1)
+    whole_second = np.einsum("pd,pvd->pv", others[:, 0], views).max(axis=1)
+    return np.maximum(whole_first, whole_second)
+
+
+def _candidates(hashes: np.ndarray) -> Iterator[np.ndarray]:
+    """The pairs whose hashes differ little, in parts: int64, (pairs, 2)."""
+    high, low = hashes[:, 0], hashes[:, 1]
+    for start in range(0, len(hashes), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        num_bits = np.bitwise_count(high[rows, None] ^ high[None, start:])
+        num_bits += np.bitwise_count(low[rows, None] ^ low[None, start:])
+        first, second = np.nonzero(num_bits <= MAX_BITS)
+        pairs = np.stack([first, second], axis=1) + start
+        yield pairs[pairs[:, 0] < pairs[:, 1]]
+
+
+def _views(pixels: np.ndarray) -> np.ndarray:
+    """Ten views of each thumbnail, whole and cropped at nine places, standardized.
+
+    Returns:
+        float32, (photos, 10, SIDE / 2 * SIDE / 2), of mean 0 and length 1.
+    """
+    kept = SIDE * (1 - CROP)
+    windows = [_window(start * SIDE * CROP, kept) for start in (0.0, 0.5, 1.0)]
+    whole = _window(0.0, SIDE)
+    pairs = [(whole, whole), *((down, right) for down in windows for right in windows)]
+    content = pixels.astype("float32")
+    views = np.stack([down @ content @ right.T for down, right in pairs], axis=1)
+    views = views.reshape(len(pixels), len(pairs), -1)
+    views -= views.mean(axis=2, keepdims=True)
+    lengths = np.linalg.norm(views, axis=2, keepdims=True)
+    return views / np.maximum(lengths, 1e-6)  # a crop may have one colour
+
+
+def _window(start: float, length: float) -> np.ndarray:
+    """Averages over half as many cells of a part of SIDE pixels: float32, (SIDE / 2, SIDE)."""
+    edges = start + np.arange(SIDE // 2 + 1) * length / (SIDE // 2)
+    low, high = edges[:-1, None], edges[1:, None]
+    pixel = np.arange(SIDE)[None]
+    shares = np.clip(np.minimum(high, pixel + 1) - np.maximum(low, pixel), 0, None)
+    return (shares / shares.sum(axis=1, keepdims=True)).astype("float32")
