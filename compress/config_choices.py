@@ -11,6 +11,8 @@ from distill.backbones import BACKBONES
 from distill.data.sources import SOURCES
 from distill.feature_losses import FEATURE_LOSSES
 from distill.losses import LOSSES
+from distill.trackers import TRACKERS
+from distill.training.optimizers import OPTIMIZERS, SCHEDULES
 from distill.training.strategies import STRATEGIES
 from eval.devices.registry import DEVICES
 from eval.scoring.corruption.corruptions import CORRUPTIONS
@@ -22,10 +24,13 @@ REGISTRIES: dict[str, Registry] = {
     "source": SOURCES,
     "backbone": BACKBONES,
     "strategy": STRATEGIES,
+    "schedule": SCHEDULES,
+    "optimizer": OPTIMIZERS,
     "loss": LOSSES,
     "feature_loss": FEATURE_LOSSES,
     "method": METHODS,
     "recipe": RECIPES,
     "device": DEVICES,
     "corruption": CORRUPTIONS,
+    "tracker": TRACKERS,
 }

@@ -19,10 +19,10 @@ from distill.data.pipelines import evaluation_images
 from distill.student import Lessons, lessons
 from distill.trained.ship import shipped_of
 from distill.training.batches import training_batches
-from distill.training.classifier import EVALUATION_BATCH
 from distill.training.epochs import Schedule
 from distill.training.fit import fit
-from distill.training.strategies import Plan, apply_plan
+from distill.training.strategies.layers import ALL, train_only
+from distill.training.strategies.lesson import EVALUATION_BATCH
 
 
 def finetune(
@@ -47,12 +47,7 @@ def finetune(
     learned = lessons(run, experiment, photos, shipped_of(run).model)
     validation = load_examples(run, "validation")
     size = (config.image_size, config.image_size)
-    apply_plan(
-        model,
-        Plan(
-            head_first=False, trainable="all", freeze_batchnorm=False, learning_rate=learning_rate
-        ),
-    )
+    train_only(model, ALL, freeze_batchnorm=False)
     keep_structure(model, structure)
     fit(
         model,

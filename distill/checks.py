@@ -4,10 +4,11 @@ from configs.artifacts import ending, read_json
 from configs.errors import UserError
 from configs.run_dir import RunDir
 from configs.schema import Experiment
-from configs.schema.training import GivenTeacherConfig, SoftLabelsConfig
+from configs.schema.training import GivenTeacherConfig, SoftLabelsConfig, TrainingConfig
 from distill.backbones.entry import check_image_size
 from distill.feature_losses import facts_of
 from distill.losses import LOSSES, needs_labels
+from distill.training.settings import make_plan
 
 STRIDE = 32
 """Pixels of an image, along a side, that become one place of a backbone's last feature map."""
@@ -47,9 +48,29 @@ def check_image_sizes(experiment: Experiment) -> None:
                 raise UserError(f"{section}.{error}") from None
 
 
+def check_strategies(experiment: Experiment) -> None:
+    """Check that the options of both strategies fit each other, before anything is trained.
+
+    Raises:
+        UserError: they do not.
+    """
+    for name in ("teacher", "student"):
+        config = getattr(experiment, name)
+        if isinstance(config, TrainingConfig):
+            try:
+                make_plan(config, num_photos=0)
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from None
+
+
 def _check_feature_loss(experiment: Experiment, name: str) -> None:
     """Raise UserError if the teacher or the images cannot give the features."""
     advice = "Set student.feature_loss to null to learn from the logits alone."
+    if experiment.student.strategy.name == "head" and facts_of(name).projection != "kept":
+        raise UserError(
+            f"student.feature_loss {name} changes the features of the student, and with "
+            f"student.strategy head they stay as they are. Choose another strategy. {advice}"
+        )
     teacher = experiment.teacher
     if isinstance(teacher, GivenTeacherConfig):
         names = ", ".join(str(file.path) for file in teacher.files)

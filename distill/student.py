@@ -30,13 +30,11 @@ from distill.losses import (
     label_objective,
 )
 from distill.teacher import teacher_head
-from distill.training.classifier import (
-    TrainingJob,
-    class_weights,
-    train_classifier,
-    weights_input,
-)
+from distill.trackers.of_run import open_trackers
+from distill.training.classifier import train_classifier
 from distill.training.feature_student import FeatureGoal
+from distill.training.settings import class_weights, training_inputs, weights_input
+from distill.training.strategies.lesson import TrainingJob
 from eval.choice.model_to_ship import TrainedModel
 
 log = logging.getLogger("potstill")
@@ -149,11 +147,11 @@ def learning_inputs(
     """
     student = experiment.student
     # Runs of before there were these keys are not trained again.
-    later_keys = ("labelled_share", "feature_loss", "sampling")
+    later_keys = ("labelled_share", "feature_loss")
     unset = {key for key in later_keys if getattr(student, key) is None}
     exclude = ABOUT_OTHERS | exclude | unset
     return {
-        "student": student.model_dump(mode="json", exclude=set(exclude)),
+        "student": training_inputs(student, exclude=exclude),
         "soft_labels": soft_labels_path(run, experiment).stem,
         **_min_confidence(experiment),
     }
@@ -181,9 +179,8 @@ def control_step(
     Args:
         share: of all labels, for a point of the label curve; see `lessons`.
     """
-    unset = {"sampling"} if experiment.student.sampling is None else set()
     inputs = {
-        "student": experiment.student.model_dump(mode="json", exclude=NOT_OF_THE_CONTROL | unset),
+        "student": training_inputs(experiment.student, exclude=NOT_OF_THE_CONTROL),
         "num_views": experiment.soft_labels.num_views,
     }
     if min_confidence := _min_confidence(experiment):
@@ -240,7 +237,8 @@ def _training_step(
             features=learned.features,
         )
         left_out = _left_out(learned.views, experiment, say=number == 1)
-        paths, facts = train_classifier(run, job, workspace)
+        with open_trackers(run, experiment) as trackers:
+            paths, facts = train_classifier(run, job, workspace, trackers)
         return paths, {**facts, **left_out, "num_labels": len(learned.views.examples.with_labels())}
 
     return Step(

@@ -29,14 +29,11 @@ from distill.labels.teacher_files import (
 )
 from distill.losses import label_objective
 from distill.model_file import ModelFacts, load_model
+from distill.trackers.of_run import open_trackers
 from distill.trained.teacher_check import check_teacher, warn_of_chance
-from distill.training.classifier import (
-    EVALUATION_BATCH,
-    TrainingJob,
-    class_weights,
-    train_classifier,
-    weights_input,
-)
+from distill.training.classifier import train_classifier
+from distill.training.settings import class_weights, training_inputs, weights_input
+from distill.training.strategies.lesson import EVALUATION_BATCH, TrainingJob
 from eval.contract.foreign_metadata import labels_beside
 from eval.footprint import model_sha256
 from eval.scoring.probabilities import log_softmax, output_kind
@@ -95,10 +92,9 @@ def _trained_step(
     """Fine-tune the teacher on labels, with a new view of each photo in every epoch."""
     # Teachers of runs before there was this key are not trained again.
     unset = {"labels"} if config.labels == "shown" else set()
-    unset |= {"sampling"} if config.sampling is None else set()
     inputs = {
         **view_inputs(run, experiment),
-        "teacher": config.model_dump(mode="json", exclude=unset),
+        "teacher": training_inputs(config, exclude=unset),
         **weights_input(config),
     }
 
@@ -112,7 +108,8 @@ def _trained_step(
             objective=label_objective(config.label_smoothing, class_weights(examples, config)),
             seed=experiment.seed,
         )
-        paths, facts = train_classifier(run, job, workspace)
+        with open_trackers(run, experiment) as trackers:
+            paths, facts = train_classifier(run, job, workspace, trackers)
         model = load_model(run.model("teacher"))
         check = check_teacher(model, examples, load_examples(run, "validation"))
         return paths, {**facts, **to_json(check)}

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A layer may import those before it.
 LAYERS = ["configs", "eval", "distill", "compress", "commands", "cli"]
-DISTILL_ROOMS = ["data", "backbones", "labels", "training", "trained", "advice"]
+DISTILL_ROOMS = ["data", "backbones", "labels", "trackers", "training", "trained", "advice"]
 SOURCES = sorted(path for layer in LAYERS[:-1] for path in (ROOT / layer).rglob("*.py"))
 MODULES = {
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in SOURCES

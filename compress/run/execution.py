@@ -14,8 +14,14 @@ from configs.registry import nearest
 from configs.resume import Facts, Step, is_current, take_step
 from configs.run_dir import RunDir
 from configs.schema import Experiment
-from distill.checks import check_image_sizes, check_loss, check_unlabelled
+from distill.checks import (
+    check_image_sizes,
+    check_loss,
+    check_strategies,
+    check_unlabelled,
+)
 from distill.data.pipelines import open_photo_store
+from distill.trackers.of_run import check_trackers
 
 log = logging.getLogger("potstill")
 
@@ -145,6 +151,8 @@ def _take(step: Step, name: str, *, force: bool) -> Facts:
 def _prepare(run: RunDir, experiment: Experiment, names: list[str], target: str) -> None:
     check_image_sizes(experiment)
     check_loss(experiment)
+    check_strategies(experiment)
+    check_trackers(experiment)
     check_unlabelled(experiment)
     check_order(experiment)
     needed = [name for name in STEPS if any(name in NEEDS[n] for n in names) and name not in names]

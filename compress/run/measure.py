@@ -20,6 +20,7 @@ from configs.resume import take_step
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from configs.schema.choice import Choice
+from distill.trackers.of_run import publish_report
 from distill.trained.ship import shipped_of
 from distill.trained.temperature import temperature_of
 from eval.devices.registry import DEVICES, device_label
@@ -40,7 +41,9 @@ def write_run_report(
     Args:
         without: files that could not be written.
     """
-    return write_report(run, experiment, _subject(run, experiment, without))
+    report = write_report(run, experiment, _subject(run, experiment, without))
+    publish_report(run, experiment, report)
+    return report
 
 
 def report_rows(run: RunDir, experiment: Experiment) -> Rows:

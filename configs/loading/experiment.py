@@ -30,7 +30,7 @@ def load_experiment(
 
     Args:
         registries: by the kind of name they hold: source, backbone, strategy, loss,
-            feature_loss, method, recipe, device, corruption.
+            feature_loss, schedule, optimizer, method, recipe, device, corruption, tracker.
         overrides: "key.path=value" texts. They replace values of the file. The value is YAML,
             except for a path, which is taken as it stands.
         photos: a folder or file of photos that replaces the source of the file.
@@ -209,6 +209,7 @@ def _check_choices(experiment: Experiment, registries: Mapping[str, Registry]) -
                     "recipes": checked_list("recipe", "compress.recipes", compress.recipes),
                 }
             ),
+            "trackers": checked_list("tracker", "trackers", experiment.trackers),
             "evaluate": evaluate.model_copy(
                 update={"devices": checked_list("device", "evaluate.devices", evaluate.devices)}
             ),

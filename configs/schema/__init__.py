@@ -6,6 +6,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from configs.records import Strict
+from configs.schema.choice import Choice
 from configs.schema.data import DataConfig
 from configs.schema.evaluate import EvaluateConfig
 from configs.schema.files import CompressConfig
@@ -27,6 +28,8 @@ class Experiment(Strict):
     compress: CompressConfig = CompressConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     tune: TuneConfig = TuneConfig()
+    trackers: list[Choice] = []
+    """Programs that get curves, config, report and files besides: tensorboard, mlflow, wandb."""
 
 
 def holds_path(key: str) -> bool:

@@ -20,8 +20,19 @@ class TrainingConfig(Strict):
     epochs: Annotated[int, Field(gt=0)]
     batch_size: Annotated[int, Field(gt=0)] = 32
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    """Peak of the cosine schedule. auto: 1e-3 from scratch, 2e-4 from pretrained weights."""
+    """Peak of the schedule. auto: 1e-3 from scratch, 2e-4 from pretrained weights."""
+    schedule: Choice = Choice(name="cosine")
+    """How the learning rate changes: constant, exponential, cosine or one_cycle."""
+    optimizer: Choice = Choice(name="adamw")
+    """The rule of an update: adam, adamw or sgd."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Share of the weights that an update takes away, times the learning rate. Normalization and
+    biases have none, and adam has none at all."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest length of the gradient of all weights together. null: no limit that matters."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Numbers that the network computes with while it is trained. Its weights and all files are
+    float32."""
     label_smoothing: Share = 0.0
     """Share of each label that is spread over all classes."""
     class_weights: Literal["balanced"] | None = None
@@ -40,6 +51,15 @@ class TrainingConfig(Strict):
         if self.sampling is not None and self.class_weights is not None:
             raise ValueError(
                 "sampling and class_weights would both balance the classes: set one of them to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _decays_or_not(self) -> "TrainingConfig":
+        # The default is written into the experiment.yaml of every run.
+        if self.optimizer.name == "adam" and self.weight_decay not in (0.0, 1e-4):
+            raise ValueError(
+                f"weight_decay {self.weight_decay:g} has no effect on optimizer adam; use adamw"
             )
         return self
 

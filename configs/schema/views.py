@@ -10,8 +10,8 @@ from configs.records import Share, Strict
 class ViewsConfig(Strict):
     """Views: how training changes a photo. Teacher and student see the same views."""
 
-    crop: Annotated[tuple[float, float], Field()] = (0.5, 1.0)
-    """Smallest and largest share of the photo's area in a training view."""
+    crop: tuple[float, float] | None = (0.5, 1.0)
+    """Smallest and largest share of the photo's area in a training view. null: the whole photo."""
     flip: bool = True
     """Mirror half of the views left to right."""
     vertical_flip: bool = False
@@ -43,6 +43,6 @@ class ViewsConfig(Strict):
 
     @model_validator(mode="after")
     def _crop_in_order(self) -> "ViewsConfig":
-        if not 0 < self.crop[0] <= self.crop[1] <= 1:
+        if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise ValueError("crop must be [smallest, largest] with 0 < smallest <= largest <= 1")
         return self

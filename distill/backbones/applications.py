@@ -166,5 +166,6 @@ for _family, _rows in FAMILIES.items():
                 loaders={"imagenet": published_loader(_name)},
                 has_widths=_row.width is not None,
                 has_batchnorm=_family not in NO_BATCHNORM,
+                has_drop_path=_family == "efficientnet_v2",
             )
         )

@@ -55,6 +55,7 @@ for _variant in range(8):
             loaders=_loaders,
             from_scratch=normalize_like_lite,
             from_another_network=("lite",),
+            has_drop_path=True,
             has_widths=True,
         )
     )

@@ -30,6 +30,12 @@ SCRATCH_MOMENTUM = 0.9
 The first statistics are wrong there, and 0.99 keeps them for hundreds of updates. B0 from lite on
 flowers at 64 px, after 4 epochs of 35 updates: 62.6 % of 500 photos with 0.99, 68.2 % with 0.9.
 """
+DROP_PATH = 0.2
+"""Share of the photos for which the last residual block is skipped in training; earlier ones less.
+
+Keras builds EfficientNets with it (stochastic depth: Huang et al. 2016, arXiv:1603.09382). A deep
+network that starts at random on few photos hardly learns under it (docs/LOG.md).
+"""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Network:
         from_scratch: prepares a network without weights.
         has_widths: whether the network has an option `width`.
         has_batchnorm: whether it has an option `batchnorm_momentum`.
+        has_drop_path: whether it has an option `drop_path`.
         load_file: loads the weights that a path names.
         suffixes: the endings of these files.
     """
@@ -58,6 +65,7 @@ class Network:
     from_scratch: Callable[[keras.Model], None] = lambda model: None
     has_widths: bool = False
     has_batchnorm: bool = True
+    has_drop_path: bool = False
     load_file: Callable[[keras.Model, Path], keras.Model] = load_weights_file
     suffixes: tuple[str, ...] = SUFFIXES
     from_another_network: tuple[str, ...] = ()
@@ -77,6 +85,8 @@ def add(network: Network) -> None:
     }
     if network.has_widths:
         options["width"] = (Width, 1.0)
+    if network.has_drop_path:
+        options["drop_path"] = (Dropout, DROP_PATH)
     if network.has_batchnorm:
         options["batchnorm_momentum"] = (Momentum | None, None)
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -140,6 +150,7 @@ def _build(
         model = network.loaders[weights](model, width)
     else:
         model = network.load_file(model, Path(weights))
+    _set_drop_path(model, options.get("drop_path", DROP_PATH))
     momentum = options.get("batchnorm_momentum")
     if momentum is None and (weights is None or weights in network.from_another_network):
         momentum = SCRATCH_MOMENTUM
@@ -148,6 +159,14 @@ def _build(
             if isinstance(layer, layers.BatchNormalization):
                 layer.momentum = momentum
     return model
+
+
+def _set_drop_path(model: keras.Model, drop_path: float) -> None:
+    """Scale the rates at which residual blocks are skipped."""
+    for layer in model.layers:
+        # Only these Dropouts drop whole examples.
+        if isinstance(layer, layers.Dropout) and layer.noise_shape is not None:
+            layer.rate *= drop_path / DROP_PATH
 
 
 def check_image_size(name: str, image_size: int) -> None:

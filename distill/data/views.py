@@ -57,7 +57,7 @@ def training_view(
     """
     key = view_seed(example_id, view, seed)
     draw = uniform(key, 5)
-    image = _crop(photo, draw, views.crop)
+    image = photo if views.crop is None else _crop(photo, draw, views.crop)
     if views.noise:
         image = _grain(image, key, views.noise)
     image = tf.image.resize(image, (image_size, image_size), antialias=True)

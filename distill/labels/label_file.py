@@ -100,6 +100,7 @@ def write_label_file(
     rows: range,
     num_views: int,
     chunks_from: Callable[[int], Iterator[np.ndarray]],
+    noun: str = "soft labels",
 ) -> None:
     """Write the labels of the examples in `rows`, chunk by chunk.
 
@@ -111,12 +112,13 @@ def write_label_file(
         rows: indices of the examples; the first is a multiple of ROWS_PER_CHUNK.
         chunks_from: returns the logits of all chunks from the one that begins with this example,
             each float32 (examples * views, classes + features).
+        noun: what progress calls them.
     """
     assert rows.start % ROWS_PER_CHUNK == 0, rows
     header = _header(label_format, len(rows), num_views)
     row_bytes = label_format.dtype.itemsize * math.prod(label_format.shape(1, num_views))
     # The file is not mapped: its pages would count as memory of this process.
-    with open(path, "ab+") as file, track("soft labels", len(rows) * num_views) as advance:
+    with open(path, "ab+") as file, track(noun, len(rows) * num_views) as advance:
         size = file.seek(0, os.SEEK_END)
         num_chunks = max(size - len(header), 0) // (row_bytes * ROWS_PER_CHUNK)
         done = min(num_chunks * ROWS_PER_CHUNK, len(rows))

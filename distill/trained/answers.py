@@ -10,7 +10,7 @@ from configs.progress import track
 from distill.data.manifest import Examples
 from distill.data.pipelines import evaluation_images
 from distill.frozen import answers_of
-from distill.training.classifier import EVALUATION_BATCH
+from distill.training.strategies.lesson import EVALUATION_BATCH
 from eval.scoring.probabilities import as_probabilities
 
 

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from configs.errors import StepFailed
 from configs.progress import Advance
+from configs.schema.choice import Choice
 from distill.training.checkpoint import (
     Checkpoint,
     EpochRow,
@@ -26,6 +27,7 @@ from eval.scoring.probabilities import log_softmax
 log = logging.getLogger("potstill")
 
 SECONDS_BETWEEN_CHECKPOINTS = 300.0
+COSINE, ADAMW = Choice(name="cosine"), Choice(name="adamw")
 
 Batches = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
 
@@ -35,7 +37,10 @@ class Schedule:
     """How long and how fast a model learns.
 
     Attributes:
-        learning_rate: the peak of a cosine schedule with a short linear warm-up.
+        learning_rate: the largest.
+        curve, optimizer: names and options in `SCHEDULES` and `OPTIMIZERS`.
+        clip_norm: largest norm of the gradient; None for no limit that matters.
+        scales_loss: scale the loss up so that gradients of float16 do not vanish.
         patience: epochs without a lower validation loss after which training stops and the best
             weights return. None trains all epochs and keeps the last weights.
         ema_momentum: validate and keep the exponential moving average of the weights; this share
@@ -48,6 +53,27 @@ class Schedule:
     weight_decay: float
     patience: int | None = None
     ema_momentum: float | None = None
+    curve: Choice = COSINE
+    optimizer: Choice = ADAMW
+    clip_norm: float | None = None
+    scales_loss: bool = False
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Epochs in which the same layers learn. Every phase has an optimizer of its own.
+
+    Attributes:
+        end: the first epoch after it.
+        rate: its learning rate, as a share of that of the schedule.
+        begin: makes the layers learn that learn in this phase.
+        factors: of the rate, by the path of a variable; 1 for others.
+    """
+
+    end: int
+    rate: float = 1.0
+    begin: Callable[[], None] = lambda: None
+    factors: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,6 +88,10 @@ class EpochKeeper(keras.callbacks.Callback):
     """Validates, records the history and writes checkpoints while a model is trained.
 
     A checkpoint is written at the end of every epoch, and every few minutes within one.
+
+    Args:
+        patience_from: epochs before this one never count as stale: they belong to early phases.
+        on_epoch: is called with the row of every epoch that ends.
     """
 
     def __init__(
@@ -72,6 +102,8 @@ class EpochKeeper(keras.callbacks.Callback):
         validation: Batches,
         advance: Advance,
         schedule: Schedule,
+        patience_from: int = 0,
+        on_epoch: Callable[[EpochRow], None] = lambda row: None,
     ) -> None:
         super().__init__()
         self.classifier = classifier
@@ -79,6 +111,9 @@ class EpochKeeper(keras.callbacks.Callback):
         self.validation = validation
         self.advance = advance
         self.schedule = schedule
+        self.patience_from = patience_from
+        self.on_epoch = on_epoch
+        self.stored: Checkpoint | None = None
         self.state = TrainingState()
         self.best: list[np.ndarray] = []
         self.weights: list[np.ndarray] = []
@@ -94,17 +129,30 @@ class EpochKeeper(keras.callbacks.Callback):
         out_of_patience = patience is not None and self.state.stale_epochs >= patience
         return out_of_patience or self.state.epoch >= self.schedule.epochs
 
-    def restore(self) -> bool:
-        """Continue at the checkpoint; False if there is none."""
-        stored = load_checkpoint(self.checkpoint)
-        if stored is None:
+    def load(self) -> bool:
+        """Read the checkpoint; False if there is none."""
+        self.stored = load_checkpoint(self.checkpoint)
+        if self.stored is None:
             return False
-        self.state, self.best, self.metrics = stored.state, stored.best, stored.metrics
-        _assign(self.model.variables, stored.model)
-        _assign(self.model.optimizer.variables, stored.optimizer)
+        self.state, self.best = self.stored.state, self.stored.best
+        self.metrics = self.stored.metrics
         if self.state.epoch or self.state.step:
             log.info("continuing after %d epochs and %d updates", self.state.epoch, self.state.step)
         return True
+
+    def restore(self, first_epoch: int) -> None:
+        """Give the model, which begins a phase, what the checkpoint holds, if it was read.
+
+        Args:
+            first_epoch: of the phase.
+        """
+        if self.stored is None:
+            return
+        _assign(self.model.variables, self.stored.model)
+        # At its first update, a phase has a new optimizer. The stored one is of the phase before.
+        if (self.state.epoch, self.state.step) != (first_epoch, 0):
+            _assign(self.model.optimizer.variables, self.stored.optimizer)
+        self.stored = None
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -177,12 +225,15 @@ class EpochKeeper(keras.callbacks.Callback):
         self.state = self._after(row)
         self.undo_averaging()
         self.save()
+        self.on_epoch(row)
         if self.finished:
             self.model.stop_training = True
 
     def _after(self, row: EpochRow) -> TrainingState:
         """The state behind a finished epoch; keeps the weights if they are the best so far."""
         stale_epochs, best_loss = self.state.stale_epochs + 1, self.state.best_loss
+        if row.epoch <= self.patience_from:
+            stale_epochs = 0
         if best_loss is None or row.val_loss < best_loss:
             stale_epochs, best_loss = 0, row.val_loss
             if self.schedule.patience is not None:

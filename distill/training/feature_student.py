@@ -76,6 +76,7 @@ def fit_projection(
     batches: Iterator[tuple[np.ndarray, np.ndarray]],
     *,
     num_batches: int,
+    inputs: Any = None,
 ) -> None:
     """Fit the projection on the features of the frozen network, by ridge regression.
 
@@ -84,8 +85,10 @@ def fit_projection(
 
     Args:
         batches: (images, the teacher's features) of training views.
+        inputs: the symbolic tensor in whose place the images are; None: the input of the network.
     """
-    network = keras.Model(student.trained.inputs, student.projection.input)
+    inputs = student.trained.inputs if inputs is None else inputs
+    network = keras.Model(inputs, student.projection.input)
     # Only two sums of products are kept, however many photos there are.
     squares: Any = 0.0
     products: Any = 0.0

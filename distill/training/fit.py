@@ -1,6 +1,6 @@
-"""The one `fit` of Keras 3 models: optimizer, learning rate schedule and resuming."""
+"""The one `fit` of Keras 3 models: phases, optimizer, learning rate schedule and resuming."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +9,13 @@ import keras
 from configs.progress import track
 from distill.losses import Objective
 from distill.training.checkpoint import EpochRow
-from distill.training.epochs import Batches, EpochKeeper, Schedule
+from distill.training.epochs import Batches, EpochKeeper, Phase, Schedule
+from distill.training.optimizers import NOT_DECAYED, OPTIMIZERS, SCHEDULES, scale_rates
 
-WARMUP_SHARE = 0.05
 MAX_GRADIENT = 1e9
 """Gradients of a working network never reach this limit. Behind a kernel of zeros, activations have
 no variance, and every BatchNormalization multiplies gradients by 30. After a dozen of them, the
 squares of the gradients overflow in the optimizer, and the weights become nan."""
-# Weight decay on these only shrinks the scales of the activations.
-NOT_DECAYED = ["gamma", "beta", "bias"]
 
 
 def fit(
@@ -31,6 +29,8 @@ def fit(
     name: str,
     prepare: Callable[[], None] = lambda: None,
     classifier: keras.Model | None = None,
+    phases: Sequence[Phase] = (),
+    on_epoch: Callable[[EpochRow], None] = lambda row: None,
 ) -> list[EpochRow]:
     """Train `model` in place; a killed training continues at its last checkpoint.
 
@@ -47,12 +47,16 @@ def fit(
         prepare: is called once, before the first epoch (to fit the head). The first checkpoint
             holds its result.
         classifier: the part of `model` that returns logits, which is validated. None: all of it.
+        phases: what learns when, up to the last epoch. Patience counts in the last phase only.
+            None given: the layers that are trainable now, in all epochs.
+        on_epoch: is called with the row of every epoch that ends.
 
     Returns:
         One row for each epoch.
     """
     classifier = model if classifier is None else classifier
-    compile_model(model, objective, schedule, num_classes=classifier.output_shape[-1])
+    phases = phases or [Phase(schedule.epochs)]
+    starts = [0, *(phase.end for phase in phases[:-1])]
     with track(name, schedule.epochs * schedule.steps_per_epoch) as advance:
         keeper = EpochKeeper(
             checkpoint=checkpoint,
@@ -60,26 +64,47 @@ def fit(
             validation=validation,
             advance=advance,
             schedule=schedule,
+            patience_from=starts[-1],
+            on_epoch=on_epoch,
         )
-        keeper.set_model(model)
-        if not keeper.restore():
-            prepare()
-            keeper.save()
-        while not keeper.finished:
-            epoch, step = keeper.state.epoch, keeper.state.step
-            # Keras trains whole epochs only: the rest of an interrupted one is a fit of its own.
-            model.fit(
-                train(epoch, step),
-                initial_epoch=epoch,
-                epochs=epoch + 1 if step else schedule.epochs,
-                steps_per_epoch=schedule.steps_per_epoch - step,
-                callbacks=[keeper],
-                shuffle=False,
-                verbose=0,
+        was_begun = keeper.load()
+        for first_epoch, phase in zip(starts, phases, strict=True):
+            if keeper.state.epoch >= phase.end and phase is not phases[-1]:
+                continue
+            phase.begin()
+            num_updates = (phase.end - first_epoch) * schedule.steps_per_epoch
+            num_classes = classifier.output_shape[-1]
+            compile_model(
+                model, objective, schedule, num_classes=num_classes, phase=phase, steps=num_updates
             )
-            keeper.undo_averaging()
+            keeper.set_model(model)
+            keeper.restore(first_epoch)
+            if not was_begun:
+                prepare()
+                keeper.save()
+                was_begun = True
+            _train_phase(model, train, keeper, phase.end)
     keeper.assign_result()
     return list(keeper.state.history)
+
+
+def _train_phase(
+    model: keras.Model, train: Callable[[int, int], Any], keeper: EpochKeeper, end: int
+) -> None:
+    """Train up to the epoch `end`, or until the keeper has enough."""
+    while not keeper.finished and keeper.state.epoch < end:
+        epoch, step = keeper.state.epoch, keeper.state.step
+        # Keras trains whole epochs only: the rest of an interrupted one is a fit of its own.
+        model.fit(
+            train(epoch, step),
+            initial_epoch=epoch,
+            epochs=epoch + 1 if step else end,
+            steps_per_epoch=keeper.schedule.steps_per_epoch - step,
+            callbacks=[keeper],
+            shuffle=False,
+            verbose=0,
+        )
+        keeper.undo_averaging()
 
 
 class LabelledAccuracy(keras.metrics.Mean):
@@ -104,24 +129,25 @@ class LabelledAccuracy(keras.metrics.Mean):
 
 
 def compile_model(
-    model: keras.Model, objective: Objective, schedule: Schedule, *, num_classes: int
+    model: keras.Model,
+    objective: Objective,
+    schedule: Schedule,
+    *,
+    num_classes: int,
+    phase: Phase | None = None,
+    steps: int | None = None,
 ) -> None:
-    """Give a model its optimizer, loss and accuracy."""
-    steps = schedule.epochs * schedule.steps_per_epoch
-    warmup = max(int(steps * WARMUP_SHARE), 1)
-    optimizer = keras.optimizers.AdamW(
-        keras.optimizers.schedules.CosineDecay(
-            initial_learning_rate=schedule.learning_rate / 10,
-            warmup_target=schedule.learning_rate,
-            warmup_steps=warmup,
-            decay_steps=max(steps - warmup, 1),
-        ),
-        weight_decay=schedule.weight_decay,
-        use_ema=schedule.ema_momentum is not None,
-        ema_momentum=schedule.ema_momentum or 0.99,
-        clipvalue=MAX_GRADIENT,
-    )
-    optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
+    """Give a model its optimizer, loss and accuracy.
+
+    Args:
+        phase: for which, None for the whole training.
+        steps: updates of the phase.
+    """
+    phase = phase or Phase(schedule.epochs)
+    steps = steps or schedule.epochs * schedule.steps_per_epoch
+    optimizer = _optimizer(schedule, phase, steps, model.trainable_variables)
+    if schedule.scales_loss:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)
 
     # XLA takes minutes to compile a B4, and is no faster on CPU.
@@ -136,3 +162,30 @@ def compile_model(
     nothing = keras.ops.zeros((1, model.output_shape[-1]))
     model.compute_metrics(None, nothing, nothing)
     model.reset_metrics()
+
+
+def _optimizer(
+    schedule: Schedule, phase: Phase, steps: int, variables: list[Any]
+) -> keras.optimizers.Optimizer:
+    rate = SCHEDULES[schedule.curve.name](
+        peak=schedule.learning_rate * phase.rate, num_updates=steps, **schedule.curve.options
+    )
+    limit = (
+        {"clipvalue": MAX_GRADIENT}
+        if schedule.clip_norm is None
+        else {"global_clipnorm": schedule.clip_norm}
+    )
+    averaging = {
+        "use_ema": schedule.ema_momentum is not None,
+        "ema_momentum": schedule.ema_momentum or 0.99,
+    }
+    optimizer = OPTIMIZERS[schedule.optimizer.name](
+        rate=rate,
+        weight_decay=schedule.weight_decay,
+        common={**limit, **averaging},
+        **schedule.optimizer.options,
+    )
+    optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
+    if phase.factors:
+        scale_rates(optimizer, phase.factors, variables)
+    return optimizer

@@ -48,6 +48,7 @@ class ModelRow:
         input_shape: (height, width, channels).
         num_macs: multiply-accumulate operations for one photo.
         accuracy: on the test photos.
+        strategy: which layers learned when.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ModelRow:
     num_macs: int | None
     seconds_to_train: float | None
     accuracy: Accuracy
+    strategy: str | None = None
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ def _context(report: ReportJson, details: Details) -> dict[str, Any]:
             if time is not times[row["name"]]
         ],
         "shipped": _shipped(report),
+        "strategies": _strategies(report),
         "against_float": _against_float(chosen, files, times, _shipped(report)) if chosen else None,
         "power": _power_text(chosen["accuracy"]) if chosen else None,
         "legend": sorted(by_time or by_size, key=lambda point: point.x),
@@ -125,6 +126,12 @@ def _context(report: ReportJson, details: Details) -> dict[str, Any]:
 def _time_on(row: ReportJson, device: str | None) -> ReportJson | None:
     """The latency of a file on one device; only latencies of one device can be compared."""
     return next((time for time in row.get("latency") or [] if time["device"] == device), None)
+
+
+def _strategies(report: ReportJson) -> str:
+    """Which layers of each model learned when, as far as the report says it."""
+    models = [model for model in report.get("models") or [] if model.get("strategy")]
+    return "; ".join(f"{model['name']} by {model['strategy']}" for model in models)
 
 
 def _power_text(scores: ReportJson) -> str | None:

@@ -183,6 +183,8 @@ def _model_row(run: RunDir, name: str, answers: _Answers) -> ModelRow:
             split="test",
             teacher_probs=answers.test("teacher"),
         ),
+        # Models of older versions do not say it, nor do given teachers and methods.
+        strategy=facts.get("strategy"),
     )
 
 

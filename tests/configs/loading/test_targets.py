@@ -39,7 +39,10 @@ class AnyName(Registry):
 
 
 def registries() -> dict[str, Registry]:
-    kinds = ["source", "backbone", "strategy", "loss", "method", "recipe", "device", "corruption"]
+    kinds = [
+        "source", "backbone", "strategy", "schedule", "optimizer", "loss", "method", "recipe",
+        "device", "corruption",
+    ]  # fmt: skip
     return {kind: AnyName(kind) for kind in kinds}
 
 

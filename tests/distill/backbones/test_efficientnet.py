@@ -34,6 +34,20 @@ def test_a_reloaded_model_gives_the_same_logits(name, saved, image):
     np.testing.assert_allclose(logits_of(reloaded, image), logits_of(model, image), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_v2_b0"])
+def test_drop_path_skips_whole_blocks_the_last_ones_most(name):
+    def rates(**options):
+        layers = build(name, weights=None, **options).layers
+        drops = [layer for layer in layers if isinstance(layer, keras.layers.Dropout)]
+        return [layer.rate for layer in drops if layer.name != "dropout"]
+
+    usual, half, none = rates(), rates(drop_path=0.1), rates(drop_path=0.0)
+    assert usual == sorted(usual)
+    assert 0.15 < usual[-1] < 0.2  # the rate of the last block but those that change the shape
+    assert half == pytest.approx([rate / 2 for rate in usual])
+    assert set(none) == {0.0}
+
+
 def test_dropout_is_the_share_dropped_before_the_classifier():
     model = build("efficientnet_lite0", weights=None, dropout=0.35)
     assert [layer.rate for layer in model.layers if layer.name == "dropout"] == [0.35]
