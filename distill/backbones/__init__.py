@@ -11,5 +11,11 @@ BACKBONES = Registry("backbone")
 HEAD = "logits"
 """The name of the last layer of every backbone."""
 
-for _module in ("efficientnet", "applications", "ported.resnet", "keras_file"):
+for _module in (
+    "efficientnet",
+    "applications",
+    "ported.resnet",
+    "ported.mobilenet_v4",
+    "keras_file",
+):
     importlib.import_module(f"{__name__}.{_module}")

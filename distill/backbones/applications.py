@@ -10,7 +10,7 @@ from keras import layers
 
 from configs.contract import RANGES, Pixels
 from distill.backbones.entry import Network, add, published_loader
-from distill.backbones.flat import flat
+from distill.backbones.flat import flat, flat_copy
 
 V2_PIXELS = Pixels(mean=(128.0,) * 3, std=(128.0,) * 3)
 """EfficientNetV2S..L: pixel / 128 - 1."""
@@ -131,7 +131,21 @@ def _features(name: str, row: Row, image_size: int, width: float) -> keras.Model
         pooling="avg",
         **row.options,
     )
+    if row.options == OWN_SCALING and row.constructor.startswith("MobileNetV3"):
+        return flat_copy(model, image, stand_in=_gate)
     return flat(model)
+
+
+def _gate(layer: Any) -> Callable[..., Any] | None:
+    """MobileNetV3 computes its gates, relu6(x + 3) / 6, partly by operations that are no layers.
+
+    No tool for graphs of layers can tell what they do. An activation says it.
+    """
+    if not isinstance(layer, keras.Layer):
+        return lambda x, _: x  # x + 3, and the product with 1/6
+    if isinstance(layer, layers.ReLU) and layer.max_value == 6:
+        return layers.Activation("hard_sigmoid")
+    return None
 
 
 def _constructor(row: Row, width: float) -> Callable[..., keras.Model]:

@@ -24,6 +24,8 @@ Width = Annotated[float, Field(ge=0.1, le=4)]
 
 Load = Callable[[keras.Model, float], keras.Model]
 """(classifier, width) -> the classifier with weights."""
+LoadFile = Callable[[keras.Model, Path], keras.Model]
+"""(classifier, file) -> the classifier with the weights of the file."""
 SCRATCH_MOMENTUM = 0.9
 """BatchNormalization from scratch and with the kernels of another network.
 
@@ -66,7 +68,7 @@ class Network:
     has_widths: bool = False
     has_batchnorm: bool = True
     has_drop_path: bool = False
-    load_file: Callable[[keras.Model, Path], keras.Model] = load_weights_file
+    load_file: LoadFile = load_weights_file
     suffixes: tuple[str, ...] = SUFFIXES
     from_another_network: tuple[str, ...] = ()
 
@@ -118,13 +120,13 @@ def with_head(features: keras.Model, num_classes: int, dropout: float, name: str
     return keras.Model(features.inputs[0], logits, name=name)
 
 
-def published_loader(name: str) -> Load:
-    """The loader of Keras' own ImageNet weights of a network."""
+def published_loader(name: str, load_file: LoadFile = load_weights_file) -> Load:
+    """The loader of the published ImageNet weights of a network."""
 
     def load(model: keras.Model, width: float) -> keras.Model:
         published = published_weights(name)[width]
         path = published_file(published, of=name, instead="choose weights: null")
-        return load_weights_file(model, path)
+        return load_file(model, path)
 
     return load
 

@@ -14,10 +14,15 @@ RESERVED = ("image", "pixels", "dropout", HEAD)
 """Names that layers of every backbone have."""
 
 Arrays = Callable[[Any], list[np.ndarray]]
+StandIn = Callable[[Any], Callable[..., Any] | None]
 
 
 def _own_arrays(layer: Any) -> list[np.ndarray]:
     return layer.get_weights()
+
+
+def _none(layer: Any) -> None:
+    return None
 
 
 def _itself(image: Any) -> Any:
@@ -45,6 +50,7 @@ def flat_copy(
     *,
     before: Callable[[Any], Any] = _itself,
     arrays_of: Arrays = _own_arrays,
+    stand_in: StandIn = _none,
 ) -> keras.Model:
     """A flat copy of a network with another input.
 
@@ -52,12 +58,13 @@ def flat_copy(
         image: the new input, of another size for example.
         before: what happens to it before the first layer of the network.
         arrays_of: layer -> the weights of its copy.
+        stand_in: layer or operation -> a function that is called in its place, or None to copy it.
 
     Raises:
         UserError: as `flat`.
         ValueError: the network cannot take this input.
     """
-    copies = _Copies()
+    copies = _Copies(stand_in)
     outputs = copies.replay(model, before(image), "own_")
     for original, copy in copies.by_layer.values():
         if original.weights:
@@ -68,7 +75,8 @@ def flat_copy(
 class _Copies:
     """Copies of layers: one of each layer, however often it is called."""
 
-    def __init__(self) -> None:
+    def __init__(self, stand_in: StandIn) -> None:
+        self.stand_in = stand_in
         self.by_layer: dict[int, tuple[Any, Any]] = {}
         self.names = set(RESERVED)
 
@@ -83,7 +91,7 @@ class _Copies:
         def enter(operation: Any) -> Callable[..., Any]:
             if isinstance(operation, keras.Model):
                 return lambda x, **_: self.replay(operation, x, f"{operation.name}_")
-            return self.copy_of(operation, prefix)
+            return self.stand_in(operation) or self.copy_of(operation, prefix)
 
         outputs = graph._run_through_graph(inputs, operation_fn=enter)
         # A nested model returns one tensor to the layer that reads it.

@@ -8,14 +8,17 @@ from keras import layers
 
 from configs.contract import RANGES
 from distill.backbones.applications import scaled
-from distill.backbones.entry import Load, Network, add
+from distill.backbones.entry import Network, add, published_loader
 from distill.backbones.ported.arrays import ALL_SUFFIXES, load_file
-from distill.backbones.weights.published import published_file, published_weights
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 """Blocks of each of the four stages."""
 FILTERS = (64, 128, 256, 512)
 EPSILON = 1e-5
+INITIALIZER = {
+    "class_name": "VarianceScaling",
+    "config": {"scale": 2.0, "mode": "fan_out", "distribution": "untruncated_normal"},
+}
 # 1 minus the momentum of PyTorch, which weighs the new value.
 MOMENTUM = 0.9
 
@@ -24,7 +27,7 @@ def resnet_features(blocks: tuple[int, ...], image_size: int, width: float) -> k
     """A ResNet of basic blocks, from pixels of 0..255 to pooled features, with random weights."""
     image = keras.Input((image_size, image_size, 3), name="image")
     x = scaled(image, RANGES["torch"])
-    x = layers.ReLU(name="relu")(_conv(x, FILTERS[0], 7, 2, "conv1", "bn1"))
+    x = layers.ReLU(name="relu")(convolution(x, FILTERS[0], 7, 2, "conv1", "bn1"))
     # Behind the ReLU, zeros are as good as the minus infinity that PyTorch pads with.
     x = layers.ZeroPadding2D(1, name="maxpool_pad")(x)
     x = layers.MaxPooling2D(3, 2, name="maxpool")(x)
@@ -37,39 +40,48 @@ def resnet_features(blocks: tuple[int, ...], image_size: int, width: float) -> k
 
 
 def _basic_block(inputs: Any, filters: int, strides: int, name: str) -> Any:
-    x = _conv(inputs, filters, 3, strides, f"{name}_conv1", f"{name}_bn1")
+    x = convolution(inputs, filters, 3, strides, f"{name}_conv1", f"{name}_bn1")
     x = layers.ReLU(name=f"{name}_relu1")(x)
-    x = _conv(x, filters, 3, 1, f"{name}_conv2", f"{name}_bn2")
+    x = convolution(x, filters, 3, 1, f"{name}_conv2", f"{name}_bn2")
     if strides != 1 or inputs.shape[-1] != filters:
         shortcut = f"{name}_downsample"
-        inputs = _conv(inputs, filters, 1, strides, f"{shortcut}_0", f"{shortcut}_1")
+        inputs = convolution(inputs, filters, 1, strides, f"{shortcut}_0", f"{shortcut}_1")
     x = layers.Add(name=f"{name}_add")([x, inputs])
     return layers.ReLU(name=f"{name}_relu2")(x)
 
 
-def _conv(x: Any, filters: int, size: int, strides: int, name: str, batchnorm: str) -> Any:
-    """A convolution and its BatchNormalization, padded by the same number on all sides."""
+def convolution(
+    x: Any, filters: int | None, size: int, strides: int, name: str, batchnorm: str
+) -> Any:
+    """A convolution and its BatchNormalization, padded by the same number on all sides.
+
+    Args:
+        filters: None for a depthwise convolution.
+    """
     if strides > 1 and size > 1:
         # "same" would pad less at the top and left.
         x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
-    x = layers.Conv2D(
-        filters,
-        size,
-        strides=strides,
-        padding="same" if strides == 1 else "valid",
-        use_bias=False,
-        kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
-        name=name,
-    )(x)
+    padding = "same" if strides == 1 else "valid"
+    if filters is None:
+        x = layers.DepthwiseConv2D(
+            size,
+            strides=strides,
+            padding=padding,
+            use_bias=False,
+            depthwise_initializer=INITIALIZER,
+            name=name,
+        )(x)
+    else:
+        x = layers.Conv2D(
+            filters,
+            size,
+            strides=strides,
+            padding=padding,
+            use_bias=False,
+            kernel_initializer=INITIALIZER,
+            name=name,
+        )(x)
     return layers.BatchNormalization(epsilon=EPSILON, momentum=MOMENTUM, name=batchnorm)(x)
-
-
-def _loader(name: str) -> Load:
-    def load(model: keras.Model, width: float) -> keras.Model:
-        published = published_weights(name)[width]
-        return load_file(model, published_file(published, of=name, instead="choose weights: null"))
-
-    return load
 
 
 for _name, _blocks in BLOCKS.items():
@@ -79,7 +91,7 @@ for _name, _blocks in BLOCKS.items():
             family="resnet_torch",
             features=partial(resnet_features, _blocks),
             image_size=224,
-            loaders={"imagenet": _loader(_name)},
+            loaders={"imagenet": published_loader(_name, load_file)},
             load_file=load_file,
             suffixes=ALL_SUFFIXES,
         )

@@ -159,3 +159,12 @@ def test_convnext_is_flat_and_survives_saving(tmp_path):
 def test_an_image_too_small_is_refused(name, smallest):
     with pytest.raises(UserError, match=f"{name} needs {smallest} or more"):
         BACKBONES[name](image_size=64, num_classes=2, weights=None)
+
+
+def test_mobilenet_v3_has_layers_only(tmp_path):
+    """Operations that are no layers would keep the tools for graphs from pruning it."""
+    model = small("mobilenet_v3_small", weights=None)
+    graph_names = {operation.name for operation in model.operations}
+    assert graph_names == {layer.name for layer in model.layers}
+    gates = [layer for layer in model.layers if getattr(layer, "activation", None)]
+    assert keras.activations.hard_sigmoid in [layer.activation for layer in gates]
