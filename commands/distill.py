@@ -50,6 +50,7 @@ def data(target: Target, options: StepOptions) -> Result:
     ).rstrip()
     names = ("source", "root", "classes", "empty_classes", "skipped_endings")
     value = {k: v for k, v in facts.items() if k in names or "num_" in k}
+    value["root"] = str(directory.photos_manifest.parent.resolve() / facts["root"])
     return Result(value, text)
 
 

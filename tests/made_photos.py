@@ -42,7 +42,7 @@ def skipped_of(run: Path) -> dict[str, str]:
 
 
 def stored_pixels(run: Path, photo: Photo, facts: Facts) -> np.ndarray:
-    return np.asarray(Image.open(Path(facts["root"]) / photo.path).convert("RGB"))
+    return np.asarray(Image.open(run / "data" / facts["root"] / photo.path).convert("RGB"))
 
 
 def num_of(photos: list[Photo]) -> Counter[str]:

@@ -180,9 +180,13 @@ def ensure(run: RunDir, experiment: Experiment, names: list[str], target: str) -
 
 
 def _photos_are_elsewhere(run: RunDir, experiment: Experiment) -> bool:
-    """Whether the run was copied to a machine without its photos."""
+    """Whether the run was copied to a machine without its photos.
+
+    The photos of a data set that a name stands for (tfds:cats_vs_dogs) were unpacked into the run.
+    """
     manifest, path = run.photos_manifest.with_suffix(".json"), experiment.data.path
-    if path is None or path.exists() or not manifest.exists():
+    is_here = ":" not in experiment.data.source if path is None else path.exists()
+    if is_here or not manifest.exists():
         return False
     return bool(read_json(manifest)["inputs"]["data"] == experiment.data.as_input())
 

@@ -168,6 +168,15 @@ def _csv(columns: list[str], rows: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
+def stored_root(run: RunDir, root: Path) -> str:
+    """What the manifest says of the root: relative to its folder if the photos are in the run.
+
+    So a run can be moved together with photos that were unpacked into it.
+    """
+    folder, root = run.photos_manifest.parent.resolve(), root.resolve()
+    return str(root.relative_to(folder) if root.is_relative_to(folder) else root)
+
+
 def load_examples(run: RunDir, *splits: str) -> Examples:
     """The photos of a run that belong to these splits, one split after the other.
 
@@ -187,7 +196,9 @@ def _examples(run: RunDir, photos: list[Photo]) -> Examples:
     facts = read_json(run.photos_manifest.with_suffix(".json"))
     # Manifests of older versions do not name empty class folders.
     empty = facts.get("empty_classes", [])
-    return make_examples(photos, Path(facts["root"]), facts["classes"], empty)
+    # An absolute path stays as it is: photos outside of the run, and runs of older versions.
+    root = run.photos_manifest.parent / facts["root"]
+    return make_examples(photos, root, facts["classes"], empty)
 
 
 def student_examples(run: RunDir) -> Examples:

@@ -23,6 +23,7 @@ from distill.data.manifest import (
     describe_endings,
     describe_skipped,
     make_examples,
+    stored_root,
     with_hidden_labels,
     write_manifest,
     write_near_duplicates,
@@ -63,7 +64,7 @@ def data_step(run: RunDir, data: DataConfig) -> Step:
         if scanned.num_groups:
             facts["num_groups"] = scanned.num_groups
         return paths, {
-            "root": str(listing.root.resolve()),
+            "root": stored_root(run, listing.root),
             "source": data.source,
             "classes": _class_names(photos),
             "empty_classes": _empty_classes(listing, photos),

@@ -18,7 +18,10 @@ def folder(place: Place) -> Listing:
     if not path.exists():
         raise UserError(f"{path} does not exist. {EXPECTED_FOLDER}")
     if not path.is_dir():
-        raise UserError(f"{path} is a file. {EXPECTED_FOLDER}")
+        raise UserError(
+            f"{path} is a file. {EXPECTED_FOLDER[:-1]}, or a file with photos: .zip, .tar, .csv, "
+            ".parquet, .npz, or .json with COCO annotations."
+        )
     layout = read_layout(path, has_groups=place.has_groups)
     files = [
         ListedFile(name, folder.label, folder.split)

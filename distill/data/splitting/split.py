@@ -2,8 +2,10 @@
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from configs.errors import UserError
 from distill.data.manifest import UNLABELLED, Photo, Skipped
@@ -11,6 +13,7 @@ from distill.data.reading import Candidate
 from distill.data.splitting.near_duplicates import near_duplicates
 from distill.data.splitting.rule import SplitRule
 from distill.data.splitting.units import (
+    GROUP,
     Unit,
     balanced_sides,
     describe_groups,
@@ -57,53 +60,57 @@ def split_photos(
         UserError: the given splits put one group on two sides.
     """
     near = near_duplicates([c.thumbnail for c in candidates]) if find_near else []
-    photos: list[Photo | None] = [candidate.photo for candidate in candidates]
     left_out: dict[int, Skipped] = {}
     for rows in near:
         left_out |= _lower_sides(candidates, rows)
-    groups = [candidate.photo.group for candidate in candidates]
     _refuse_split_groups(candidates)
-    rest = [[row for row in rows if row not in left_out] for rows in near]
-    unit_of = units_of(groups, [rows for rows in rest if len(rows) > 1])
-    free: dict[int, list[int]] = defaultdict(list)
+    groups = [candidate.photo.group for candidate in candidates]
+    unit_of = units_of(groups, [[row for row in rows if row not in left_out] for rows in near])
+    units = _units_to_split(candidates, unit_of, left_out)
+    draw_sides = balanced_sides if any(groups) else sides_by_content
+    sides = draw_sides(units.values(), rule)
+    photos: dict[int, Photo] = {}
     for row, candidate in enumerate(candidates):
+        unit = units.get(int(unit_of[row]))
+        split = candidate.photo.split if unit is None else sides[unit.key]
         if not candidate.has_split_folder and row not in left_out:
-            free[int(unit_of[row])].append(row)
-    units = {number: _unit(candidates, rows) for number, rows in free.items()}
-    has_groups = any(groups)
-    sides = (balanced_sides if has_groups else sides_by_content)(units.values(), rule)
-    first_of = {number: candidates[rows[0]].photo for number, rows in free.items()}
-    for row, candidate in enumerate(candidates):
-        unit = int(unit_of[row])
-        if row in left_out or unit not in units:
-            continue
-        split = sides[units[unit].key]
-        if not candidate.has_split_folder:
             photos[row] = replace(candidate.photo, split=split)
         elif candidate.photo.split == UNLABELLED and SIDES[split]:
-            left_out[row] = Skipped(
-                candidate.photo.path,
-                f"of one group with, or nearly the same as, {first_of[unit].path} ({split})",
-            )
-    for row in left_out:
-        photos[row] = None
-    if has_groups:
-        log.info("%s", describe_groups(units.values(), sides))
-        if few := few_groups(units.values()):
-            log.warning("%s", few)
+            reason = f"a photo of its group, or nearly the same photo, is in the {split} split"
+            left_out[row] = Skipped(candidate.photo.path, reason)
+        elif row not in left_out:
+            photos[row] = candidate.photo
+    if any(groups):
+        _log_groups(units.values(), sides)
     return SplitPhotos(
-        [photo for photo in photos if photo is not None],
+        list(photos.values()),
         list(left_out.values()),
-        [[photos[r] or replace(candidates[r].photo, split="") for r in rows] for rows in near],
+        [[photos.get(r, replace(candidates[r].photo, split="")) for r in rows] for rows in near],
         len(set(groups) - {""}),
     )
 
 
-def _unit(candidates: Sequence[Candidate], rows: Sequence[int]) -> Unit:
-    photos = [candidates[row].photo for row in rows]
+def _units_to_split(
+    candidates: Sequence[Candidate], unit_of: np.ndarray, left_out: Mapping[int, Skipped]
+) -> dict[int, Unit]:
+    """The units that hold photos whose split is to be drawn, by their numbers."""
+    rows_of: dict[int, list[int]] = defaultdict(list)
+    for row, candidate in enumerate(candidates):
+        if not candidate.has_split_folder and row not in left_out:
+            rows_of[int(unit_of[row])].append(row)
+    return {number: _unit([candidates[r].photo for r in rows]) for number, rows in rows_of.items()}
+
+
+def _unit(photos: Sequence[Photo]) -> Unit:
     names = [photo.group for photo in photos if photo.group]
-    key = f"group {min(names)}" if names else min(photo.sha256 for photo in photos)
+    key = f"{GROUP}{min(names)}" if names else min(photo.sha256 for photo in photos)
     return Unit(key, Counter(photo.label for photo in photos))
+
+
+def _log_groups(units: Collection[Unit], sides: Mapping[str, str]) -> None:
+    log.info("%s", describe_groups(units, sides))
+    if few := few_groups(units):
+        log.warning("%s", few)
 
 
 def _lower_sides(candidates: Sequence[Candidate], rows: Sequence[int]) -> dict[int, Skipped]:

@@ -20,6 +20,9 @@ log = logging.getLogger("potstill")
 MAX_SHARE = 0.2
 """Of the photos, that near-duplicates may bind into one unit. Larger ones leave too little else."""
 
+GROUP = "group "
+"""How the key of a unit begins that holds a group. Other keys are digests."""
+
 FEW_GROUPS = 10
 """A class with fewer groups is named: its scores rest on a handful of them."""
 
@@ -35,6 +38,11 @@ class Unit:
 
     key: str
     num_by_class: Mapping[str, int]
+
+    @property
+    def is_group(self) -> bool:
+        """Whether the user or the source wants them together."""
+        return self.key.startswith(GROUP)
 
     @property
     def num_photos(self) -> int:
@@ -150,7 +158,7 @@ def _order(key: str) -> str:
 
 def describe_groups(units: Iterable[Unit], splits: Mapping[str, str]) -> str:
     """How many groups each split has, in words."""
-    num = Counter(splits[unit.key] for unit in units)
+    num = Counter(splits[unit.key] for unit in units if unit.is_group)
     parts = ", ".join(f"{name} {num[name]}" for name in reversed(IN_ORDER))
     return f"{sum(num.values())} groups stay together: {parts}"
 

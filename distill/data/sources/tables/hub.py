@@ -58,7 +58,7 @@ def _of_hub(name: str) -> Parts:
             )
         except (OSError, ValueError, HFValidationError) as error:  # hub errors are OSErrors
             problem = error
-            continue
+            break
         if parts := _parts(Path(folder)):
             return parts
     raise UserError(

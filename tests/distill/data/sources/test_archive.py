@@ -12,6 +12,7 @@ import pytest
 from configs.errors import UserError
 from configs.run_dir import RunDir
 from configs.schema.data import DataConfig
+from distill.data.manifest import load_examples
 from distill.data.scan import data_step
 from distill.data.sources import archive as archive_module
 from made_photos import LABELS, data_of, num_of, png_of, skipped_of
@@ -82,7 +83,7 @@ def test_names_of_old_tools_and_junk(tmp_path: Path) -> None:
 def test_it_is_unpacked_once_and_again_when_it_changed(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "p.zip", members())
     before, photos = data_of(tmp_path / "run", path=path)
-    file = Path(before["root"]) / photos[0].path
+    file = tmp_path / "run" / "data" / before["root"] / photos[0].path
     made = file.stat().st_ino
     again, _ = data_of(tmp_path / "run", path=path)
     assert again == before
@@ -226,6 +227,15 @@ def test_a_killed_unpacking_continues(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(archive_module, "finish", finish)
     facts, photos = data_of(tmp_path / "run", path=path)
     assert len(photos) == 20
-    inodes = {file.stat().st_ino for file in Path(facts["root"]).rglob("*.png")}
-    assert set(done) <= inodes
-    assert not list(Path(facts["root"]).rglob(".unfinished*"))
+    root = tmp_path / "run" / "data" / facts["root"]
+    assert set(done) <= {file.stat().st_ino for file in root.rglob("*.png")}
+    assert not list(root.rglob(".unfinished*"))
+
+
+def test_a_run_is_moved_with_its_unpacked_photos(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "p.zip", members())
+    data_of(tmp_path / "run", path=path)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    paths = load_examples(RunDir(tmp_path / "moved"), "train").paths
+    assert paths
+    assert all(path.exists() for path in paths)

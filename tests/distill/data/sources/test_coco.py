@@ -51,7 +51,7 @@ def test_crops_are_the_pixels_of_the_boxes_and_those_of_a_photo_are_on_one_side(
         whole = np.asarray(Image.open(tmp_path / photo.group))
         left = 2 if photo.label == "cat" else 31
         expected = whole[5:35, left : left + 20]
-        assert np.array_equal(stored_pixels(tmp_path, photo, facts), expected)
+        assert np.array_equal(stored_pixels(tmp_path / "run", photo, facts), expected)
     assert all(len(splits) == 1 for splits in sides.values())
 
 
@@ -97,7 +97,7 @@ def test_boxes_outside_and_photos_that_cannot_be_read_are_skipped_and_listed(
     assert "the annotations say 600 x 40" in skipped["7.png box 14"]
     (clipped,) = (photo for photo in photos if (photo.width, photo.height) == (20, 15))
     whole = np.asarray(Image.open(tmp_path / "0.png"))
-    assert np.array_equal(stored_pixels(tmp_path, clipped, facts), whole[:15, :20])
+    assert np.array_equal(stored_pixels(tmp_path / "run", clipped, facts), whole[:15, :20])
 
 
 def test_a_photo_that_is_exchanged_gives_other_crops(tmp_path: Path) -> None:

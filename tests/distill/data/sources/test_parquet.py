@@ -47,7 +47,7 @@ def test_a_parquet_file_of_photos(tmp_path: Path) -> None:
     assert num_of(photos) == {"cat": 12, "dog": 12}
     by_name = {photo.path: photo for photo in photos}
     assert np.array_equal(
-        stored_pixels(tmp_path, by_name["0000/000005-IMG-5.png"], facts), pixels_of(5)
+        stored_pixels(tmp_path / "run", by_name["0000/000005-IMG-5.png"], facts), pixels_of(5)
     )
 
 

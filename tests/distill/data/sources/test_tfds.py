@@ -59,7 +59,7 @@ def test_a_prepared_data_set_keeps_its_splits_and_bytes(tmp_path: Path, data_dir
     assert facts["num_test"] == 10
     assert facts["num_validation"] > 0  # drawn from train
     names = {Path(photo.path).stem.partition("-")[2]: photo for photo in photos}
-    assert np.array_equal(stored_pixels(tmp_path, names["17"], facts), pixels_of(17))
+    assert np.array_equal(stored_pixels(tmp_path / "run", names["17"], facts), pixels_of(17))
 
 
 def test_the_folder_of_a_version_is_read_too(tmp_path: Path, data_dir: Path) -> None:

@@ -131,7 +131,20 @@ def test_unlabelled_photos_of_a_tested_group_are_left_out(tmp_path: Path) -> Non
     unlabelled = {photo.group for photo in photos if photo.split == "unlabelled"}
     assert unlabelled == {group for group, splits in sides.items() if "train" in splits}
     skipped = (tmp_path / "run" / "data" / "skipped.csv").read_text()
-    assert skipped.count("of one group with") == 12 - len(unlabelled) > 0
+    assert skipped.count("a photo of its group") == 12 - len(unlabelled) > 0
+
+
+def test_the_log_counts_groups_and_not_photos_of_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = animals(tmp_path / "photos")
+    for number in range(5):
+        save_photo(root / "cat" / f"animal99/other{number}.png", seed=90_000 + number)
+    with caplog.at_level("INFO"):
+        split_photos(root, tmp_path / "run", group=GroupConfig(pattern=r"/a(\d+)_"))
+    (line,) = (line for line in caplog.messages if "groups stay together" in line)
+    assert line.startswith("12 groups stay together: train ")
+    assert "5 of 149 file names name no group: split alone" in caplog.messages
 
 
 def test_a_class_with_few_groups_is_named(tmp_path: Path, warnings: list[str]) -> None:
