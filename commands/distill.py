@@ -143,9 +143,36 @@ def student(target: Target, options: StepOptions) -> Result:
 
 
 @command(app)
+def advise(
+    target: Target,
+    options: RunOptions,
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Compare this one; repeatable. Default: those here."),
+    ] = None,
+) -> Result:
+    """Before training: which teacher and student fit these photos, and how long it will take."""
+    from commands.tables.training import candidates_table, durations_table
+    from compress.config_choices import REGISTRIES
+    from compress.run.advise import advise as ask
+    from compress.run.execution import take
+    from configs.records import to_json
+
+    directory, experiment = open_run(target, options)
+    take(directory, experiment, ["data"], target=target)
+    advice = ask(directory, experiment, REGISTRIES, backbone or [])
+    reasons = "\n".join(f"- {reason}" for reason in advice.proposal.reasons)
+    text = (
+        f"{candidates_table(advice.candidates, advice.files)}\n\n{reasons}\n\n"
+        f"{durations_table(advice.steps)}\n\nNext: distill run {advice.config}"
+    )
+    return Result({**to_json(advice), "config": str(advice.config)}, text)
+
+
+@command(app)
 def tune(target: Target, options: RunOptions) -> Result:
     """Search the settings of the student, within the limits of compress.budget."""
-    from commands.tables import trials_table
+    from commands.tables.training import trials_table
     from compress.config_choices import REGISTRIES
     from compress.tuning.outcome import write_outcome
     from compress.tuning.study import run_study
@@ -165,7 +192,7 @@ def tune(target: Target, options: RunOptions) -> Result:
 @command(app)
 def backbones() -> Result:
     """List every backbone: parameters, MACs, input size, and whether its weights are here."""
-    from commands.tables import backbones_table
+    from commands.tables.training import backbones_table
     from configs.records import to_json
     from distill.backbones.catalogue import backbone_rows
 

@@ -94,6 +94,10 @@ class Examples:
             rows += of_class[: max(round(share * len(of_class)), 1)]
         return self._rows(sorted(rows))
 
+    def some(self, count: int) -> "Examples":
+        """At most so many of the photos, always the same: their ids are random digests."""
+        return self._rows(np.argsort(self.ids)[:count].tolist())
+
     def _rows(self, rows: Sequence[int]) -> "Examples":
         return replace(
             self,
@@ -199,6 +203,11 @@ def _examples(run: RunDir, photos: list[Photo]) -> Examples:
     # An absolute path stays as it is: photos outside of the run, and runs of older versions.
     root = run.photos_manifest.parent / facts["root"]
     return make_examples(photos, root, facts["classes"], empty)
+
+
+def photo_sides(run: RunDir) -> list[int]:
+    """The shorter side of each photo, in pixels."""
+    return [min(photo.width, photo.height) for photo in _photos(run)]
 
 
 def student_examples(run: RunDir) -> Examples:

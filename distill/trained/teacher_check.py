@@ -9,6 +9,7 @@ import numpy as np
 from distill.backbones import HEAD
 from distill.data.manifest import Examples
 from distill.trained.answers import model_outputs
+from distill.trained.linear_probe import linear_probe
 from eval.scoring.intervals import paired_interval, wilson_interval
 
 log = logging.getLogger("potstill")
@@ -31,25 +32,19 @@ class TeacherCheck:
 def check_teacher(model: keras.Model, train: Examples, validation: Examples) -> TeacherCheck:
     """Compare a trained teacher with chance and with a linear probe; warn if it is worse.
 
-    A linear probe is a logistic regression on the features in front of the classifier (Alain and
-    Bengio 2016, arXiv:1610.01644). A teacher that loses to it has a classifier that did not learn
-    enough, or too much.
+    The probe reads the features in front of the classifier. A teacher that loses to it has a
+    classifier that did not learn enough, or too much.
 
     Args:
         model: ends in the classifier of our backbones.
         train: the photos that it learned from.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     head = model.get_layer(HEAD)
     backbone = keras.Model(model.input, head.input)
-    chosen = _random(train)
+    chosen = train.some(MOST_PHOTOS)
     splits = {"train": chosen, "validation": validation}
     features = model_outputs(backbone, splits, name="features of the teacher")
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    probe.fit(features["train"], chosen.labels)
+    probe = linear_probe(features["train"], chosen.labels)
     kernel, bias = (np.asarray(weights) for weights in head.get_weights())
     is_right = (features["validation"] @ kernel + bias).argmax(axis=1) == validation.labels
     probe_is_right = probe.predict(features["validation"]) == validation.labels
@@ -86,12 +81,3 @@ def _warn_of_probe(is_right: np.ndarray, probe_is_right: np.ndarray) -> None:
             100 * is_right.mean(),
             100 * probe_is_right.mean(),
         )
-
-
-def _random(train: Examples) -> Examples:
-    """Some of the photos; the digests that order them are random."""
-    order = np.argsort(train.ids)[:MOST_PHOTOS]
-    return Examples(
-        [train.ids[i] for i in order], [train.paths[i] for i in order], train.labels[order],
-        train.classes,
-    )  # fmt: skip

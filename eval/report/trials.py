@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ class TrialRow:
     """
 
     number: int
-    settings: dict[str, Any]
+    settings: Mapping[str, Any]
     file: str
     num_right: int
     num_photos: int

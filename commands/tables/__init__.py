@@ -1,7 +1,7 @@
 """The tables that commands print: of files, runs, devices and measurements."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,11 +11,7 @@ from eval.choice.compare import RunRow
 from eval.devices.registry import DeviceCheck
 from eval.devices.wheels import RUNTIMES
 from eval.needs import Runtime, operators_text
-from eval.report.trials import TrialRow
 from eval.timing.latency import milliseconds
-
-if TYPE_CHECKING:
-    from distill.backbones.catalogue import BackboneRow
 
 FILE_COLUMNS = [
     "file", "KB", "top-1", "95 %", "drop", "same as parent", "p50 ms", "p90 ms", "MiB", "needs",
@@ -58,19 +54,6 @@ def files_table(rows: list[dict[str, Any]], chosen: str | None = None) -> str:
         columns.append("outside XNNPACK")
         cells = [[*row, text] for row, text in zip(cells, others, strict=True)]
     return table_text(columns, cells, left=(0, *range(len(FILE_COLUMNS) - 1, len(columns))))
-
-
-def trials_table(rows: list[TrialRow]) -> str:
-    """The trials of a search; the best is marked with an asterisk."""
-    columns = ["trial", *rows[0].settings, "top-1", "p50 ms", "KB", "file", "exceeds"]
-    cells = [
-        [
-            f"{row.number}{' *' if row.chosen else ''}", *row.texts, f"{100 * row.top1:.1f}",
-            f"{row.p50_ms:.2f}", f"{row.file_bytes / 1000:.0f}", row.file, row.why,
-        ]
-        for row in rows
-    ]  # fmt: skip
-    return table_text(columns, cells, left=(0, len(columns) - 2, len(columns) - 1))
 
 
 def _outside_xnnpack(row: dict[str, Any]) -> dict[str, int]:
@@ -204,29 +187,6 @@ def devices_table(checks: list[DeviceCheck]) -> str:
     problems = [f"{check.device}: {check.problem}" for check in checks if check.problem]
     columns = ["device", "processor", "cores", "system", "Python", "runtimes"]
     return "\n".join([table_text(columns, cells), *problems])
-
-
-def backbones_table(rows: "list[BackboneRow]") -> str:
-    """One line per backbone, and what the columns mean."""
-    columns = [
-        "backbone", "parameters (M)", "MACs (M)", "input", "smallest", "ImageNet weights here",
-    ]  # fmt: skip
-    cells = [
-        [
-            row.name,
-            f"{row.num_parameters / 1e6:.1f}",
-            "" if row.num_macs is None else f"{row.num_macs / 1e6:,.0f}",
-            str(row.image_size),
-            str(row.smallest_image),
-            row.imagenet_here,
-        ]
-        for row in rows
-    ]
-    return table_text(columns, cells, left=(0, len(columns) - 1)) + (
-        "\nParameters and MACs (multiply-accumulates of one image of the size in the column input) "
-        "are those of a network with 1,000 classes.\nAny Keras model of yours is a backbone, too: "
-        "{name: keras_file, weights: mine.keras}"
-    )
 
 
 def candidates_table(candidates: list[dict[str, Any]]) -> str:
