@@ -139,6 +139,7 @@ def exported(model, recipe: str, images) -> dict[str, float]:
     path.unlink()
     return {
         "max_diff": float(np.abs(answers - expected).max()),
+        "correlation": round(float(np.corrcoef(answers.ravel(), expected.ravel())[0, 1]), 4),
         "same": float((answers.argmax(axis=1) == expected.argmax(axis=1)).mean()),
         "mb": round(num_bytes / 1e6, 2),
         "seconds": round(seconds, 1),
@@ -185,7 +186,7 @@ def table(path: Path) -> str:
     ]
     for row in rows:
         if FILES[0] in row:
-            cells = [_cell(row[recipe]) for recipe in FILES]
+            cells = [_cell(recipe, row[recipe]) for recipe in FILES]
             lines.append(
                 f"| `{row['name']}` | {row['image_size']} | {row['num_parameters'] / 1e6:.1f} "
                 f"| {row['reload']:.0e} | {' | '.join(cells)} |"
@@ -195,10 +196,12 @@ def table(path: Path) -> str:
     return "\n".join(lines)
 
 
-def _cell(result) -> str:
+def _cell(recipe: str, result) -> str:
     if isinstance(result, str):
         return result.split("\n")[0]
-    return f"{result['max_diff']:.0e}, {100 * result['same']:.0f} %"
+    if "float" in recipe:
+        return f"{result['max_diff']:.0e}"
+    return f"{result['mb']:.1f} MB, {result['correlation']:.2f}"
 
 
 def write_catalogue() -> None:

@@ -98,7 +98,7 @@ def add(network: Network) -> None:
         family=network.family,
         image_size=network.image_size,
         smallest_image=network.smallest_image,
-        check=partial(_check_options, network),
+        check=partial(_options_to_store, network),
     )(build)
 
 
@@ -173,6 +173,18 @@ def _check_weights(network: Network, weights: str | None) -> str | None:
         f"{network.name} has no such weights.{nearest(weights, [*network.loaders, 'null'])} "
         f"Or a path ending in {', '.join(network.suffixes)}"
     )
+
+
+def _options_to_store(network: Network, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a config, without a width that changes nothing.
+
+    Networks of runs from before there was a width are not trained again.
+
+    Raises:
+        UserError: as `_check_options`.
+    """
+    _check_options(network, options)
+    return {key: value for key, value in options.items() if (key, value) != ("width", 1.0)}
 
 
 def _check_options(network: Network, options: Mapping[str, Any]) -> None:
