@@ -14,7 +14,11 @@ from pydantic import AfterValidator, Field
 from configs.errors import UserError
 from configs.registry import nearest
 from distill.backbones import BACKBONES, HEAD
-from distill.backbones.weights.published import published_file, published_weights
+from distill.backbones.weights.published import (
+    find_published,
+    published_file,
+    published_weights,
+)
 from distill.backbones.weights_file import SUFFIXES, load_weights_file
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
@@ -45,6 +49,7 @@ class Network:
         smallest_image: the smallest legal input, in pixels.
         loaders: what `weights` may name beside files, and how these weights are loaded.
         from_scratch: prepares a network without weights.
+        find_imagenet: finds the file of the weights `imagenet`, if it is here.
         has_widths: whether the network has an option `width`.
         has_batchnorm: whether it has an option `batchnorm_momentum`.
         load_file: loads the weights that a path names.
@@ -57,6 +62,7 @@ class Network:
     image_size: int
     smallest_image: int = 32
     loaders: Mapping[str, Load] = field(default_factory=dict)
+    find_imagenet: Callable[[], Path | None] | None = None
     from_scratch: Callable[[keras.Model], None] = lambda model: None
     has_widths: bool = False
     has_batchnorm: bool = True
@@ -81,6 +87,7 @@ def add(network: Network) -> None:
         options["width"] = (Width, 1.0)
     if network.has_batchnorm:
         options["batchnorm_momentum"] = (Momentum | None, None)
+    find_imagenet = network.find_imagenet or partial(find_published, network.name)
     keyword = inspect.Parameter.KEYWORD_ONLY
     build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
@@ -98,6 +105,7 @@ def add(network: Network) -> None:
         family=network.family,
         image_size=network.image_size,
         smallest_image=network.smallest_image,
+        find_imagenet=find_imagenet if "imagenet" in network.loaders else None,
         check=partial(_options_to_store, network),
     )(build)
 
