@@ -128,8 +128,8 @@ class Registry:
     def check(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Every option of `name`: the values in `options`, checked, and defaults for the rest.
 
-        A function whose options depend on each other is registered with a fact `check`, which
-        takes all of them and raises UserError.
+        A function whose options depend on each other is registered with a fact `check`. It takes
+        all of them, raises UserError or returns those that a config should hold.
 
         Raises:
             UserError: the name or an option is unknown, or a value does not fit.
@@ -146,7 +146,7 @@ class Registry:
             if key in options and parameter.annotation is not inspect.Parameter.empty:
                 checked[key] = self._checked(name, key, parameter.annotation, options[key])
         if "check" in self._facts[name]:
-            self._facts[name]["check"](checked)
+            return self._facts[name]["check"](checked)
         return checked
 
     def _checked(self, name: str, key: str, annotation: Any, value: Any) -> Any:

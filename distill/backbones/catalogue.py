@@ -5,8 +5,7 @@ from typing import Literal
 
 from distill.backbones import BACKBONES
 from distill.backbones.macs import count_macs
-from distill.backbones.weights.lite_package import LITE_VARIANTS, find_lite_file
-from distill.backbones.weights.published import catalogue, published_weights
+from distill.backbones.weights.published import catalogue
 
 NUM_CLASSES = 1000
 """The classes that the counts are for, as in the tables of papers."""
@@ -74,12 +73,7 @@ def counts_of(name: str) -> Counts:
 
 
 def _imagenet_here(name: str) -> Here:
-    if name.startswith("efficientnet_lite"):
-        variant = int(name[-1])
-        if variant not in LITE_VARIANTS:
-            return "none published"
-        return "yes" if find_lite_file(variant) else "no"
-    published = published_weights(name).get(1.0)
-    if published is None:
+    find = BACKBONES.facts(name).get("find_imagenet")
+    if find is None:
         return "none published"
-    return "yes" if published.path.exists() else "no"
+    return "yes" if find() else "no"

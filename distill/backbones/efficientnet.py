@@ -9,7 +9,11 @@ from keras.src.applications.efficientnet import EfficientNet
 from distill.backbones.efficientnet_lite import WIDTH_AND_DEPTH, lite_features
 from distill.backbones.entry import Load, Network, add, published_loader
 from distill.backbones.weights.from_lite import copy_lite_weights, normalize_like_lite
-from distill.backbones.weights.lite_package import LITE_VARIANTS, load_lite_weights
+from distill.backbones.weights.lite_package import (
+    LITE_VARIANTS,
+    find_lite_file,
+    load_lite_weights,
+)
 
 B_SIZES = (224, 240, 260, 300, 380, 456, 528, 600)
 B_WIDTH_AND_DEPTH = (
@@ -68,6 +72,7 @@ for _variant in WIDTH_AND_DEPTH:
             features=partial(lite_features, _variant),
             image_size=LITE_SIZES[_variant],
             loaders={"imagenet": _loading(load_lite_weights, _variant)} if _is_published else {},
+            find_imagenet=partial(find_lite_file, _variant),
             has_widths=True,
         )
     )

@@ -14,7 +14,11 @@ from pydantic import AfterValidator, Field
 from configs.errors import UserError
 from configs.registry import nearest
 from distill.backbones import BACKBONES, HEAD
-from distill.backbones.weights.published import published_file, published_weights
+from distill.backbones.weights.published import (
+    find_published,
+    published_file,
+    published_weights,
+)
 from distill.backbones.weights_file import SUFFIXES, load_weights_file
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
@@ -51,6 +55,7 @@ class Network:
         smallest_image: the smallest legal input, in pixels.
         loaders: what `weights` may name beside files, and how these weights are loaded.
         from_scratch: prepares a network without weights.
+        find_imagenet: finds the file of the weights `imagenet`, if it is here.
         has_widths: whether the network has an option `width`.
         has_batchnorm: whether it has an option `batchnorm_momentum`.
         has_drop_path: whether it has an option `drop_path`.
@@ -64,6 +69,7 @@ class Network:
     image_size: int
     smallest_image: int = 32
     loaders: Mapping[str, Load] = field(default_factory=dict)
+    find_imagenet: Callable[[], Path | None] | None = None
     from_scratch: Callable[[keras.Model], None] = lambda model: None
     has_widths: bool = False
     has_batchnorm: bool = True
@@ -91,6 +97,7 @@ def add(network: Network) -> None:
         options["drop_path"] = (Dropout, DROP_PATH)
     if network.has_batchnorm:
         options["batchnorm_momentum"] = (Momentum | None, None)
+    find_imagenet = network.find_imagenet or partial(find_published, network.name)
     keyword = inspect.Parameter.KEYWORD_ONLY
     build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
@@ -108,7 +115,8 @@ def add(network: Network) -> None:
         family=network.family,
         image_size=network.image_size,
         smallest_image=network.smallest_image,
-        check=partial(_check_options, network),
+        find_imagenet=find_imagenet if "imagenet" in network.loaders else None,
+        check=partial(_options_to_store, network),
     )(build)
 
 
@@ -192,6 +200,18 @@ def _check_weights(network: Network, weights: str | None) -> str | None:
         f"{network.name} has no such weights.{nearest(weights, [*network.loaders, 'null'])} "
         f"Or a path ending in {', '.join(network.suffixes)}"
     )
+
+
+def _options_to_store(network: Network, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a config, without a width that changes nothing.
+
+    Networks of runs from before there was a width are not trained again.
+
+    Raises:
+        UserError: as `_check_options`.
+    """
+    _check_options(network, options)
+    return {key: value for key, value in options.items() if (key, value) != ("width", 1.0)}
 
 
 def _check_options(network: Network, options: Mapping[str, Any]) -> None:

@@ -31,7 +31,12 @@ PASS_ON = (
 SCALING = (layers.Rescaling, layers.Normalization)
 
 
-def _check(options: Any) -> None:
+def _check(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a config, unchanged.
+
+    Raises:
+        UserError: they name no file of a model, or contradict each other.
+    """
     if not options["weights"]:
         raise UserError(
             "backbone keras_file has no weights. Name the file of a Keras model: "
@@ -44,6 +49,7 @@ def _check(options: Any) -> None:
         )
     if options["pixels"] == "caffe" and options["channels"] not in (None, "bgr"):
         raise UserError("pixels: caffe means that blue comes first; leave channels out.")
+    return options
 
 
 @BACKBONES.add(check=_check)

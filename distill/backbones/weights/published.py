@@ -63,6 +63,12 @@ def published_weights(name: str) -> Mapping[float, Published]:
     return {float(width): Published(**file) for width, file in files.items()}
 
 
+def find_published(name: str) -> Path | None:
+    """The published file of a backbone on this machine, or None if it is not here."""
+    published = published_weights(name).get(1.0)
+    return published.path if published and published.path.exists() else None
+
+
 def published_file(published: Published, *, of: str, instead: str) -> Path:
     """The file on this machine. It is downloaded if it is missing.
 

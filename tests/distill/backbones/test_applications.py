@@ -140,6 +140,12 @@ def test_a_width_without_published_weights_is_refused_by_name():
     assert BACKBONES.check("mobilenet_v2", {"width": 0.75})["weights"] == "imagenet"
 
 
+def test_a_width_that_changes_nothing_is_not_stored():
+    """The steps of runs from before there was a width have the same inputs as ever."""
+    for options in ({}, {"width": 1.0}):
+        assert "width" not in BACKBONES.check("efficientnet_b0", options)
+
+
 @pytest.mark.parametrize("name", ["vgg16", "convnext_tiny"])
 def test_a_network_without_batchnorm_has_no_option_for_it(name):
     with pytest.raises(UserError, match="no option batchnorm_momentum"):
