@@ -178,7 +178,9 @@ def _chunks(
 
 def evaluation_features(
     model: keras.Model, batches: Iterator[tuple[np.ndarray, np.ndarray]]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(features, labels) of the batches of a split."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """(features, labels) of a split, computed in these batches."""
     features_of = answers_of(keras.Model(model.inputs, features_before_head(model)))
-    return [(features_of(images).astype("float32"), labels) for images, labels in batches]
+    computed = [(features_of(images).astype("float32"), labels) for images, labels in batches]
+    features, labels = (np.concatenate(arrays) for arrays in zip(*computed, strict=True))
+    return features, labels
