@@ -39,7 +39,7 @@ STRATEGIES = {
     "head": ("{name: head}", "{name: head, num_views: 1}"),
     "progressive": ("{name: progressive, shares: [0, 1]}", "progressive"),
     "partial": ("{name: partial, stages: 1}", "{name: partial, from_layer: c1, rate_decay: 0.5}"),
-    "by photos": ("{name: auto, by: photos}", "{name: full, rate_decay: 0.5}"),
+    "auto by photos": ("{name: auto, by: photos}", "{name: full, rate_decay: 0.5}"),
 }
 
 
