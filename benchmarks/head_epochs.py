@@ -39,8 +39,8 @@ from distill.training.feature_student import FeatureStudent
 from distill.training.fit import fit
 from distill.training.settings import make_schedule
 from distill.training.strategies import STRATEGIES, Plan, Setting
-from distill.training.strategies.head import cached_views, evaluation_features
 from distill.training.strategies.lesson import EVALUATION_BATCH, TrainingJob, make_lesson
+from distill.training.strategies.stored_features import cached_views, evaluation_features
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 NETWORK = "efficientnet_lite0"

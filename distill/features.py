@@ -54,7 +54,8 @@ def feature_output(model: keras.Model, kind: FeatureKind, name: str) -> Any:
     if kind == "pooled":
         return pooling.output
     channels = 1 if pooling.data_format == "channels_first" else -1
-    squares = ops.sum(ops.square(pooling.input), axis=channels)
+    # Sums of squares leave the range of float16.
+    squares = ops.sum(ops.square(ops.cast(pooling.input, "float32")), axis=channels)
     height, width = squares.shape[1:]
     if height is None or height != width or height < 2:
         raise UserError(

@@ -63,6 +63,8 @@ def train_classifier(
     plan = _plan(job)
     strategy = f"{config.strategy.name}: {plan}"
     log.info("%s learns by strategy %s", job.name, strategy)
+    if config.backbone.options.get("weights") is None and not plan.trains_all:
+        log.warning("%s starts at random, and layers that do not learn stay so", job.name)
     student = FeatureStudent(model, model)
     if job.features is not None:
         student = feature_student(model, job.features)

@@ -41,6 +41,7 @@ class Schedule:
         curve, optimizer: names and options in `SCHEDULES` and `OPTIMIZERS`.
         clip_norm: largest norm of the gradient; None for no limit that matters.
         scales_loss: scale the loss up so that gradients of float16 do not vanish.
+        is_quick: updates take so little that Python's part in them counts: do several at once.
         patience: epochs without a lower validation loss after which training stops and the best
             weights return. None trains all epochs and keeps the last weights.
         ema_momentum: validate and keep the exponential moving average of the weights; this share
@@ -57,6 +58,7 @@ class Schedule:
     optimizer: Choice = ADAMW
     clip_norm: float | None = None
     scales_loss: bool = False
+    is_quick: bool = False
 
 
 @dataclass(frozen=True)

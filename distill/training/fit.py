@@ -16,6 +16,8 @@ MAX_GRADIENT = 1e9
 """Gradients of a working network never reach this limit. Behind a kernel of zeros, activations have
 no variance, and every BatchNormalization multiplies gradients by 30. After a dozen of them, the
 squares of the gradients overflow in the optimizer, and the weights become nan."""
+MOST_AT_ONCE = 32
+"""Most updates in one call, if they are quick."""
 
 
 def fit(
@@ -156,12 +158,21 @@ def compile_model(
         loss=objective,
         metrics=[LabelledAccuracy(num_classes)],
         jit_compile=False,
+        steps_per_execution=_updates_at_once(schedule),
     )
     # A metric makes its variables when it first sees values. Within the first update, Keras would
     # trace the update twice, which takes longer than an epoch of small photos for a B4.
     nothing = keras.ops.zeros((1, model.output_shape[-1]))
     model.compute_metrics(None, nothing, nothing)
     model.reset_metrics()
+
+
+def _updates_at_once(schedule: Schedule) -> int:
+    """How many updates TensorFlow does in one call; no call may reach into the next epoch."""
+    if not schedule.is_quick:
+        return 1
+    largest = min(schedule.steps_per_epoch, MOST_AT_ONCE)
+    return next(n for n in range(largest, 0, -1) if schedule.steps_per_epoch % n == 0)
 
 
 def _optimizer(

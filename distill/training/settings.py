@@ -99,4 +99,5 @@ def make_schedule(config: TrainingConfig, plan: Plan, *, steps_per_epoch: int) -
         optimizer=config.optimizer,
         clip_norm=config.clip_norm,
         scales_loss=config.precision == "float16",
+        is_quick=plan.num_cached_views is not None,
     )

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from configs.errors import UserError
-from configs.records import Share
 from configs.registry import Registry
 from distill.training.strategies.layers import ALL, HEAD_ONLY, Top
 
@@ -79,6 +78,11 @@ class Plan:
     rate_decay: float = 1.0
     num_cached_views: int | None = None
     chosen: str = ""
+
+    @property
+    def trains_all(self) -> bool:
+        """Whether all layers learn in the end."""
+        return self.phases[-1].top == ALL
 
     def __str__(self) -> str:
         tops = [str(phase.top) for phase in self.phases]
@@ -187,7 +191,7 @@ def partial(
 def progressive(
     *,
     setting: Setting,
-    shares: list[Share | Literal[1]] = [0.0, 0.2, 1.0],  # noqa: B006
+    shares: list[Annotated[float, Field(ge=0, le=1)]] = [0.0, 0.2, 1.0],  # noqa: B006
     falling: Part = 0.3,
     freeze_batchnorm: bool = True,
 ) -> Plan:

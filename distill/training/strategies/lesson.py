@@ -17,7 +17,8 @@ from distill.training.batches import training_batches
 from distill.training.epochs import Batches, Phase
 from distill.training.feature_student import FeatureGoal, FeatureStudent, fit_projection
 from distill.training.strategies import Plan
-from distill.training.strategies.head import (
+from distill.training.strategies.layers import rate_factors, train_only
+from distill.training.strategies.stored_features import (
     CachedViews,
     cached_views,
     evaluation_features,
@@ -25,7 +26,6 @@ from distill.training.strategies.head import (
     fit_head,
     fit_linear,
 )
-from distill.training.strategies.layers import rate_factors, train_only
 
 EVALUATION_BATCH = 32
 FEATURES = "features.npy"
@@ -155,7 +155,7 @@ def _on_stored_features(
     return Lesson(
         student=on_features,
         train=partial(replace(job, views=views).batches, epochs=config.epochs),
-        validation=lambda: iter(scored),
+        validation=lambda: iter([scored]),
         prepare=partial(_fit_on_features, job, model, student, views),
         phases=(Phase(config.epochs),),
     )

@@ -1,5 +1,6 @@
 """The classifier alone: fitted on features of the frozen network, each computed once."""
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -162,23 +163,27 @@ def _chunks(
     source: ViewSource, features_of: Answers, first: int, image_size: int
 ) -> Iterator[np.ndarray]:
     """Features of the rows from `first` on, chunk by chunk, (views, features)."""
-    rows, num_views = source.training_rows, source.num_views
-    for start in range(first, len(rows), ROWS_PER_CHUNK):
-        part = rows[start : start + ROWS_PER_CHUNK]
-        pairs = tf.data.Dataset.from_tensor_slices(
-            (np.repeat(part, num_views), np.tile(np.arange(num_views), len(part)))
-        )
-        views = source.images(pairs, image_size).map(lambda view: view.image)
-        batches = [
-            features_of(images.numpy()) for images in views.batch(BATCH).prefetch(tf.data.AUTOTUNE)
-        ]
-        features = np.concatenate(batches).astype("float32").reshape(len(part) * num_views, -1)
-        yield np.clip(features, -LARGEST, LARGEST)
+    rows, num_views = tf.constant(source.training_rows[first:]), source.num_views
+    batch_size = min(BATCH, ROWS_PER_CHUNK)  # so no batch holds views of two chunks
+    pairs = tf.data.Dataset.range(len(rows) * num_views).map(
+        lambda number: (tf.gather(rows, number // num_views), number % num_views)
+    )
+    # One pipeline for all chunks: to build it takes as long as to make dozens of views.
+    images = source.images(pairs, image_size).map(lambda view: view.image)
+    batches = map(
+        lambda batch: features_of(batch.numpy()),
+        images.batch(batch_size).prefetch(tf.data.AUTOTUNE),
+    )
+    while chunk := list(itertools.islice(batches, ROWS_PER_CHUNK * num_views // batch_size)):
+        features = np.concatenate(chunk).astype("float32")
+        yield np.clip(features.reshape(len(features), -1), -LARGEST, LARGEST)
 
 
 def evaluation_features(
     model: keras.Model, batches: Iterator[tuple[np.ndarray, np.ndarray]]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(features, labels) of the batches of a split."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """(features, labels) of a split, computed in these batches."""
     features_of = answers_of(keras.Model(model.inputs, features_before_head(model)))
-    return [(features_of(images).astype("float32"), labels) for images, labels in batches]
+    computed = [(features_of(images).astype("float32"), labels) for images, labels in batches]
+    features, labels = (np.concatenate(arrays) for arrays in zip(*computed, strict=True))
+    return features, labels

@@ -24,8 +24,8 @@ from distill.training.fit import fit
 from distill.training.precision import computing_in
 from distill.training.settings import make_schedule
 from distill.training.strategies import STRATEGIES, Setting
-from distill.training.strategies.head import cached_views
 from distill.training.strategies.lesson import TrainingJob, make_lesson
+from distill.training.strategies.stored_features import cached_views
 from support import save_photo
 
 SIZE, NUM_VIEWS, NUM_PHOTOS = 16, 3, 20
@@ -170,7 +170,7 @@ def test_a_killed_pass_through_the_network_continues(
     examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(label_file, "ROWS_PER_CHUNK", 8)
-    monkeypatch.setattr("distill.training.strategies.head.ROWS_PER_CHUNK", 8)
+    monkeypatch.setattr("distill.training.strategies.stored_features.ROWS_PER_CHUNK", 8)
     source = job_of(examples, ViewsConfig(), None).views
     model, path = network(), tmp_path / "features.npy"
 
