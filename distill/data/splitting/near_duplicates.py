@@ -6,7 +6,7 @@ to the right and downwards. The correlation of two thumbnails, whole or cropped,
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -18,7 +18,7 @@ log = logging.getLogger("potstill")
 SIDE = 32
 """Height and width of a thumbnail. Smaller photos have none: too little tells them apart."""
 
-MAX_BITS = 28
+MAX_BITS = 24
 """Candidates differ in so many of the 112 bits at most."""
 
 MIN_CORRELATION = 0.97
@@ -30,10 +30,12 @@ CROP = 0.05
 MIN_CONTRAST = 2.0
 """Standard deviation, in grey levels, below which a thumbnail shows nothing to compare."""
 
-MAX_CANDIDATES = 100
+MAX_CANDIDATES = 200
 """For each photo, on average. Beyond, the photos are too alike for a hash, as X-rays are."""
 
-ROWS_AT_ONCE = 32
+ROWS_AT_ONCE, COLUMNS_AT_ONCE = 8, 8192
+"""Hashes that are compared together: so few stay in the cache of a core."""
+
 PAIRS_AT_ONCE = 1024
 
 
@@ -75,7 +77,7 @@ def near_pairs(pixels: np.ndarray) -> np.ndarray:
     """
     parts = [np.empty((0, 2), "int64")]
     num_candidates = 0
-    for candidates in _candidates(difference_hash(pixels)):
+    for candidates in _in_batches(_candidates(difference_hash(pixels))):
         num_candidates += len(candidates)
         if num_candidates > MAX_CANDIDATES * len(pixels):
             log.warning(
@@ -83,11 +85,22 @@ def near_pairs(pixels: np.ndarray) -> np.ndarray:
                 "show one thing, as bursts do, say so with data.group."
             )
             return parts[0]
-        for start in range(0, len(candidates), PAIRS_AT_ONCE):
-            part = candidates[start : start + PAIRS_AT_ONCE]
-            is_near = correlation(pixels[part[:, 0]], pixels[part[:, 1]]) >= MIN_CORRELATION
-            parts.append(part[is_near])
+        first, second = candidates.T
+        is_near = correlation(pixels[first], pixels[second]) >= MIN_CORRELATION
+        parts.append(candidates[is_near])
     return np.concatenate(parts)
+
+
+def _in_batches(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same pairs, PAIRS_AT_ONCE of them together."""
+    held = np.empty((0, 2), "int64")
+    for part in parts:
+        held = np.concatenate([held, part])
+        while len(held) >= PAIRS_AT_ONCE:
+            yield held[:PAIRS_AT_ONCE]
+            held = held[PAIRS_AT_ONCE:]
+    if len(held):
+        yield held
 
 
 def difference_hash(pixels: np.ndarray) -> np.ndarray:
@@ -119,14 +132,17 @@ def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def _candidates(hashes: np.ndarray) -> Iterator[np.ndarray]:
     """The pairs whose hashes differ little, in parts: int64, (pairs, 2)."""
-    high, low = hashes[:, 0], hashes[:, 1]
+    high, low = np.ascontiguousarray(hashes.T)
     for start in range(0, len(hashes), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
-        num_bits = np.bitwise_count(high[rows, None] ^ high[None, start:])
-        num_bits += np.bitwise_count(low[rows, None] ^ low[None, start:])
-        first, second = np.nonzero(num_bits <= MAX_BITS)
-        pairs = np.stack([first, second], axis=1) + start
-        yield pairs[pairs[:, 0] < pairs[:, 1]]
+        for left in range(start, len(hashes), COLUMNS_AT_ONCE):
+            columns = slice(left, left + COLUMNS_AT_ONCE)
+            num_bits = np.bitwise_count(high[rows, None] ^ high[None, columns])
+            num_bits += np.bitwise_count(low[rows, None] ^ low[None, columns])
+            is_near = num_bits <= MAX_BITS
+            if is_near.any():
+                pairs = np.stack(np.nonzero(is_near), axis=1) + np.array([start, left])
+                yield pairs[pairs[:, 0] < pairs[:, 1]]
 
 
 def _views(pixels: np.ndarray) -> np.ndarray:
