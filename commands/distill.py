@@ -18,9 +18,16 @@ def run(target: Target, options: StepOptions) -> Result:
     from commands.reports import finish_report
     from compress.run.execution import take
     from compress.run.pipeline import STEPS
+    from distill.advice.duration import announce
+    from distill.data.pipelines import open_photo_store
 
     directory, experiment = open_run(target, options)
-    failures = take(directory, experiment, list(STEPS), target=target, force=options.force).failures
+    force = options.force or []
+    take(directory, experiment, ["data"], target=target, force=[s for s in force if s == "data"])
+    with open_photo_store(directory, experiment) as photos:
+        announce(directory, experiment, photos)
+    again = [step for step in force if step != "data"]
+    failures = take(directory, experiment, list(STEPS), target=target, force=again).failures
     return finish_report(directory, experiment, failures)
 
 

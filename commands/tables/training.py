@@ -59,18 +59,13 @@ def candidates_table(
 
 def durations_table(steps: "Sequence[StepDuration]") -> str:
     """The estimated time of each training, and their sum."""
+    from distill.advice.duration import time_text
+
     total = sum(step.seconds for step in steps)
     rows = [(step.step, step.seconds, step.how) for step in steps]
     rows.append(("all", total, "files and measurements come on top: some minutes"))
     cells = [[step, time_text(seconds), how] for step, seconds, how in rows]
     return table_text(["step", "estimate", "measured"], cells, left=(0, 2))
-
-
-def time_text(seconds: float) -> str:
-    """A duration that a person reads: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def trials_table(rows: list[TrialRow]) -> str:

@@ -69,7 +69,9 @@ def with_settings(
         *path, last = key.split(".")
         section = values
         for part in path:
-            section = section[part] if isinstance(section.get(part), dict) else {}
+            if not isinstance(section.get(part), dict):
+                raise UserError(f"unknown key {key}: {part} holds no keys.")
+            section = section[part]
         section[last] = value
     try:
         changed = Experiment.model_validate(values)

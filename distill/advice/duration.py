@@ -1,5 +1,6 @@
 """How long the trainings of a run will take on this machine, from a few measured updates."""
 
+import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -24,6 +25,12 @@ from distill.training.precision import computing_in
 from distill.training.settings import make_plan, make_schedule
 from distill.training.strategies.layers import train_only
 
+log = logging.getLogger("potstill")
+
+LONG = 1800.0
+"""Seconds from which on a run says beforehand how long it will take."""
+TOO_LONG = 4 * 3600.0
+"""Seconds from which on a run without a GPU names a config that is cheaper."""
 NUM_MEASURED = 3
 MOST_AT_ONCE = 2e10
 """MACs of a measured batch. A network that needs more is measured on fewer photos at once."""
@@ -92,6 +99,36 @@ def durations(run: RunDir, experiment: Experiment, photos: PhotoStore) -> list[S
         many = f" x {count}" if count > 1 else ""
         steps.append(StepDuration(name, count * seconds, _how(student, pace) + many))
     return steps
+
+
+def announce(run: RunDir, experiment: Experiment, photos: PhotoStore) -> None:
+    """Log how long the trainings will take, if that is more than half an hour.
+
+    A run that has its student says nothing. Nor does one that is short even at a third of the speed
+    of two cores: its networks are not measured.
+    """
+    rough = rough_seconds(run, experiment)
+    if run.model("student").exists() or (rough is not None and rough < LONG / 3):
+        return
+    steps = durations(run, experiment, photos)
+    total = sum(step.seconds for step in steps)
+    if total < LONG:
+        return
+    parts = ", ".join(f"{step.step} {time_text(step.seconds)}" for step in steps)
+    log.info("the trainings will take about %s on this machine: %s", time_text(total), parts)
+    if total > TOO_LONG and not tf.config.list_physical_devices("GPU"):
+        log.warning(
+            "no GPU was found. photos_lite takes a fraction of that, with smaller networks and "
+            "images: distill run photos_lite --set data.path=%s",
+            experiment.data.path or "photos/",
+        )
+
+
+def time_text(seconds: float) -> str:
+    """A duration that a person reads: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _training(config: TrainingConfig, pace: Pace, num_photos: int, num_validation: int) -> float:

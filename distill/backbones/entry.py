@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 
 from configs.errors import UserError
 from configs.registry import nearest
+from configs.resume import Facts
 from distill.backbones import BACKBONES, HEAD
 from distill.backbones.weights.published import (
     find_published,
@@ -202,16 +203,17 @@ def _check_weights(network: Network, weights: str | None) -> str | None:
     )
 
 
-def _options_to_store(network: Network, options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a config, without a width that changes nothing.
+def _options_to_store(network: Network, options: Facts) -> Facts:
+    """The options of a config, without newer ones that change nothing.
 
-    Networks of runs from before there was a width are not trained again.
+    Networks of runs from before there were these options are not trained again.
 
     Raises:
         UserError: as `_check_options`.
     """
     _check_options(network, options)
-    return {key: value for key, value in options.items() if (key, value) != ("width", 1.0)}
+    usual = {"width": 1.0, "drop_path": DROP_PATH}
+    return {key: value for key, value in options.items() if usual.get(key, ()) != value}
 
 
 def _check_options(network: Network, options: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from keras import layers
 from configs.artifacts import MODEL_ENDINGS, ending, file_sha256
 from configs.contract import OWN_PIXELS, RANGES, Channels, PixelRange, Pixels
 from configs.errors import UserError
+from configs.resume import Facts
 from distill.backbones import BACKBONES
 from distill.backbones.applications import scaled
 from distill.backbones.entry import Dropout, with_head
@@ -31,7 +32,7 @@ PASS_ON = (
 SCALING = (layers.Rescaling, layers.Normalization)
 
 
-def _check(options: dict[str, Any]) -> dict[str, Any]:
+def _check(options: Facts) -> Facts:
     """The options of a config, unchanged.
 
     Raises:

@@ -6,7 +6,6 @@ from pathlib import Path
 from configs.artifacts import ending, file_sha256
 from configs.resume import Facts
 from configs.schema.training import TrainingConfig
-from distill.backbones import BACKBONES
 from distill.data.manifest import Examples
 from distill.losses import balanced_class_weights
 from distill.training.epochs import Schedule
@@ -17,8 +16,6 @@ NEW_SETTINGS = {"clip_norm", "precision", "sampling"}
 """Settings that trainings of earlier versions did not have, besides choices."""
 NEW_OPTIONS = {"by", "num_views", "rate_decay"}
 """The same of the options of strategies."""
-NEW_IN_BACKBONES = {"width", "drop_path"}
-"""The same of the options of backbones."""
 
 
 def training_inputs(config: TrainingConfig, *, exclude: Set[str] = frozenset()) -> Facts:
@@ -39,17 +36,13 @@ def training_inputs(config: TrainingConfig, *, exclude: Set[str] = frozenset()) 
         ):
             unset.add(key)
     inputs: Facts = config.model_dump(mode="json", exclude=set(exclude) | unset)
-    for key, registry, new in (
-        ("strategy", STRATEGIES, NEW_OPTIONS),
-        ("backbone", BACKBONES, NEW_IN_BACKBONES),
-    ):
-        if key in inputs:
-            usual_options = registry.options(inputs[key]["name"])
-            inputs[key] = {
-                option: value
-                for option, value in inputs[key].items()
-                if option not in new or value != usual_options[option]
-            }
+    if "strategy" in inputs:
+        usual_options = STRATEGIES.options(config.strategy.name)
+        inputs["strategy"] = {
+            key: value
+            for key, value in inputs["strategy"].items()
+            if key not in NEW_OPTIONS or value != usual_options[key]
+        }
     return inputs
 
 

@@ -26,6 +26,7 @@ def experiment_with(space: dict[str, Any]) -> Experiment:
         ({"compress.budget.max_drop": [0.1]}, "the limits stay the same in all trials"),
         ({"student.epoch": [1, 2]}, "Did you mean epochs?"),
         ({"student.loss.temperatur": [1, 2]}, "Did you mean temperature?"),
+        ({"student.epochs.first": [1, 2]}, "epochs holds no keys"),
         ({"student.soft_weight": {"low": 0.5, "high": 2.0}}, "less than or equal to 1"),
         ({"student.backbone.name": ["efficientnet_bo"]}, "unknown backbone"),
         ({"compress.methods": [[{"name": "chanels"}]]}, "Did you mean channels?"),

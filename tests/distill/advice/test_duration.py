@@ -69,3 +69,34 @@ def test_the_estimate_is_near_what_a_training_takes(tmp_path: Path) -> None:
         seconds = time.monotonic() - begin
     # Other work on the machine may come and go in between.
     assert seconds / 2 < estimated["student"] < 2 * seconds
+
+
+@pytest.mark.parametrize(("update", "num_warnings"), [(0.02, 0), (1.0, 0), (30.0, 1)])
+def test_a_long_run_says_so_before_it_begins(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    warnings: list[str],
+    update: float,
+    num_warnings: int,
+) -> None:
+    run, experiment = scanned(tmp_path)
+    pace = Pace(start=10.0, update=update, answer=0.005, view=0.001)
+    monkeypatch.setattr(duration, "measure_pace", lambda config, views: pace)
+    monkeypatch.setattr(duration, "rough_seconds", lambda run, experiment: None)
+    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: [])
+    with caplog.at_level("INFO", logger="potstill"), open_photo_store(run, experiment) as photos:
+        duration.announce(run, experiment, photos)
+    said = [text for text in caplog.messages if "the trainings will take about" in text]
+    assert len(said) == (update >= 1.0)
+    cheaper = [text for text in warnings if "photos_lite takes a fraction" in text]
+    assert len(cheaper) == num_warnings
+
+
+def test_a_short_run_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, experiment = scanned(tmp_path)
+    measured: list[object] = []
+    monkeypatch.setattr(duration, "measure_pace", lambda *args: measured.append(args))
+    with open_photo_store(run, experiment) as photos:
+        duration.announce(run, experiment, photos)
+    assert not measured

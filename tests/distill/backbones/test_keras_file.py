@@ -139,7 +139,7 @@ def test_what_cannot_be_a_backbone_is_refused(in_this_process, tmp_path):
         [keras.Input((SIZE, SIZE, 3)), layers.Flatten(), layers.Dense(4), layers.Dense(3)]
     )
     refused(tmp_path, flatten, "made for 16 x 16. Set image_size to that", size=32)
-    refused(tmp_path, flatten, "flatten .* before any convolution", channels="bgr")
+    refused(tmp_path, flatten, "flatten.* before any convolution", channels="bgr")
     code = keras.Sequential(
         [keras.Input((SIZE, SIZE, 3)), layers.Lambda(lambda x: x / 255), *network().layers]
     )
