@@ -95,7 +95,9 @@ PROGRESSIVE = [HEAD_ONLY, Top(stages=1), ALL]
 SGD = Choice(name="sgd", options={"nesterov": True})
 
 
-@pytest.mark.parametrize("seconds_between_checkpoints", [300.0, 0.0])
+@pytest.mark.parametrize(
+    "seconds_between_checkpoints", [300.0, pytest.param(0.0, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     "settings",
     [
