@@ -86,20 +86,19 @@ def main() -> None:
     place = {row: index for index, row in enumerate(unique)}
     for min_correlation in (0.95, 0.96, 0.97, 0.98, 0.99):
         near.MIN_CORRELATION = min_correlation
-        pairs = near.near_pairs(pixels)
-        found = {(int(a), int(b)) for a, b in pairs}
-        right = sum(parents[a] == parents[b] for a, b in found)
+        pairs = {(int(a), int(b)) for a, b in near.near_pairs(pixels)}
+        right = sum(parents[a] == parents[b] for a, b in pairs)
         copies = [i for i, change in enumerate(changes) if change]
         recall = {
             change: np.mean(
-                [(place[parents[i]], i) in found for i in copies if changes[i] == change]
+                [(place[parents[i]], i) in pairs for i in copies if changes[i] == change]
             )
             for change in CHANGES
         }
-        of_copies = np.mean([(place[parents[i]], i) in found for i in copies])
+        of_copies = np.mean([(place[parents[i]], i) in pairs for i in copies])
         print(
-            f"limit {min_correlation}: precision {right / len(found):.4f} "
-            f"({len(found) - right} wrong of {len(found)} pairs), recall {of_copies:.4f}"
+            f"limit {min_correlation}: precision {right / len(pairs):.4f} "
+            f"({len(pairs) - right} wrong of {len(pairs)} pairs), recall {of_copies:.4f}"
         )
         print("   " + "; ".join(f"{change} {share:.3f}" for change, share in recall.items()))
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from compress.config_choices import REGISTRIES
 from configs.artifacts import read_json
@@ -27,7 +28,9 @@ def with_weights_at_hand(text: str) -> str:
 def test_a_recipe_is_a_config(text: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    load_experiment(path, REGISTRIES)
+    experiment = load_experiment(path, REGISTRIES)
+    assert experiment.student.epochs > 0
+    assert yaml.safe_load(text)["student"]["backbone"]["name"] == experiment.student.backbone.name
 
 
 @pytest.mark.slow

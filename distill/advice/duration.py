@@ -104,13 +104,15 @@ def durations(run: RunDir, experiment: Experiment, photos: PhotoStore) -> list[S
 def announce(run: RunDir, experiment: Experiment, photos: PhotoStore) -> None:
     """Log how long the trainings will take, if that is more than half an hour.
 
-    A run that has its student says nothing. Nor does one that is short even at a third of the speed
-    of two cores: its networks are not measured.
+    A run that has its student says nothing, and a teacher that is there counts no more. A run that
+    is short even at a third of the speed of two cores is not measured.
     """
     rough = rough_seconds(run, experiment)
     if run.model("student").exists() or (rough is not None and rough < LONG / 3):
         return
     steps = durations(run, experiment, photos)
+    if run.model("teacher").exists():
+        steps = [step for step in steps if step.step != "teacher"]
     total = sum(step.seconds for step in steps)
     if total < LONG:
         return

@@ -223,8 +223,9 @@ def _check_options(network: Network, options: Mapping[str, Any]) -> None:
         return
     widths = sorted(published_weights(network.name)) if weights == "imagenet" else [1.0]
     if width not in widths:
-        known = ", ".join(f"{value:g}" for value in widths)
+        published = ", ".join(f"{value:g}" for value in widths)
         raise UserError(
-            f"no weights {weights} are published for {network.name} with width {width:g} (known: "
-            f"{known}). Choose one of these widths, weights: null to start at random, or a path."
+            f"no weights {weights} are published for {network.name} with width {width:g} "
+            f"(there are {published}). Choose one of these widths, weights: null to start at "
+            "random, or a path."
         )

@@ -125,5 +125,5 @@ def publish_report(run: RunDir, experiment: Experiment, report: Mapping[str, Any
 
 def _row(entry: Mapping[str, Any]) -> Row:
     latency = (entry.get("latency") or [{}])[0]
-    found = {**entry, **entry["accuracy"], **latency, "name": entry["name"]}
-    return {column: found.get(column) for column in COLUMNS}
+    measured = {**entry, **entry["accuracy"], **latency, "name": entry["name"]}
+    return {column: measured.get(column) for column in COLUMNS}

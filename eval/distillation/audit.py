@@ -102,6 +102,8 @@ def _sentence(
     text = f"{result}: over {seeds} the student is {size} (95 %: {low:+.1f} to {high:+.1f})"
     if gap_closed is None:
         text += "; the teacher is not better than the control"
+    elif verdict == "helped" and gap_closed > 1:
+        text += ", and it passes its teacher"
     elif verdict == "helped":
         text += f", which closes {gap_closed:.0%} of the gap to the teacher"
     text += "."

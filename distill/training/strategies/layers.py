@@ -127,9 +127,9 @@ def _walk(model: Any, entering: int, stages: dict[int, int]) -> int:
     latest = entering
     for operation in _operations(model):
         read, written = _tensors(operation)
-        known = [of_tensor[id(tensor)] for tensor in read if id(tensor) in of_tensor]
+        stages_read = [of_tensor[id(tensor)] for tensor in read if id(tensor) in of_tensor]
         # A layer that is called twice has no single input. It comes after the layer before it.
-        stage = max(known) if known else latest
+        stage = max(stages_read) if stages_read else latest
         if isinstance(operation, keras.Model):
             latest = _walk(operation, stage, stages)
         else:

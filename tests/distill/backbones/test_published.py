@@ -97,13 +97,13 @@ def test_the_addresses_are_those_of_keras(monkeypatch):
     import keras
     from keras.src.utils import file_utils
 
-    asked = {}
+    request = {}
 
     class Asked(Exception):
         pass
 
     def get_file(fname, origin, cache_subdir, file_hash=None):
-        asked.update(file=fname, url=origin, checksum=file_hash)
+        request.update(file=fname, url=origin, checksum=file_hash)
         raise Asked
 
     monkeypatch.setattr(file_utils, "get_file", get_file)
@@ -111,4 +111,4 @@ def test_the_addresses_are_those_of_keras(monkeypatch):
         row = next(rows[name] for rows in FAMILIES.values() if name in rows)
         with pytest.raises(Asked):
             getattr(keras.applications, row.constructor)(include_top=False, weights="imagenet")
-        assert catalogue()[name]["imagenet"]["1.0"] == asked
+        assert catalogue()[name]["imagenet"]["1.0"] == request

@@ -25,6 +25,13 @@ def test_a_student_far_above_its_control_was_helped() -> None:
     assert "student.seeds: 3" in result.sentence
 
 
+def test_a_student_that_passes_its_teacher_closes_no_gap_of_more_than_all() -> None:
+    result = audit(students=[probs(950)], controls=[probs(800)], teacher=probs(900), labels=LABELS)
+    assert result.gap_closed == pytest.approx(1.5)
+    assert "and it passes its teacher" in result.sentence
+    assert "150%" not in result.sentence
+
+
 def test_a_difference_within_the_noise_is_called_none() -> None:
     result = audit(
         students=[probs(900)], controls=[probs(903, start=300)], teacher=probs(950), labels=LABELS
