@@ -133,7 +133,7 @@ def test_width_makes_a_smaller_network(name):
 
 
 def test_a_width_without_published_weights_is_refused_by_name():
-    message = r"mobilenet_v2 with width 0\.6 \(known: 0\.35, 0\.5, 0\.75, 1, 1\.3, 1\.4\).*null"
+    message = r"mobilenet_v2 with width 0\.6 \(there are 0\.35, 0\.5, 0\.75, 1, 1\.3, 1\.4\).*null"
     with pytest.raises(UserError, match=message):
         BACKBONES.check("mobilenet_v2", {"width": 0.6})
     assert BACKBONES.check("mobilenet_v2", {"width": 0.6, "weights": None})["width"] == 0.6
