@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.tuning.space import settings_of
-from compress.tuning.study import finished_trials
+from compress.tuning.study import finished_trials, shown_number
 from configs.artifacts import write_text
 from configs.contract import TeacherFile
 from configs.loading.experiment import to_yaml, with_settings
@@ -59,7 +59,7 @@ def trial_rows(study: Any, experiment: Experiment, *, num_photos: int) -> list[T
     best, _ = min(finished, key=lambda pair: (pair[1].excess, -pair[1].val_top1, pair[1].p50_ms))
     return [
         TrialRow(
-            number=trial.number,
+            number=shown_number(trial),
             settings=settings_of(trial.params, experiment.tune.space),
             file=file.name,
             num_right=round(file.val_top1 * num_photos),

@@ -57,7 +57,7 @@ def run_study(run: RunDir, experiment: Experiment, registries: Mapping[str, Regi
                 done, wanted = _num_done(study), experiment.tune.trials
                 left = (time.monotonic() - start) * (wanted - done) / max(done - num_before, 1)
                 log.info(
-                    "trial %d of %d%s: %s", done + 1, wanted,
+                    "trial %d (%d of %d%s): %s", shown_number(trial), done + 1, wanted,
                     f", about {left / 60:.0f} min left" if done > num_before else "",
                     describe(settings),
                 )  # fmt: skip
@@ -86,6 +86,11 @@ def finished_trials(study: Any) -> list[tuple[Any, TrialFile]]:
         for trial in study.get_trials(deepcopy=False)
         if trial.state.name == "COMPLETE"
     ]
+
+
+def shown_number(trial: Any) -> int:
+    """The number of a trial for people. A trial that was killed and begun again has a new one."""
+    return int(trial.number) + 1
 
 
 def describe(settings: Settings) -> str:

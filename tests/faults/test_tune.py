@@ -41,7 +41,7 @@ def kill_in_trial(number: int, folder: Path) -> None:
     with started(WORDS, cwd=folder) as (process, errors):
         begun = False
         for line, _ in line_times(process, errors):
-            begun = begun or line.startswith(f"trial {number} of 12")
+            begun = begun or (line.startswith("trial ") and f"({number} of 12" in line)
             if begun and line.startswith("student: working"):
                 break
         time.sleep(0.5)
