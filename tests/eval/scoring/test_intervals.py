@@ -77,7 +77,7 @@ def test_the_interval_of_a_median_holds_it_as_often_as_it_says() -> None:
     assert np.mean(held) == pytest.approx(0.9882, abs=0.006)  # 3.5 standard errors
 
 
-@pytest.mark.parametrize("n", [7, 20, 101, 2000])
+@pytest.mark.parametrize("n", [7, 20, 101, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("confidence", [0.98, 0.95])
 def test_the_interval_of_a_median_is_the_widest_that_exact_tails_allow(
     n: int, confidence: float
