@@ -255,7 +255,7 @@ def predict(
     contract: ContractOptions,
 ) -> Result:
     """Show what a file says about photos."""
-    from compress.bare_files import predict_photos
+    from eval.serve.answers import predict_photos
 
     if contract.contract:
         raise UserError(NO_LABELLED_PHOTOS)
