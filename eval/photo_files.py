@@ -62,6 +62,10 @@ class UnreadablePhoto(Exception):
     """The file is not a photo, or is damaged; the message says which."""
 
 
+class TooManyPixels(UnreadablePhoto):
+    """The photo is too large to be decoded, as its header says."""
+
+
 class UnreadKind(UnreadablePhoto):
     """Photos of this kind cannot be read here; the message says what to do."""
 
@@ -137,7 +141,7 @@ def decoded_photo(path: PhotoSource, max_short_side: int | None = None) -> Itera
         except UnidentifiedImageError:
             raise UnreadablePhoto("not a photo, or of an unknown kind") from None
         except Image.DecompressionBombError:
-            raise UnreadablePhoto("too many pixels to be a photo") from None
+            raise TooManyPixels("too many pixels to be a photo") from None
         except FileNotFoundError:
             raise
         except PermissionError:
@@ -186,7 +190,7 @@ def photo_header(photo: BytesIO) -> tuple[str, int]:
     except UnidentifiedImageError:
         raise UnreadablePhoto("not a photo, or of an unknown kind") from None
     except Image.DecompressionBombError:
-        raise UnreadablePhoto("too many pixels to be a photo") from None
+        raise TooManyPixels("too many pixels to be a photo") from None
     except DAMAGED as error:
         raise UnreadablePhoto(f"damaged ({error})") from None
 
