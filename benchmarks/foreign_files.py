@@ -29,8 +29,8 @@ from foreign_kinds import kinds
 
 from compress import standalone
 from compress.bare_files import score_files
-from compress.foreign.contracts import ContractChoice
 from configs.errors import StepFailed, UserError
+from eval.contract.choice import ContractChoice
 
 RIGHT, WARNED, REFUSED, WRONG = "right", "warned", "refused", "WRONG"
 OTHER = "another contract"

@@ -9,8 +9,8 @@ import typer
 from configs.errors import UserError
 
 if TYPE_CHECKING:
-    from compress.foreign.contracts import ContractChoice
     from configs.contract import Pixels, Triple
+    from eval.contract.choice import ContractChoice
 
 
 def _option(name: str, text: str, metavar: str | None = None) -> Any:
@@ -91,9 +91,9 @@ class ContractOptions:
         Raises:
             UserError: a value cannot be read, or the same thing is said twice.
         """
-        from compress.foreign.contracts import ContractChoice
         from configs import contract
         from configs.contract import Statement
+        from eval.contract.choice import ContractChoice
 
         kinds = {
             "channels": contract.Channels,

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from commands.answers import are_files, predict, serve
 from commands.contract import ContractOptions
 from commands.options import (
     ConfigOptions,
@@ -27,11 +28,6 @@ ONLY_FILES = (
     "model, make a file first:\n  compress quantize MODEL.keras --recipe float32"
 )
 ONLY_RUN = "it is for a run. Give a config, a folder of photos or a run directory."
-
-NO_LABELLED_PHOTOS = (
-    "--contract auto tries a file on labelled photos, and there are none here. Find the options "
-    "with\n  evaluate accuracy FILE --data PHOTOS --contract auto"
-)
 
 Targets = Annotated[
     list[str],
@@ -248,34 +244,8 @@ def gate(
     )
 
 
-@command(app)
-def predict(
-    file: Annotated[Path, typer.Argument(help="A .tflite or .onnx file.")],
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Photos.")],
-    contract: ContractOptions,
-) -> Result:
-    """Show what a file says about photos."""
-    from compress.bare_files import predict_photos
-
-    if contract.contract:
-        raise UserError(NO_LABELLED_PHOTOS)
-    answers = predict_photos(file, photos, choice=contract.choice())
-    lines = []
-    for answer in answers:
-        best = "  ".join(f"{p['class']} {p['probability']:.1%}" for p in answer["answers"][:3])
-        doubt = "none of these?  " if answer["accepted"] is False else ""
-        lines.append(f"{answer['photo']}  {doubt}{best}")
-    return Result({"file": str(file), "predictions": answers}, "\n".join(lines))
-
-
-def are_files(words: list[str]) -> bool:
-    """Whether the words are model files rather than one target."""
-    from configs.artifacts import ending
-
-    files = [ending(word) in (".tflite", ".onnx") for word in words]
-    if any(files) and not all(files):
-        raise UserError(f"{' '.join(words)}: give one TARGET, or only .tflite and .onnx files.")
-    return all(files)
+command(app)(predict)
+command(app)(serve)
 
 
 def _one(words: list[str]) -> str:

@@ -150,11 +150,13 @@ class Result:
         value: for programs, printed by --json.
         text: for people.
         exit_code: 0, or 1 if the command ran and found a failure.
+        then: what the command goes on with after it printed this.
     """
 
     value: Mapping[str, Any]
     text: str
     exit_code: int = 0
+    then: Callable[[], None] | None = None
 
 
 def command(app: typer.Typer) -> Callable[[Callable[..., Result]], Callable[..., None]]:
@@ -174,6 +176,8 @@ def command(app: typer.Typer) -> Callable[[Callable[..., Result]], Callable[...,
                 arguments[name] = group(**chosen)
             result = function(**arguments)
             typer.echo(dump(result.value) if json else result.text)
+            if result.then:
+                result.then()
             if result.exit_code:
                 raise typer.Exit(result.exit_code)
 

@@ -1,19 +1,11 @@
-"""Model files without a run: scored, timed, compared with a device, or asked about photos."""
+"""Model files without a run: scored, timed, or compared with a device."""
 
 import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from compress.foreign.contracts import (
-    NO_CHOICE,
-    ContractChoice,
-    contract_of,
-    matched,
-    settle_file,
-)
+from compress.foreign.contracts import matched, settle_file
 from compress.recipes.runtimes import runtime_of
 from compress.run.pipeline import as_photos
 from configs.artifacts import ending
@@ -22,16 +14,12 @@ from configs.records import to_json
 from configs.schema.choice import Choice
 from distill.data.manifest import Examples
 from distill.data.scan import scan_folder
-from eval.contract.file_contract import open_under
-from eval.devices.probe import ModelFileError, open_model
+from eval.contract.choice import NO_CHOICE, ContractChoice
+from eval.contract.file_contract import describe, open_under
 from eval.devices.verify import Verification, spread, verify
-from eval.images import evaluation_image
-from eval.metadata import FileMetadata, SplitShares, read_metadata
-from eval.photo_files import UnreadablePhoto
-from eval.scoring.class_counts import number_of_classes
+from eval.metadata import FileMetadata, SplitShares
 from eval.scoring.file_rows import References, file_row
-from eval.scoring.predictions import file_outputs, file_probabilities
-from eval.scoring.probabilities import as_probabilities
+from eval.scoring.predictions import file_probabilities
 from eval.timing.latency import Latency
 from eval.timing.modes import Mode, sustain
 from eval.timing.results import time_together
@@ -167,59 +155,3 @@ def _facts(metadata: FileMetadata | None) -> dict[str, Any]:
         "recipe": metadata.recipe if metadata else None,
         "source": metadata.parent if metadata else None,
     }
-
-
-def describe(file: Path, output: str | None = None) -> FileMetadata | None:
-    """What a model file says of itself.
-
-    Args:
-        output: name of the output that answers, for a file with several.
-
-    Raises:
-        UserError: it does not exist, or is not a model that can be run here.
-    """
-    if not file.exists():
-        raise UserError(f"{file} does not exist. Expected a .tflite or .onnx file.")
-    try:
-        return read_metadata(file, number_of_classes(open_model(file, output=output).num_classes))
-    except ModelFileError as error:
-        raise UserError(f"{file} is not a model that can be run here: {error}") from None
-
-
-def predict_photos(
-    file: Path,
-    photos: list[Path],
-    *,
-    choice: ContractChoice = NO_CHOICE,
-) -> list[dict[str, Any]]:
-    """The classes of each photo by falling probability, and whether the best one is accepted.
-
-    `accepted` is None where the file carries no threshold.
-    """
-    metadata = describe(file, choice.statement.output_layer)
-    contract = contract_of(file, metadata, choice)
-    log.info("%s: contract: %s", file.name, contract.line)
-    model = open_under(file, contract)
-    names = contract.labels or [str(i) for i in range(number_of_classes(model.num_classes))]
-    images = []
-    for photo in photos:
-        if not photo.is_file():
-            raise UserError(f"{photo} does not exist. Expected a photo.")
-        try:
-            images.append(evaluation_image(photo, model.input_shape[:2], contract))
-        except UnreadablePhoto as error:
-            raise UserError(f"this is no photo that can be read: {error}.") from None
-    outputs, kind = file_outputs(file, [image[None] for image in images], contract)
-    # Independent scores do not add up to one.
-    probs = outputs if kind == "scores" else as_probabilities(outputs, kind)
-    threshold = metadata.threshold if metadata else None
-    return [
-        {
-            "photo": str(photo),
-            "accepted": bool(row.max() >= threshold.score) if threshold else None,
-            "answers": [
-                {"class": names[i], "probability": float(row[i])} for i in np.argsort(-row)
-            ],
-        }
-        for photo, row in zip(photos, probs, strict=True)
-    ]

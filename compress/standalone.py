@@ -13,7 +13,7 @@ from compress.budget import (
     Candidate,
     search,
 )
-from compress.foreign.contracts import NO_CHOICE, ContractChoice, settle_model
+from compress.foreign.contracts import settle_model
 from compress.foreign.door import with_fixed_size, with_output_layer, wrapped
 from compress.foreign.load import load_foreign
 from compress.graph.classifier import image_size_of
@@ -34,6 +34,7 @@ from distill.data.scan import scan_flat_folder, scan_folder
 from distill.data.sources.folders import is_flat
 from eval.choice.drop import drop_of
 from eval.choice.file_to_ship import MeasuredFile, choose
+from eval.contract.choice import NO_CHOICE, ContractChoice
 from eval.footprint import file_bytes
 from eval.timing.results import time_together
 

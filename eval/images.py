@@ -6,6 +6,7 @@ Pillow and numpy only, so that the pixels are the same on every machine and devi
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from eval.photo_files import UnreadablePhoto, decoded_photo
+from eval.photo_files import PhotoSource, UnreadablePhoto, decoded_photo
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -54,9 +55,9 @@ def evaluation_view(
 
 
 def evaluation_image(
-    path: Path, image_size: tuple[int, int], fitting: Fitting | None = None
+    path: PhotoSource, image_size: tuple[int, int], fitting: Fitting | None = None
 ) -> np.ndarray:
-    """`evaluation_view` of a file.
+    """`evaluation_view` of a file, or of one in memory.
 
     Raises:
         UnreadablePhoto: the file is damaged or not a photo; the message begins with its path.
@@ -65,7 +66,8 @@ def evaluation_image(
         with decoded_photo(path) as photo:
             return _view(photo.image, image_size, fitting)
     except UnreadablePhoto as error:
-        raise UnreadablePhoto(f"{path}: {error}") from None
+        name = "" if isinstance(path, BytesIO) else f"{path}: "
+        raise UnreadablePhoto(f"{name}{error}") from None
 
 
 def _view(photo: Image.Image, image_size: tuple[int, int], fitting: Fitting | None) -> np.ndarray:

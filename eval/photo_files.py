@@ -1,4 +1,4 @@
-"""A photo file -> upright RGB pixels, decoded within a budget of memory.
+"""A photo file, or its bytes -> upright RGB pixels, decoded within a budget of memory.
 
 Pillow and numpy only, so that every machine and every device decodes the same pixels.
 """
@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +54,16 @@ DAMAGED = (
 )  # fmt: skip
 
 
+PhotoSource = Path | BytesIO
+"""A photo file, or one that is in memory."""
+
+
 class UnreadablePhoto(Exception):
     """The file is not a photo, or is damaged; the message says which."""
+
+
+class TooManyPixels(UnreadablePhoto):
+    """The photo is too large to be decoded, as its header says."""
 
 
 class UnreadKind(UnreadablePhoto):
@@ -102,7 +111,7 @@ class DecodedPhoto:
 
 
 @contextmanager
-def decoded_photo(path: Path, max_short_side: int | None = None) -> Iterator[DecodedPhoto]:
+def decoded_photo(path: PhotoSource, max_short_side: int | None = None) -> Iterator[DecodedPhoto]:
     """The photo, decoded to its last row; its bytes count in `DECODING` until the block ends.
 
     Grey, palette, CMYK, 16-bit and float photos become 8-bit RGB; see `to_rgb`. An animation gives
@@ -120,7 +129,7 @@ def decoded_photo(path: Path, max_short_side: int | None = None) -> Iterator[Dec
     """
     with ExitStack() as stack:
         try:
-            if Path(path).stat().st_size == 0:
+            if _num_bytes(path) == 0:
                 raise UnreadablePhoto("empty file")
             image = stack.enter_context(_open(path))
             size = image.size
@@ -132,7 +141,7 @@ def decoded_photo(path: Path, max_short_side: int | None = None) -> Iterator[Dec
         except UnidentifiedImageError:
             raise UnreadablePhoto("not a photo, or of an unknown kind") from None
         except Image.DecompressionBombError:
-            raise UnreadablePhoto("too many pixels to be a photo") from None
+            raise TooManyPixels("too many pixels to be a photo") from None
         except FileNotFoundError:
             raise
         except PermissionError:
@@ -169,9 +178,30 @@ def photo_size(path: Path) -> tuple[int, int]:
         return photo.width, photo.height
 
 
-def _open(path: Path) -> Image.Image:
+def photo_header(photo: BytesIO) -> tuple[str, int]:
+    """The format of a photo, as Pillow calls it, and its number of pixels. Nothing is decoded.
+
+    Raises:
+        UnreadablePhoto: as `decoded_photo`, as far as a header shows it.
+    """
+    try:
+        with _open(photo) as image:
+            return image.format or "", image.width * image.height
+    except UnidentifiedImageError:
+        raise UnreadablePhoto("not a photo, or of an unknown kind") from None
+    except Image.DecompressionBombError:
+        raise TooManyPixels("too many pixels to be a photo") from None
+    except DAMAGED as error:
+        raise UnreadablePhoto(f"damaged ({error})") from None
+
+
+def _num_bytes(path: PhotoSource) -> int:
+    return path.getbuffer().nbytes if isinstance(path, BytesIO) else Path(path).stat().st_size
+
+
+def _open(path: PhotoSource) -> Image.Image:
     """The file with its header read; a JPEG may exceed Pillow's limit."""
-    if Path(path).suffix.lower() in RAW_SUFFIXES:
+    if not isinstance(path, BytesIO) and Path(path).suffix.lower() in RAW_SUFFIXES:
         raise UnreadKind("RAW photos of cameras are not read. Export them as JPEG")
     try:
         return Image.open(path)
@@ -180,6 +210,8 @@ def _open(path: Path) -> Image.Image:
         return Image.open(path)
     except Image.DecompressionBombError:
         try:
+            if isinstance(path, BytesIO):
+                path.seek(0)
             jpeg = JpegImageFile(path)
         except SyntaxError:
             jpeg = None
@@ -188,13 +220,16 @@ def _open(path: Path) -> Image.Image:
         return jpeg
 
 
-def _learn_kind(path: Path) -> None:
+def _learn_kind(path: PhotoSource) -> None:
     """Teach Pillow the kind of a file that it does not know, if a package can.
 
     The content tells the kind, because phones and browsers also write HEIC and AVIF as .jpg.
     """
-    with open(path, "rb") as file:
-        start = file.read(12)
+    if isinstance(path, BytesIO):
+        start = bytes(path.getbuffer()[:12])
+    else:
+        with open(path, "rb") as file:
+            start = file.read(12)
     brand = start[8:] if start[4:8] == b"ftyp" else b""
     if brand in HEIC_BRANDS:
         try:

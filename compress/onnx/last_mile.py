@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from compress.foreign.contracts import ContractChoice, matched, settle_file
+from compress.foreign.contracts import matched, settle_file
 from compress.int8.calibration import Images, calibration_photos
 from compress.int8.ranges import Ranges, ranges_of_values
 from compress.onnx.raw_pixels import PREFIX, SCALED, with_raw_pixels
@@ -24,6 +24,8 @@ from configs.resume import Built, Workspace, take_file_step
 from configs.schema.choice import Choice
 from distill.data.manifest import Examples
 from distill.data.scan import scan_folder
+from eval.contract.choice import ContractChoice
+from eval.contract.file_contract import describe
 from eval.devices.probe import open_model
 from eval.footprint import model_sha256, zip_bytes
 from eval.metadata import FileMetadata
@@ -61,8 +63,6 @@ def quantize_onnx_model(
         UserError: the model or the folder does not fit, or the graph has no int8 counterpart.
         StepFailed: the rewritten model answers differently.
     """
-    from compress.bare_files import describe
-
     _refuse_output_layer(path, contract.statement.output_layer)
     metadata = describe(path)
     if data is None:

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compress.bare_files import describe, latency_row
+from compress.bare_files import latency_row
 from compress.run.execution import ensure, take_one
 from compress.run.pipeline import (
     NEEDS,
@@ -23,6 +23,7 @@ from configs.schema.choice import Choice
 from distill.trackers.of_run import publish_report
 from distill.trained.ship import shipped_of
 from distill.trained.temperature import temperature_of
+from eval.contract.file_contract import describe
 from eval.devices.registry import DEVICES, device_label
 from eval.devices.verify import Verification, spread, verify
 from eval.report.report import Subject, build_report, write_report

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from configs.artifacts import ending
 from configs.contract import InputContract, Statement, settled
+from configs.errors import UserError
 from eval.contract.foreign_metadata import labels_beside, onnx_statement, tflite_statement
-from eval.devices.probe import Model, open_model
-from eval.metadata import FileMetadata
+from eval.devices.probe import Model, ModelFileError, open_model
+from eval.metadata import FileMetadata, read_metadata
+from eval.scoring.class_counts import number_of_classes
 
 log = logging.getLogger("potstill")
 
@@ -20,6 +22,23 @@ def open_under(path: Path, contract: InputContract | Statement, num_threads: int
         ModelFileError: as `open_model`.
     """
     return open_model(path, num_threads, layout=contract.layout, output=contract.output_layer)
+
+
+def describe(file: Path, output: str | None = None) -> FileMetadata | None:
+    """What a model file says of itself.
+
+    Args:
+        output: name of the output that answers, for a file with several.
+
+    Raises:
+        UserError: it does not exist, or is not a model that can be run here.
+    """
+    if not file.exists():
+        raise UserError(f"{file} does not exist. Expected a .tflite or .onnx file.")
+    try:
+        return read_metadata(file, number_of_classes(open_model(file, output=output).num_classes))
+    except ModelFileError as error:
+        raise UserError(f"{file} is not a model that can be run here: {error}") from None
 
 
 def file_contract(

@@ -14,7 +14,7 @@ from configs.progress import track
 from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from eval.contract.file_contract import open_under
-from eval.devices.probe import Edge, ModelFileError
+from eval.devices.probe import Edge, Model, ModelFileError
 from eval.footprint import model_sha256
 from eval.images import evaluation_batches, evaluation_image
 from eval.scoring.probabilities import as_probabilities, output_kind
@@ -63,6 +63,17 @@ def file_outputs(
         model = open_under(path, contract, num_threads)
     except ModelFileError as error:
         raise UserError(f"{path} is not a model that can be run here: {error}.") from None
+    return model_outputs(model, path, batches, contract, progress)
+
+
+def model_outputs(
+    model: Model,
+    path: Path,
+    batches: Iterable[np.ndarray],
+    contract: InputContract,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[np.ndarray, str]:
+    """`file_outputs` of a file that is open already; one thread at a time may use it."""
     outputs = [np.zeros((0, model.num_classes), "float32")]
     for images in batches:
         inputs = contract.apply(images)

@@ -11,9 +11,9 @@ from PIL import Image
 
 from compress import standalone
 from compress.bare_files import score_files
-from compress.foreign.contracts import ContractChoice
 from compress.standalone import quantize_model
 from configs.contract import RANGES, InputContract, Pixels, Statement
+from eval.contract.choice import ContractChoice
 from eval.contract.foreign_metadata import natural_order
 from eval.images import evaluation_image
 
