@@ -1,12 +1,15 @@
 """The README and the pages of docs/: their length, their links, and the site made of them."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from configs.schema import json_schema
 from doc_pages import PAGES, anchors, links, name_of
 from support import ROOT
 
@@ -36,6 +39,37 @@ def test_the_start_page_lists_every_page_once() -> None:
     pages = [name_of(page) for page in PAGES if DOCS in page.parents and page.name != "index.md"]
     listed = [name_of((DOCS / link).resolve()) for link in links(DOCS / "index.md")]
     assert sorted(link for link in listed if link.endswith(".md")) == sorted(pages)
+
+
+def test_the_reference_has_every_command_and_option() -> None:
+    from commands import compress, distill, evaluate
+    from docs.from_code import PAGES as GENERATED_PAGES
+
+    text = GENERATED_PAGES["reference/commands"]()
+    for program, module in (("distill", distill), ("compress", compress), ("evaluate", evaluate)):
+        for name, command in get_command(module.app).commands.items():  # type: ignore[attr-defined]
+            section = text.partition(f"### {program} {name}\n")[2].partition("\n##")[0]
+            options = [word for parameter in command.params for word in parameter.opts]
+            shown = [word for word in options if word not in ("--quiet", "--json", "--debug")]
+            assert not [w for w in shown if w.startswith("--") and f"`{w}" not in section]
+
+
+def test_the_reference_has_every_key_of_a_config_and_of_the_report() -> None:
+    from docs.from_code import PAGES as GENERATED_PAGES
+    from docs.from_code.text import plain
+    from eval.report.contents import FileEntry, Report
+
+    text = GENERATED_PAGES["reference/config"]()
+    schema = json_schema()
+    for section in (schema, *schema["$defs"].values()):
+        for key, value in section.get("properties", {}).items():
+            assert f"`{key}`" in text or f".{key}`" in text
+            assert plain(" ".join(value.get("description", "").split())) in text
+    text = GENERATED_PAGES["reference/report"]()
+    for record in (Report, FileEntry):
+        for field in dataclasses.fields(record):
+            assert f"`{field.name}`" in text
+    assert "`source`" in text  # the key of a field that is called parent
 
 
 def build(folder: Path, out: Path) -> subprocess.CompletedProcess[str]:
