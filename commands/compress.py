@@ -34,6 +34,10 @@ ONLY_KERAS = "it is for a Keras model."
 ONLY_RUN = "it is for a run. Give a config, a folder of photos or a run directory."
 ONLY_SEARCH = "it is for a search. Give a limit (--max-drop 0.005) and no --recipe."
 
+ONLY_FILE = "it is for a .tflite or .onnx file. A run knows its photos and its contract."
+ONE_ANSWER = "the code of a bundle reads the only output. Export the model with this output alone."
+ONE_CONTRACT = "a bundle states one contract. Find it first: evaluate accuracy FILE --contract auto"
+
 NO_LABELS = (
     "\nThe photos have no labels. 'same as parent' is the share of photos with the model's own "
     "answer, and 'drop' is the top-1 that the file is expected to lose."
@@ -147,6 +151,61 @@ def quantize(
         least_runtime=_parsed_runtime(least_runtime),
     )
     return _result_of(made)
+
+
+@command(app)
+def bundle(
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN | FILE", help="A run directory with a report, or a .tflite or .onnx file."
+        ),
+    ],
+    contract: ContractOptions,
+    file: Annotated[
+        str | None,
+        typer.Option(help="For a run: one of its files.", show_default="chosen"),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="For a file: folder of photos that test it."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="ZIP",
+            help="The bundle.",
+            show_default="RUN/bundles/FILE.zip, or FILE.zip",
+        ),
+    ] = None,
+    photos: Annotated[
+        bool, typer.Option("--photos/--no-photos", help="Whether test photos are handed out.")
+    ] = True,
+) -> Result:
+    """Write a ZIP for the people who build the app: the file, its contract, photos and code."""
+    from configs.artifacts import ending
+
+    if ending(target) in (".tflite", ".onnx"):
+        refuse(str(target), ONLY_RUN, file=file)
+        refuse(str(target), ONE_ANSWER, output_layer=contract.output_layer)
+        refuse(str(target), ONE_CONTRACT, contract=contract.contract)
+        from compress.bundle.bundle import bundle_file
+
+        made = bundle_file(target, data=data, choice=contract.choice(), out=out, photos=photos)
+    else:
+        refuse(str(target), ONLY_FILE, contract, data=data)
+        from compress.bundle.bundle import bundle_run
+        from configs.run_dir import RunDir
+
+        made = bundle_run(RunDir(target), file, out=out, photos=photos)
+    value = {
+        "bundle": str(made.path),
+        "file": made.file,
+        "num_photos": made.num_photos,
+        "sha256": made.sha256,
+    }
+    return Result(value, f"{made.path}: {made.file} with {made.num_photos} test photos")
 
 
 def _parsed_runtime(text: str | None) -> "LeastRuntime":

@@ -198,11 +198,11 @@ class TfliteModel:
             _check_one_image(inputs)
             answer = _answer([tensor["name"] for tensor in outputs], output)
             shape = [int(n) for n in inputs[0]["shape_signature"]]
-            batch, self.input_shape, self._channels_first = _image_shape(shape, image_size, layout)
+            batch, self.input_shape, self.channels_first = _image_shape(shape, image_size, layout)
             self.batch = batch or 1
             image = np.zeros((self.batch, *self.input_shape), "float32")
             self._interpreter.resize_tensor_input(
-                inputs[0]["index"], _in_order(image, self._channels_first).shape
+                inputs[0]["index"], _in_order(image, self.channels_first).shape
             )
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
@@ -211,8 +211,8 @@ class TfliteModel:
             raise ModelFileError(_tflite_problem(str(error))) from None
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[answer]
-        self.input, self._output_edge = _tflite_edge(self._input), _tflite_edge(self._output)
-        _check_edges(self.input, self._output_edge)
+        self.input, self.output = _tflite_edge(self._input), _tflite_edge(self._output)
+        _check_edges(self.input, self.output)
         self.num_classes = _num_classes(self._output["shape"], self.batch)
         self.delegate = _delegate(self._interpreter)
         self._set_input(image)
@@ -229,7 +229,7 @@ class TfliteModel:
         return _kind_of_answers(last, self.num_classes)
 
     def _set_input(self, images: np.ndarray) -> None:
-        images = _in_order(images, self._channels_first)
+        images = _in_order(images, self.channels_first)
         self._interpreter.set_tensor(self._input["index"], self.input.encoded(images))
 
     def run_once(self) -> None:
@@ -245,7 +245,7 @@ class TfliteModel:
     def predict_batch(self, images: np.ndarray) -> np.ndarray:
         self._set_input(images)
         self._interpreter.invoke()
-        return self._output_edge.decoded(self._interpreter.get_tensor(self._output["index"]))
+        return self.output.decoded(self._interpreter.get_tensor(self._output["index"]))
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """The answers of the file, float32 (n, classes), to float32 (n, *input_shape)."""
@@ -525,13 +525,13 @@ class OnnxModel:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         _check_one_image(inputs)
         answer = outputs[_answer([tensor.name for tensor in outputs], output)]
-        batch, self.input_shape, self._channels_first = _image_shape(
+        batch, self.input_shape, self.channels_first = _image_shape(
             list(inputs[0].shape), image_size, layout
         )
         self._name, self._output = inputs[0].name, answer.name
         self.input = self._edge(inputs[0], is_input=True)
-        self._output_edge = self._edge(answer, is_input=False)
-        _check_edges(self.input, self._output_edge)
+        self.output = self._edge(answer, is_input=False)
+        _check_edges(self.input, self.output)
         self.batch = batch or 1
         self._feed = self._as_feed(np.zeros((self.batch, *self.input_shape), "float32"))
         self.num_classes = _num_classes(self._output_shape(list(answer.shape)), self.batch)
@@ -599,13 +599,11 @@ class OnnxModel:
         return sorted(rows, key=lambda row: -row.ms)
 
     def _as_feed(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        images = _in_order(images, self._channels_first)
+        images = _in_order(images, self.channels_first)
         return {self._name: np.ascontiguousarray(self.input.encoded(images))}
 
     def predict_batch(self, images: np.ndarray) -> np.ndarray:
-        return self._output_edge.decoded(
-            self._session.run([self._output], self._as_feed(images))[0]
-        )
+        return self.output.decoded(self._session.run([self._output], self._as_feed(images))[0])
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """The answers of the file, float32 (n, classes), to float32 (n, *input_shape)."""
@@ -823,7 +821,7 @@ class OpenVinoModel:
     runtime = "openvino"
     delegate = None
     answers = None
-    input = Edge("float32")
+    input = output = Edge("float32")
 
     def __init__(
         self, path: Path, num_threads: int, image_size: int | None, layout: str | None
@@ -842,10 +840,10 @@ class OpenVinoModel:
             _check_one_image(model.inputs)
             _answer([tensor.any_name for tensor in model.outputs], None)
             shape = [n.get_length() if n.is_static else None for n in model.input().partial_shape]
-            batch, self.input_shape, self._channels_first = _image_shape(shape, image_size, layout)
+            batch, self.input_shape, self.channels_first = _image_shape(shape, image_size, layout)
             self.batch = batch or 1
             image = np.zeros((self.batch, *self.input_shape), "float32")
-            model.reshape(list(_in_order(image, self._channels_first).shape))
+            model.reshape(list(_in_order(image, self.channels_first).shape))
             input_dtype = model.input().element_type.to_dtype().name
             output_dtype = model.output().element_type.to_dtype().name
             if {input_dtype, output_dtype} != {"float32"}:
@@ -867,7 +865,7 @@ class OpenVinoModel:
         raise ModelFileError("only ONNX Runtime reports the times of operators, for .onnx files")
 
     def predict_batch(self, images: np.ndarray) -> np.ndarray:
-        images = _in_order(images, self._channels_first)
+        images = _in_order(images, self.channels_first)
         self._request.infer({0: np.ascontiguousarray(images, "float32")})
         return np.array(self._request.get_output_tensor(0).data, "float32")
 
