@@ -10,6 +10,8 @@ from distill.feature_losses import facts_of
 from distill.losses import LOSSES, needs_labels
 from distill.training.settings import make_plan
 
+ALL_LABELLED = ("folder", "archive", "numpy", "coco", "digits")
+"""Sources whose photos all have labels. In the others, an empty label is none."""
 STRIDE = 32
 """Pixels of an image, along a side, that become one place of a backbone's last feature map."""
 
@@ -20,17 +22,23 @@ def check_loss(experiment: Experiment) -> None:
     Raises:
         UserError: the loss needs labels, and some photos have none.
     """
-    loss = experiment.student.loss.name
-    *names, last = [name for name in LOSSES.names() if not needs_labels(name)]
     for key in ("unlabelled", "labels_per_class"):
-        if getattr(experiment.data, key) is not None and needs_labels(loss):
-            raise UserError(
-                f"student.loss {loss} needs the label of every photo, and with data.{key} some "
-                "have none. Leave one of the two out; "
-                f"{', '.join(names)} and {last} need no labels."
+        if getattr(experiment.data, key) is not None:
+            _check_loss_needs_no_labels(
+                experiment, f"with data.{key} some have none. Leave one of the two out"
             )
     if experiment.student.feature_loss is not None:
         _check_feature_loss(experiment, experiment.student.feature_loss.name)
+
+
+def _check_loss_needs_no_labels(experiment: Experiment, why: str) -> None:
+    loss = experiment.student.loss.name
+    *names, last = [name for name in LOSSES.names() if not needs_labels(name)]
+    if needs_labels(loss):
+        raise UserError(
+            f"student.loss {loss} needs the label of every photo, and {why}; "
+            f"{', '.join(names)} and {last} need no labels."
+        )
 
 
 def check_image_sizes(experiment: Experiment) -> None:
@@ -115,16 +123,22 @@ def check_unlabelled(experiment: Experiment) -> None:
 
 
 def check_photos(run: RunDir, experiment: Experiment) -> None:
-    """Check that there are photos without labels, if the config says something of them.
+    """Check that config and photos fit, now that it is known which photos have no label.
 
     Raises:
-        UserError: a setting has no effect, because there are none.
+        UserError: a setting has no effect, because all photos have labels; or the loss needs the
+            labels of all, and some have none.
     """
+    num_unlabelled = read_json(run.photos_manifest.with_suffix(".json"))["num_unlabelled"]
     keys = _of_unlabelled(experiment)
-    if keys and not read_json(run.photos_manifest.with_suffix(".json"))["num_unlabelled"]:
+    if keys and not num_unlabelled:
         raise UserError(
             f"{keys[0]} has no effect, because no photo of the run is without a label. Add photos "
             "to data.unlabelled, lower data.labels_per_class, or remove the key."
+        )
+    if num_unlabelled:
+        _check_loss_needs_no_labels(
+            experiment, f"{num_unlabelled} have none. Leave them out, or choose another loss"
         )
 
 
@@ -140,6 +154,8 @@ def _of_unlabelled(experiment: Experiment) -> list[str]:
 
 
 def may_lack_labels(experiment: Experiment) -> bool:
-    """Whether some photos of an experiment come without a label."""
+    """Whether photos of an experiment may come without a label, as far as its config tells."""
     data = experiment.data
-    return data.unlabelled is not None or data.labels_per_class is not None
+    if data.unlabelled is not None or data.labels_per_class is not None:
+        return True
+    return data.source not in ALL_LABELLED

@@ -181,6 +181,27 @@ def test_a_setting_without_effect_is_refused_before_anything_is_trained(
     assert "teacher: working" not in outcome.err
 
 
+@pytest.fixture
+def table(photo_folder: Path, tmp_path: Path) -> Path:
+    """A table of the photos, in which half of the labels are missing."""
+    rows = [f"{path},{path.parent.name if i % 2 else ''}"
+            for i, path in enumerate(sorted(photo_folder.rglob("*.png")))]  # fmt: skip
+    path = tmp_path / "photos.csv"
+    path.write_text("\n".join(["path,label", *rows]))
+    return path
+
+
+def test_settings_of_photos_without_labels_work_for_rows_without_labels(
+    distil, table: Path, run: Path
+) -> None:
+    photos = ("data.unlabelled=null", "data.source=table", f"data.path={table}")
+    outcome = distil(*photos, *MIXED)
+    assert outcome.code == 0, outcome.err
+    outcome = distil(*photos, "student.loss=dkd", "data.validation=0.2")
+    assert outcome.code == 2
+    assert re.search(r"dkd needs the label of every photo, and \d+ have none", outcome.err)
+
+
 def test_a_batch_of_one_cannot_be_mixed(distil) -> None:
     outcome = distil("student.labelled_share=0.5", "student.batch_size=1", steps="data")
     assert outcome.code == 2
