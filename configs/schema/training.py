@@ -20,7 +20,7 @@ class TrainingConfig(Strict):
     epochs: Annotated[int, Field(gt=0)]
     batch_size: Annotated[int, Field(gt=0)] = 32
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    """Peak of the schedule. auto: 1e-3 from scratch, 2e-4 from pretrained weights."""
+    """Peak of the schedule. auto: as the strategy says, mostly 2e-4 from pretrained weights and 1e-3 else."""
     schedule: Choice = Choice(name="cosine")
     """How the learning rate changes: constant, exponential, cosine or one_cycle."""
     optimizer: Choice = Choice(name="adamw")
