@@ -20,7 +20,8 @@ class TrainingConfig(Strict):
     epochs: Annotated[int, Field(gt=0)]
     batch_size: Annotated[int, Field(gt=0)] = 32
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    """Peak of the schedule. auto: as the strategy says, mostly 2e-4 from pretrained weights and 1e-3 else."""
+    """Peak of the schedule. auto: as the strategy says. That is 1e-3 from scratch, and with head
+    and progressive; 2e-4 for other pretrained networks."""
     schedule: Choice = Choice(name="cosine")
     """How the learning rate changes: constant, exponential, cosine or one_cycle."""
     optimizer: Choice = Choice(name="adamw")
