@@ -52,15 +52,16 @@ def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def program(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Callable[..., Outcome]:
-    """Run one of the programs in this process, in an empty folder: TensorFlow loads once."""
+    """Run one of the programs in this process, in a new folder or `cwd`: TensorFlow loads once."""
 
-    def run(*words: object) -> Outcome:
+    def run(*words: object, cwd: Path | None = None) -> Outcome:
         import cli
 
         name, *arguments = map(str, words)
         monkeypatch.setattr(sys, "argv", [name, *arguments])
-        (tmp_path / "here").mkdir(exist_ok=True)
-        monkeypatch.chdir(tmp_path / "here")
+        folder = cwd or tmp_path / "here"
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             getattr(cli, name)()

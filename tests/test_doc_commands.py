@@ -1,7 +1,7 @@
 """Every command in the README and in docs/ exists, and those that can be run here run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from doc_pages import (
     name_of,
     tokens_of,
 )
-from support import ROOT, command
+from support import ROOT, Outcome
 
 README, START = ROOT / "README.md", ROOT / "docs" / "index.md"
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -48,7 +48,7 @@ TINY = [
 class AnyName(Registry):
     """Accepts every name: a config is checked without TensorFlow, which the real registries load.
 
-    The commands that run meet the real ones.
+    A slow test has the real ones.
     """
 
     def __getitem__(self, name: str) -> Any:
@@ -75,13 +75,13 @@ def parsed(words: tuple[str, ...]) -> dict[str, Any]:
     return group.commands[words[1]].make_context(words[1], list(words[2:])).params
 
 
-def check_parsed(line: Command) -> None:
+def check_parsed(line: Command, registries: Mapping[str, Registry] = ANY_NAMES) -> None:
     """Fail on a word that the command does not take, or a --set that its config does not."""
     params = parsed(line.words)
     if params.get("set_"):
         bundled = CONFIGS / f"{Path(str(params['target'])).stem}.yaml"
         config = bundled if bundled.exists() else CONFIGS / "photos.yaml"
-        load_experiment(config, ANY_NAMES, params["set_"], photos=Path("photos"))
+        load_experiment(config, registries, params["set_"], photos=Path("photos"))
 
 
 @pytest.mark.parametrize("line", COMMANDS, ids=lambda line: line.id)
@@ -116,10 +116,10 @@ def test_the_commands_of_the_readme_run_on_some_page() -> None:
 def test_a_script_that_a_page_names_exists(page: Path) -> None:
     texts = [token.content for token in tokens_of(page) if token.type in ("code_block", "fence")]
     scripts = [
-        command.words[1]
+        line.words[1]
         for text in texts
-        for command in commands_in(page, text if "python " in text else "")
-        if command.words[0] == "python" and command.words[1].startswith("benchmarks/")
+        for line in commands_in(page, text if "python " in text else "")
+        if line.words[0] == "python" and line.words[1].startswith("benchmarks/")
     ]
     assert not [script for script in scripts if not (ROOT / script).exists()]
 
@@ -160,16 +160,26 @@ def tiny_settings(target: str) -> list[str]:
 
 
 @pytest.mark.slow
+def test_the_names_in_settings_exist() -> None:
+    from compress.config_choices import REGISTRIES
+
+    for line in COMMANDS:
+        check_parsed(line, REGISTRIES)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("page", RUNNING, ids=name_of)
-def test_the_commands_of_a_page_run(page: Path, folder: Path) -> None:
+def test_the_commands_of_a_page_run(
+    page: Path, folder: Path, program: Callable[..., Outcome]
+) -> None:
     for name, text in files(page).items():
         (folder / name).write_text(text)
     for block in blocks(page):
         for line in block.commands if block.mark == "runs" else []:
             settings = tiny_settings(line.words[2]) if block.is_tiny else []
             extra = [word for setting in settings for word in ("--set", setting)]
-            outcome = command(*line.words, *extra, cwd=folder)
+            outcome = program(*line.words, *extra, cwd=folder)
             assert outcome.code in ((0, 1) if block.may_fail else (0,)), (
                 f"{line.id}\n{outcome.out}{outcome.err}"
             )

@@ -94,11 +94,12 @@ def test_the_site_builds_without_a_warning_and_needs_no_network(tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("link", ["no-such-page.md", "first-run.md#no-such-heading"])
-def test_a_dead_link_fails_the_build(tmp_path: Path, link: str) -> None:
+def test_a_dead_link_and_a_dead_anchor_fail_the_build(tmp_path: Path) -> None:
     docs = shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("__pycache__"))
     page = docs / "tutorials" / "few-labels.md"
-    page.write_text(f"{page.read_text()}\n[a dead link]({link})\n")
+    dead = "[dead](no-such-page.md) [dead](first-run.md#no-such-heading)"
+    page.write_text(f"{page.read_text()}\n{dead}\n")
     result = build(docs, tmp_path / "site")
     assert result.returncode != 0
-    assert link.rpartition("#")[2].removesuffix(".md") in result.stderr
+    assert "no-such-page" in result.stderr
+    assert "no-such-heading" in result.stderr
