@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,29 @@ def test_a_file_answers_about_photos(smoke_run: Path, tmp_path: Path, name: str)
     answer = json.loads(outcome.out.splitlines()[-1])["predictions"][0]["answers"]
     assert {a["class"] for a in answer} == {str(digit) for digit in range(10)}
     assert sum(a["probability"] for a in answer) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_run_becomes_a_bundle(smoke_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "app.zip"
+    outcome = command("compress", "bundle", smoke_run, "--out", out, "--json")
+    assert outcome.code == 0, outcome.err
+    made = json.loads(outcome.out.splitlines()[-1])
+    chosen = json.loads((smoke_run / "report.json").read_text())["verdict"]["chosen_file"]
+    assert (made["bundle"], made["file"], made["num_photos"]) == (str(out), chosen, 5)
+    with zipfile.ZipFile(out) as archive:
+        folder = Path(chosen).stem
+        card = archive.read(f"{folder}/model_card.md").decode()
+        assert card == (smoke_run / "model_card.md").read_text()
+        photos = json.loads(archive.read(f"{folder}/photos/expected.json"))["photos"]
+        archive.extract(f"{folder}/photos/photo-1.png", tmp_path)
+    photo = tmp_path / folder / "photos" / "photo-1.png"
+    outcome = command("evaluate", "predict", smoke_run / "files" / chosen, photo, "--json")
+    predicted = json.loads(outcome.out.splitlines()[-1])["predictions"][0]["answers"]
+    assert photos[0]["answers"] == predicted
+
+    outcome = command("compress", "bundle", smoke_run, "--pixels", "0..1")
+    assert outcome.code == 2
+    assert "--pixels has no effect" in outcome.err
 
 
 def test_bare_files_are_scored_and_timed(smoke_run: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from compress.bare_files import score_files
 from compress.bundle.archive import write_zip
-from compress.bundle.code import NPM_RUNTIMES, code_files, environment
+from compress.bundle.code import NPM_RUNTIMES, code_files, environment, has_page
 from compress.bundle.contract import BundleContract, Numbers, bundle_contract
 from compress.bundle.photos import TestPhoto, draw_photos
 from compress.recipes.runtimes import runtime_of
@@ -207,6 +207,7 @@ def _write(parts: _Parts, out: Path) -> Bundled:
         "origin": parts.origin,
         "metadata": parts.metadata,
         "version": package_version("potstill"),
+        "has_page": has_page(contract),
         "npm": list(NPM_RUNTIMES[ending(contract.file)]),
         "fits": FITS,
         "answers": ANSWERS,

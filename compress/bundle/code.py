@@ -37,6 +37,16 @@ LITERT_TYPES = {"float32": 1, "int32": 2, "uint8": 3, "int16": 7, "int8": 9}
 """The numbers of LiteRT's element types (litert/c/litert_model_types.h)."""
 
 
+WEB_TYPES = ("float32", "uint8")
+"""The types of numbers that LiteRT.js and the page take and return."""
+
+
+def has_page(contract: BundleContract) -> bool:
+    """Whether a browser can run the file: LiteRT.js knows no int8 at the edges of a file."""
+    edges = (contract.numbers_in, contract.numbers_out)
+    return all(edge.dtype in WEB_TYPES for edge in edges)
+
+
 def code_files(contract: BundleContract) -> dict[str, bytes]:
     """The examples by their names in the bundle."""
     suffix = ending(contract.file)
@@ -55,7 +65,12 @@ def code_files(contract: BundleContract) -> dict[str, bytes]:
         )
         + "\n",
     }
-    return {name: text.encode() for name, text in {**python, **web, **_rendered(contract)}.items()}
+    texts = {**python, **web, **_rendered(contract)}
+    return {
+        name: text.encode()
+        for name, text in texts.items()
+        if has_page(contract) or not name.startswith("web/")
+    }
 
 
 def _of_bundle(path: Path) -> str:

@@ -28,7 +28,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def quantized(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Quantized:
-    """A foreign model as an int8 file with bytes at both edges, and as a float ONNX file."""
+    """A foreign model as an int8 file with uint8 at both edges, and as a float ONNX file."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
@@ -45,7 +45,7 @@ def quantized(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Quantiz
         return quantize_model(
             folder / "mine.keras",
             data=photos,
-            recipes=["int8:input_type=uint8,output_type=int8", "onnx.float32"],
+            recipes=["int8:input_type=uint8,output_type=uint8", "onnx.float32"],
             out=folder,
             budget=None,
         )

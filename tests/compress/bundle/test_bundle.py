@@ -126,7 +126,7 @@ def test_the_contract_states_what_the_code_needs(bundle: Path) -> None:
     if contract["file"].endswith(".tflite"):
         assert contract["numbers_in"]["dtype"] == "uint8"
         assert contract["numbers_out"] == {
-            "shape": [1, 2], "dtype": "int8", "scale": 1 / 256, "zero": -128,
+            "shape": [1, 2], "dtype": "uint8", "scale": 1 / 256, "zero": 0,
         }  # fmt: skip
     assert (bundle / "labels.txt").read_text() == "cat\ndog\n"
 
