@@ -1,4 +1,4 @@
-"""`evaluate predict` and `evaluate serve`: what model files say about photos."""
+"""`evaluate predict`, `serve` and `runtimes`: what model files say about photos."""
 
 from pathlib import Path
 from typing import Annotated
@@ -63,7 +63,7 @@ def serve(
         ),
     ] = None,
 ) -> Result:
-    """Answer requests over HTTP: what the files of a run, or other files, say about a photo."""
+    """Start a page and an HTTP service: what the files of a run, or others, say about a photo."""
     if contract.contract:
         raise UserError(NO_LABELLED_PHOTOS)
     names_files = are_files(target)
@@ -88,9 +88,25 @@ def serve(
     names = ", ".join(served.answers)
     return Result(
         {"url": url, "files": list(served.answers)},
-        f"{url} answers with {names}\nCtrl-C stops it. A photo is asked about with\n"
-        f"  curl -F image=@photo.jpg {url}predict",
+        f"{url} answers with {names}\nOpen it in a browser, or send a photo:\n"
+        f"  curl -F image=@photo.jpg {url}predict\nCtrl-C stops it.",
         then=lambda: running.run([listener]),
+    )
+
+
+def runtimes(
+    archives: Annotated[
+        Path | None,
+        typer.Option("--from", help="Folder with the archives that npm pack wrote: no network."),
+    ] = None,
+) -> Result:
+    """Get LiteRT.js and ONNX Runtime Web once, so that the page of `serve` runs files itself."""
+    from eval.serve.runtimes import PACKAGES, fetch_runtimes
+
+    folder = fetch_runtimes(archives)
+    packages = [package.words for package in PACKAGES]
+    return Result(
+        {"folder": str(folder), "packages": packages}, f"{', '.join(packages)} in {folder}"
     )
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from commands.answers import are_files, predict, serve
+from commands.answers import are_files, predict, runtimes, serve
 from commands.contract import ContractOptions
 from commands.options import (
     ConfigOptions,
@@ -246,6 +246,7 @@ def gate(
 
 command(app)(predict)
 command(app)(serve)
+command(app)(runtimes)
 
 
 def _one(words: list[str]) -> str:

@@ -55,6 +55,8 @@ class FileAnswers:
         metadata: of the file; None without.
         classes: their names in the order of the answers; numbers where nobody knows names.
         image_size: height and width of the input, in pixels.
+        takes_floats: whether the input is float32.
+        runtime: what runs the file, with its version.
 
     Raises:
         UserError: the file is missing or no model, or does not fit what the user says of it.
@@ -69,6 +71,7 @@ class FileAnswers:
         num_classes = number_of_classes(model.num_classes)
         self.classes = list(self.contract.labels or map(str, range(num_classes)))
         self.image_size = model.input_shape[:2]
+        self.takes_floats = model.input.dtype == "float32"
         self.runtime = f"{model.runtime} {model.runtime_version}"
         # A model has one input, so each thread takes one for itself.
         self._idle: SimpleQueue[Model] = SimpleQueue()
@@ -111,11 +114,10 @@ class FileAnswers:
 
     def _answers(self, probs: np.ndarray) -> PhotoAnswers:
         threshold = self.metadata.threshold if self.metadata else None
+        order = np.argsort(-probs, kind="stable")
         return PhotoAnswers(
             accepted=bool(probs.max() >= threshold.score) if threshold else None,
-            classes=tuple(
-                ClassAnswer(self.classes[i], float(probs[i])) for i in np.argsort(-probs)
-            ),
+            classes=tuple(ClassAnswer(self.classes[i], float(probs[i])) for i in order),
         )
 
 

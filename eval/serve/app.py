@@ -17,6 +17,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from configs.errors import UserError
 from eval.photo_files import UnreadablePhoto
 from eval.serve.answers import ClassAnswer, FileAnswers
+from eval.serve.page_routes import add_page
 from eval.serve.served import ServedFiles, ServiceFacts
 from eval.serve.uploads import Limits, Refused, UploadGate, check_photo
 
@@ -132,6 +133,7 @@ def make_app(
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(pool, answer, served.answers[file], content, accepted)
 
+    add_page(app, served)
     return app
 
 

@@ -14,9 +14,11 @@ from configs.run_dir import RunDir
 from eval.choice.stored_report import StoredReport, load_report
 from eval.contract.choice import NO_CHOICE, ContractChoice
 from eval.devices.machine import package_version
+from eval.devices.probe import weight_files
 from eval.footprint import file_bytes
 from eval.scoring.threshold import Threshold
 from eval.serve.answers import FileAnswers
+from eval.serve.runtimes import installed_runtimes
 
 log = logging.getLogger("potstill")
 
@@ -53,6 +55,8 @@ class FileFacts:
         threshold: the score below which a photo may show none of the classes.
         top1: of the test photos, from the report of the run.
         p50_ms: on the first device of the report.
+        in_browser: whether the page can run the file: the runtimes are here, the file is whole and
+            takes floats.
     """
 
     file: str
@@ -68,13 +72,19 @@ class FileFacts:
     top1: float | None = None
     p50_ms: float | None = None
     is_chosen: bool = False
+    in_browser: bool = False
 
 
 @dataclass(frozen=True)
 class ServiceFacts:
-    """What `/metadata` says. The first file answers where a request names none."""
+    """What `/metadata` says. The first file answers where a request names none.
+
+    Attributes:
+        has_runtimes: whether those of browsers were fetched (`evaluate runtimes`).
+    """
 
     version: str
+    has_runtimes: bool
     files: list[FileFacts]
 
 
@@ -91,7 +101,9 @@ class ServedFiles:
         if len(self.answers) < len(answers):
             raise UserError("two files have the same name. Give files with different names.")
         self.facts = ServiceFacts(
-            package_version("potstill") or "", [_facts_of(file, report) for file in answers]
+            package_version("potstill") or "",
+            bool(installed_runtimes()),
+            [_facts_of(file, report) for file in answers],
         )
 
     @property
@@ -126,6 +138,7 @@ def _facts_of(file: FileAnswers, report: StoredReport | None) -> FileFacts:
         top1=row.accuracy.top1 if row else None,
         p50_ms=row.first_latency.p50_ms if row else None,
         is_chosen=bool(report and report.verdict.chosen_file == file.path.name),
+        in_browser=bool(installed_runtimes()) and file.takes_floats and not weight_files(file.path),
     )
 
 

@@ -60,7 +60,10 @@ def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tflite_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same classifier as TFLite: "float32", "int8", "uint8" (both edges), dynamic "batch"."""
+    """The same classifier as TFLite: "float32", "int8", "uint8" (both edges), dynamic "batch".
+
+    "int8-inside" takes and returns floats, as the files of our recipe do.
+    """
     import tensorflow as tf
 
     class Colours(tf.Module):
@@ -72,15 +75,16 @@ def tflite_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     random = np.random.default_rng(1).uniform(0, 255, (16, 1, 8, 8, 3)).astype("float32")
     random[0], random[1] = 0, 255  # so that the input's range is all of 0..255
     files = {}
-    for name in ("float32", "int8", "uint8", "batch"):
+    for name in ("float32", "int8", "uint8", "int8-inside", "batch"):
         batch = None if name == "batch" else 1
         spec = tf.TensorSpec((batch, 8, 8, 3), tf.float32)
         function = module.__call__.get_concrete_function(spec)
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
-        if name in ("int8", "uint8"):
+        if "int8" in name:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.representative_dataset = lambda: ([image] for image in random)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        if name in ("int8", "uint8"):
             converter.inference_input_type = converter.inference_output_type = getattr(tf, name)
         files[name] = folder / f"colours-{name}.tflite"
         files[name].write_bytes(converter.convert())
