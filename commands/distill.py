@@ -16,18 +16,10 @@ app = new_app("Distil a large image classifier into a small one, and measure wha
 def run(target: Target, options: StepOptions) -> Result:
     """Do every step from photos to report; skip what is up to date."""
     from commands.reports import finish_report
-    from compress.run.execution import take
-    from compress.run.pipeline import STEPS
-    from distill.advice.duration import announce
-    from distill.data.pipelines import open_photo_store
+    from compress.run.whole_run import take_all
 
     directory, experiment = open_run(target, options)
-    force = options.force or []
-    take(directory, experiment, ["data"], target=target, force=[s for s in force if s == "data"])
-    with open_photo_store(directory, experiment) as photos:
-        announce(directory, experiment, photos)
-    again = [step for step in force if step != "data"]
-    failures = take(directory, experiment, list(STEPS), target=target, force=again).failures
+    failures = take_all(directory, experiment, target=target, force=options.force or []).failures
     return finish_report(directory, experiment, failures)
 
 

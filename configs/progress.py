@@ -1,5 +1,6 @@
-"""Progress of long work on standard error: Rich bars on a terminal, plain lines elsewhere."""
+"""Progress of long work: Rich bars on a terminal, a bar in a notebook, plain lines elsewhere."""
 
+import html
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 log = logging.getLogger("potstill")
 
 SECONDS_BETWEEN_LINES = 15.0
+SECONDS_BETWEEN_UPDATES = 0.2
+"""Of a bar in a notebook, which is sent to a browser each time."""
+
 console = Console(stderr=True)
 quiet = False
 """True after --quiet, which turns off all progress."""
@@ -32,6 +36,8 @@ def track(description: str, total: int) -> Iterator[Advance]:
         with _bar() as bar:
             task = bar.add_task(description, total=total, note="")
             yield lambda num_done, note="": bar.update(task, completed=num_done, note=note)
+    elif console.is_jupyter:
+        yield _cell(description, total)
     else:
         yield _lines(description, total)
 
@@ -45,6 +51,31 @@ def _bar() -> Progress:
         TextColumn("{task.fields[note]}"),
         console=console,
     )
+
+
+def _cell(description: str, total: int) -> Advance:
+    """One bar in the output of a notebook's cell, which stays when the work is done."""
+    from IPython.display import display  # a kernel has it
+
+    first = time.monotonic()
+
+    def shown(num_done: int, note: str) -> dict[str, str]:
+        left = _time_left(time.monotonic() - first, num_done, total - num_done)
+        text = f"{description} {num_done}/{total}{left if num_done < total else ''} {note}".rstrip()
+        bar = f'<progress value="{num_done}" max="{total}"></progress> {html.escape(text)}'
+        return {"text/plain": text, "text/html": bar}
+
+    handle = display(shown(0, ""), raw=True, display_id=True)
+    last_update = first
+
+    def advance(num_done: int, note: str = "") -> None:
+        nonlocal last_update
+        now = time.monotonic()
+        if num_done >= total or now - last_update >= SECONDS_BETWEEN_UPDATES:
+            last_update = now
+            handle.update(shown(num_done, note), raw=True)
+
+    return advance
 
 
 def _lines(description: str, total: int) -> Advance:
