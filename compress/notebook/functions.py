@@ -191,10 +191,11 @@ def _notes() -> Iterator[None]:
 
     A run adds a handler for its `log.jsonl`, which a program needs for one run alone.
     """
-    before, level = list(log.handlers), log.level
+    before, level, propagate = list(log.handlers), log.level, log.propagate
     if not any(type(handler) is not logging.FileHandler for handler in before):
         log.addHandler(logging.StreamHandler(sys.stdout))
         log.setLevel(logging.INFO)
+        log.propagate = False  # TensorFlow may give the root logger a handler of its own
     try:
         yield
     finally:
@@ -203,3 +204,4 @@ def _notes() -> Iterator[None]:
                 log.removeHandler(handler)
                 handler.close()
         log.setLevel(level)
+        log.propagate = propagate

@@ -70,7 +70,8 @@ def _file_step(
             return None
         validation = load_examples(run, "validation")
         photos = Photos("validation", validation.paths, validation.labels)
-        probs = file_probabilities(file, photos, num_threads=experiment.evaluate.num_threads)
+        threads = experiment.evaluate.num_threads
+        probs = file_probabilities(file, photos, num_threads=threads, name=path.name)
         threshold = fit_threshold(probs, validation.labels, accuracy)
         if threshold is None:
             log.warning(

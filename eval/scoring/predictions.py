@@ -112,13 +112,22 @@ def _check_whole(edge: Edge, inputs: np.ndarray, path: Path) -> None:
 
 
 def file_probabilities(
-    path: Path, photos: Photos, *, num_threads: int, contract: InputContract = OWN_CONTRACT
+    path: Path,
+    photos: Photos,
+    *,
+    num_threads: int,
+    contract: InputContract = OWN_CONTRACT,
+    name: str | None = None,
 ) -> np.ndarray:
-    """Probabilities of one file on one split, float32 (examples, classes)."""
+    """Probabilities of one file on one split, float32 (examples, classes).
+
+    Args:
+        name: for the progress bar, if the file has another name so far.
+    """
     size = open_under(path, contract, num_threads).input_shape[:2]
     read = partial(evaluation_image, fitting=contract)
     batches = evaluation_batches(photos.paths, size, BATCH_SIZE, read)
-    with track(f"{path.name}: {photos.split}", len(photos.paths)) as advance:
+    with track(f"{name or path.name}: {photos.split}", len(photos.paths)) as advance:
         return predict_file(path, batches, contract, num_threads, advance)
 
 

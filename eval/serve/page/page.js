@@ -145,7 +145,9 @@ function summary() {
   const groups = [...counts].sort((one, other) => other[1] - one[1]);
   const [[name, count]] = groups;
   if (groups.length > 1) {
-    return `The files disagree: ${groups.map(([name, count]) => `${count} say ${name}`).join(", ")}.`;
+    const all = groups.reduce((sum, [, count]) => sum + count, 0);
+    const parts = groups.map(([name, count]) => `${name} (${count} of ${all})`);
+    return `The answers differ: ${parts.join(", ")}.`;
   }
   return count === 1 ? `The answer is ${name}.` : `All ${count} answers say ${name}.`;
 }

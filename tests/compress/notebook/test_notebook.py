@@ -1,5 +1,6 @@
 """Potstill from Python: a model object, a file, and a whole run."""
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -19,7 +20,9 @@ from compress.notebook import (
 from compress.notebook.results import frame_of
 from configs.contract import Statement
 from configs.errors import UserError
-from support import save_photo
+from support import ROOT, save_photo
+
+NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +135,24 @@ def test_photos_without_labels_show_whether_a_file_answers_as_its_parent() -> No
     assert (file.path, file.num_photos, file.same_as_parent, file.top1) == (
         Path("run/files/a.tflite"), 7, 0.9, None,
     )  # fmt: skip
+
+
+def test_the_notebook_of_the_docs_was_executed_without_an_error() -> None:
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    kinds = {output["output_type"] for cell in code for output in cell["outputs"]}
+    assert "execute_result" in kinds
+    assert "error" not in kinds
+    for name in ("run_experiment(", "quantize(", "evaluate_file("):
+        assert any(name in "".join(cell["source"]) for cell in code)
+
+
+@pytest.mark.slow
+def test_the_cells_of_the_notebook_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
