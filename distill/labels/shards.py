@@ -33,12 +33,13 @@ def shard_step(
 
     def build(workspace: Workspace) -> Built:
         num_examples = len(student_examples(run))
-        rows = shard_rows(num_examples, shard, num_shards)
-        if not rows:
+        most = -(-num_examples // ROWS_PER_CHUNK)
+        if num_shards > most:
             raise UserError(
                 f"{num_shards} shards are too many for {num_examples} photos: a shard has at least "
-                f"{ROWS_PER_CHUNK}. Expected {-(-num_examples // ROWS_PER_CHUNK)} or fewer."
+                f"{ROWS_PER_CHUNK}. Expected {most} or fewer."
             )
+        rows = shard_rows(num_examples, shard, num_shards)
         return write_labels(run, experiment, photos, path, rows, workspace)
 
     return Step(

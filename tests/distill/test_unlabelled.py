@@ -202,6 +202,16 @@ def test_settings_of_photos_without_labels_work_for_rows_without_labels(
     assert re.search(r"dkd needs the label of every photo, and \d+ have none", outcome.err)
 
 
+@pytest.mark.parametrize("shard", ["1/2", "2/2"])
+def test_more_shards_than_chunks_are_refused(distil, program, tmp_path: Path, shard: str) -> None:
+    assert distil(steps="data teacher").code == 0
+    config, run = tmp_path / "config.yaml", tmp_path / "run"
+    outcome = program("distill", "label", config, "--run", run, "--shard", shard)
+    assert outcome.code
+    assert "2 shards are too many" in outcome.err
+    assert not list(run.glob("soft_labels/*.npy"))
+
+
 def test_a_batch_of_one_cannot_be_mixed(distil) -> None:
     outcome = distil("student.labelled_share=0.5", "student.batch_size=1", steps="data")
     assert outcome.code == 2
