@@ -97,7 +97,9 @@ class Answers:
         if not path.exists():
             with open_photo_store(self.run, self.experiment) as photos:
                 context = Context(self.run, self.experiment, photos)
-                for step in chain(*(STEPS[s](context) for s in TEACHING), steps(context)):
+                # A step reads what those before it wrote, so each is made once they are taken.
+                makers = [*(STEPS[name] for name in TEACHING), steps]
+                for step in chain.from_iterable(maker(context) for maker in makers):
                     take_step(step)
             test, trained = load_examples(self.run, "test"), load_model(self.run.model(model))
             probs = model_probabilities(trained, {"test": test}, name=name)["test"]
