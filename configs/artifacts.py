@@ -30,8 +30,8 @@ def file_sha256(path: Path) -> str:
 def ending(path: Path | str) -> str:
     """The ending of a file's name in small letters, as in `.onnx`: MODEL.ONNX is an ONNX file too.
 
-    Every file is told by this ending. `eval/devices/probe.py` and `eval/photo_files.py` have their
-    own, because they are copied without this file.
+    Every file is told by this ending. `eval/devices/probe.py`, `eval/photo_files.py` and
+    `compress/bundle/classify.py` have their own, because they are copied without this file.
     """
     return Path(path).suffix.lower()
 

@@ -9,6 +9,7 @@ from fastapi.responses import FileResponse, Response
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from configs.artifacts import ending
 from eval.serve.runtimes import installed_runtimes
 from eval.serve.served import ServedFiles
 
@@ -80,4 +81,4 @@ def add_page(app: FastAPI, served: ServedFiles) -> None:
 
 def _type_of(path: Path) -> str:
     guessed = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    return TYPES.get(path.suffix, guessed)
+    return TYPES.get(ending(path), guessed)

@@ -70,6 +70,6 @@ def test_no_file_reads_endings_in_another_way() -> None:
         for path in (root / room).rglob("*.py")
         if re.search(r"\.suffix\b", path.read_text())
     }
-    # The probe is copied to devices alone, and users copy the decoder of photos.
-    alone = {"eval/devices/probe.py", "eval/photo_files.py"}
+    # They are copied alone: the probe to devices, the others into bundles.
+    alone = {"eval/devices/probe.py", "eval/photo_files.py", "compress/bundle/classify.py"}
     assert users == {"configs/artifacts.py", *alone}
