@@ -120,7 +120,7 @@ def commands_in(page: Path, text: str) -> list[Command]:
 
 def blocks(page: Path) -> list[Block]:
     """The blocks of a page with commands of ours."""
-    found = []
+    with_commands = []
     page_mark = "parsed" if PAGE_MARK.search(page.read_text()) else ""
     for comment, token in _blocks_with_comments(page):
         if token.type == "fence" and token.info not in SHELL:
@@ -132,8 +132,8 @@ def blocks(page: Path) -> list[Block]:
         mark, details = (match[1].rstrip(": "), match[2]) if match else (page_mark, "")
         line = (token.map or [0])[0] + 1
         is_tiny, may_fail = "with tiny networks" in details, "may exit with 1" in details
-        found.append(Block(page, line, commands, mark, is_tiny, may_fail))
-    return found
+        with_commands.append(Block(page, line, commands, mark, is_tiny, may_fail))
+    return with_commands
 
 
 def files(page: Path) -> dict[str, str]:

@@ -136,7 +136,8 @@ def test_a_config_on_a_page_fits_the_schema(page: Path, tmp_path: Path) -> None:
         }
         path = tmp_path / "config.yaml"
         path.write_text(json.dumps({**usual, **sections}))
-        load_experiment(path, ANY_NAMES, photos=Path("photos"))
+        experiment = load_experiment(path, ANY_NAMES, photos=Path("photos"))
+        assert shown.keys() <= experiment.model_dump().keys()
 
 
 def is_section(value: object) -> bool:

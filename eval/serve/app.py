@@ -123,18 +123,26 @@ def make_app(
         ] = served.default,
     ) -> Prediction:
         """What a file says about a photo."""
-        if file not in served.answers:
-            names = ", ".join(served.answers)
-            raise HTTPException(404, f"no file {file!r} is served here. Its files: {names}.")
-        kind = image.content_type or ""
-        if kind and not kind.startswith("image/") and kind != "application/octet-stream":
-            raise Refused(415, f"{kind} is no photo. {HOW_TO}")
+        _check_request(served, file, image.content_type or "")
         content = await image.read()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(pool, answer, served.answers[file], content, accepted)
 
     add_page(app, served)
     return app
+
+
+def _check_request(served: ServedFiles, file: str, kind: str) -> None:
+    """Refuse a request for a file that is not served, or with something that says it is no photo.
+
+    Args:
+        kind: the content type of the upload; "" if it says none.
+    """
+    if file not in served.answers:
+        names = ", ".join(served.answers)
+        raise HTTPException(404, f"no file {file!r} is served here. Its files: {names}.")
+    if kind and not kind.startswith("image/") and kind != "application/octet-stream":
+        raise Refused(415, f"{kind} is no photo. {HOW_TO}")
 
 
 def answer(file: FileAnswers, content: bytes, limits: Limits) -> Prediction:

@@ -154,7 +154,7 @@ def files_of_run(path: Path) -> ServedFiles:
     paths = sorted(p for p in folder.glob("*") if ending(p) in FORMATS) if folder.is_dir() else []
     if not paths:
         raise UserError(
-            f"{path} is neither a run with model files nor one. Expected a run directory, or "
+            f"{path} holds no model files. Expected a run directory, or "
             ".tflite and .onnx files. A run writes its files with\n  compress quantize TARGET"
         )
     report = _report_of(path)

@@ -13,6 +13,7 @@ from compress import standalone
 from compress.notebook import (
     FileResult,
     QuantizeResult,
+    RunResult,
     evaluate_file,
     quantize,
     run_experiment,
@@ -156,3 +157,8 @@ def test_the_cells_of_the_notebook_run(tmp_path: Path, monkeypatch: pytest.Monke
     for cell in json.loads(NOTEBOOK.read_text())["cells"]:
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)
+    made, result = names["made"], names["result"]
+    assert isinstance(made, QuantizeResult)
+    assert [file.recipe for file in made.files] == ["tflite.float32", "tflite.int8"]
+    assert isinstance(result, RunResult)
+    assert result.chosen in {file.name for file in result.files}

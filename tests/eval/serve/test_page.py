@@ -208,3 +208,4 @@ def test_the_camera_takes_a_photo(shown: tuple[Service, list[Path]], browser: Ch
     browser.wait_for("!document.getElementById('shoot').hidden")
     browser.value("document.getElementById('shoot').click()")
     browser.wait_for("document.querySelectorAll('[data-place]').length === 3")
+    assert browser.value("document.getElementById('verdict').textContent") != "No photo yet."
