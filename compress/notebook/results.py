@@ -92,8 +92,27 @@ class ModelResult:
     top1_high: float
 
 
+class _Files:
+    """What a result shows of its files."""
+
+    files: tuple[FileResult, ...]
+    chosen: str | None
+    reason: str
+
+    def files_frame(self) -> "DataFrame":
+        """One row for each file.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return frame_of(self.files)
+
+    def _repr_html_(self) -> str | None:
+        return _html(self.files, self.chosen, self.reason)
+
+
 @dataclass(frozen=True)
-class RunResult:
+class RunResult(_Files):
     """A run that is done.
 
     Attributes:
@@ -120,20 +139,9 @@ class RunResult:
         """
         return frame_of(self.models)
 
-    def files_frame(self) -> "DataFrame":
-        """One row for each file.
-
-        Raises:
-            UserError: pandas is not installed.
-        """
-        return frame_of(self.files)
-
-    def _repr_html_(self) -> str | None:
-        return _html(self.files, self.chosen, self.reason)
-
 
 @dataclass(frozen=True)
-class QuantizeResult:
+class QuantizeResult(_Files):
     """The files that were made of a model.
 
     Attributes:
@@ -146,17 +154,6 @@ class QuantizeResult:
     chosen: str | None
     reason: str
     failures: dict[str, str]
-
-    def files_frame(self) -> "DataFrame":
-        """One row for each file.
-
-        Raises:
-            UserError: pandas is not installed.
-        """
-        return frame_of(self.files)
-
-    def _repr_html_(self) -> str | None:
-        return _html(self.files, self.chosen, self.reason)
 
 
 def frame_of(records: Sequence[Any]) -> "DataFrame":
