@@ -9,6 +9,14 @@ import pytest
 
 from support import ROOT, Outcome, command, save_photo
 
+LONGEST = ("test_smoke.py", "test_bridge.py", "test_student.py")
+"""Files of tests that take a minute or more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: at the end, no worker waits for another."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture(scope="session")
 def flowers() -> Path:
