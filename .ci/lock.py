@@ -47,7 +47,7 @@ def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     oldest = project["requires-python"].removeprefix(">=").split(",")[0]
     command = [
-        uv, "pip", "compile", "pyproject.toml", "--all-extras", "--universal",
+        uv, "pip", "compile", "pyproject.toml", "--extra", "test", "--universal",
         "--python-version", oldest, "--generate-hashes", "--no-annotate", "--quiet",
         "--custom-compile-command", "python .ci/lock.py",
         # The hashes say which files they are. Any index may send them.

@@ -23,11 +23,16 @@ ENTRIES = [
 
 
 def requirements() -> list[Requirement]:
-    """What pyproject.toml asks for, in all extras."""
-    extras = PROJECT["optional-dependencies"].values()
-    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]
-    parsed = map(Requirement, lines)
-    return [r for r in parsed if canonicalize_name(r.name) != PROJECT["name"]]
+    """What pyproject.toml asks for, with the extras that the tests need."""
+    lines, waiting = [*PROJECT["dependencies"]], ["test"]
+    while waiting:
+        for line in PROJECT["optional-dependencies"][waiting.pop()]:
+            requirement = Requirement(line)
+            if canonicalize_name(requirement.name) == PROJECT["name"]:
+                waiting += requirement.extras
+            else:
+                lines.append(line)
+    return [*map(Requirement, lines)]
 
 
 def pins() -> dict[str, list[Requirement]]:
