@@ -74,6 +74,8 @@ def make_server(app: FastAPI, limits: Limits | None = None) -> uvicorn.Server:
     """A server that answers until SIGINT or SIGTERM. It finishes the requests in progress first."""
     accepted = limits or Limits()
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    # It warns of every damaged form, and strangers would fill the terminal or the log.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         app,
         http=timed_protocol(accepted.header_seconds),
