@@ -43,7 +43,7 @@ def write_files(folder: Path, backbone: str, image_size: int) -> list[Path]:
 
 def line(file: Path, here: Latency, there: Latency) -> str:
     """One file as a row of the table."""
-    _, size, name = file.stem.rsplit("-", 2)
+    size, name = file.stem.split("-")[-2:]
     speed = there.against_fastest
     verdict = f"{speed.ratio:.2f} x" if speed else ""
     cells = [
@@ -58,7 +58,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="browser:headless")
-    parser.add_argument("--backbone", default="efficientnetb0")
+    parser.add_argument("--backbone", default="efficientnet_b0")
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 224])
     parser.add_argument("--num-runs", type=int, default=200)
     parser.add_argument("--num-threads", type=int, default=1)

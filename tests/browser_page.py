@@ -71,7 +71,7 @@ class Page:
 
     def greet(self) -> Response:
         facts = {"user_agent": USER_AGENT, "num_cores": 8, "is_isolated": False}
-        return self.post("hello", {"page": self.name, "has_webgpu": False, **facts})
+        return self.post("hello", {"page": self.name, "webgpu": None, **facts})
 
     def _live(self) -> None:
         self.greet()

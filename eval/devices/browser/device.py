@@ -91,7 +91,9 @@ class Browser:
         """
         facts = self._facts()
         machine = machine_state() if self._headless else MachineState()
-        return replace(machine, num_cores=facts.num_cores, os=facts.user_agent, python=None)
+        adapter = f", WebGPU on {facts.webgpu}" if self._webgpu else ""
+        system = f"{facts.user_agent}{adapter}"
+        return replace(machine, num_cores=facts.num_cores, os=system, python=None)
 
     def is_back(self) -> bool:
         """Whether a page is open there. A browser that was started here is started again."""
@@ -157,7 +159,7 @@ class Browser:
                 )
         facts = self._facts()
         log.info("measured in %s", facts.user_agent)
-        if self._webgpu and not facts.has_webgpu:
+        if self._webgpu and facts.webgpu is None:
             raise UserError(
                 f"this browser has no WebGPU adapter: {facts.user_agent}. Measure WebAssembly "
                 "instead, without webgpu: true."

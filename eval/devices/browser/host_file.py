@@ -121,7 +121,7 @@ class HostFile:
             raise StepFailed(
                 f"{self.file} answers differently in the browser: by {difference:.2g}, where at "
                 f"most {allowed:.2g} was expected. The times of wrong answers mean nothing, so it "
-                "is not measured. Try another browser, or the file in the other format."
+                "is not measured. Try another browser, without WebGPU, or the other format."
             )
 
     def _ordered(self, image: np.ndarray) -> np.ndarray:

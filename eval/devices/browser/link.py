@@ -25,14 +25,14 @@ class PageFacts:
         page: drawn by the page when it is loaded.
         num_cores: as the browser reports them; some report fewer than there are.
         is_isolated: whether it may use threads, and has a precise clock.
-        has_webgpu: whether there is a WebGPU adapter.
+        webgpu: what WebGPU computes on there; None without an adapter.
     """
 
     page: Annotated[str, Field(min_length=8, max_length=64)]
     user_agent: Annotated[str, Field(max_length=1000)]
     num_cores: Annotated[int, Field(gt=0)] | None
     is_isolated: bool
-    has_webgpu: bool
+    webgpu: Annotated[str, Field(max_length=200)] | None
 
 
 class PageGone(Exception):
@@ -58,7 +58,8 @@ class Link:
         self.facts: PageFacts | None = None
         self.is_over = False
         self._numbers = itertools.count(1)
-        self._open: dict[int, tuple[Message, asyncio.Future[Message]]] = {}
+        # A request that nobody waits for has no future.
+        self._open: dict[int, tuple[Message, asyncio.Future[Message] | None]] = {}
         self._changed = asyncio.Event()
         self._silence: asyncio.TimerHandle | None = None
 
@@ -100,8 +101,9 @@ class Link:
             PageGone: the page is not the one that is connected.
         """
         self._check(page)
-        if number in self._open and not self._open[number][1].done():
-            self._open[number][1].set_result(message)
+        _, future = self._open.get(number, (None, None))
+        if future is not None and not future.done():
+            future.set_result(message)
 
     def leave(self, page: str) -> None:
         """The page says that it is closed."""
@@ -132,10 +134,11 @@ class Link:
             del self._open[number]
 
     def tell(self, request: Message) -> None:
-        """Send a request whose answer nobody needs, if a page is there."""
-        if self.facts is not None:
-            task = asyncio.ensure_future(self.ask(request, SILENCE_SECONDS))
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        """Send a request and wait for no answer."""
+        number = next(self._numbers)
+        self._open[number] = (request, None)
+        asyncio.get_running_loop().call_later(SILENCE_SECONDS, self._open.pop, number, None)
+        self._notify()
 
     async def wait_for_page(self, seconds: float) -> bool:
         """Whether there is a page, now or within the time."""
@@ -150,7 +153,7 @@ class Link:
         self.facts = None
         self._stop_timer()
         for _, future in self._open.values():
-            if not future.done():
+            if future is not None and not future.done():
                 future.set_exception(PageGone(reason))
         self._notify()
 

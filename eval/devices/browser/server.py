@@ -83,5 +83,5 @@ class PageServer:
             raise
 
     def tell(self, request: Message) -> None:
-        """Send a request to the page, if there is one, and wait for no answer."""
+        """Send a request to the page and wait for no answer."""
         self._loop.call_soon_threadsafe(self.link.tell, request)

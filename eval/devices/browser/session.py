@@ -66,6 +66,7 @@ class BrowserSession:
         self._opening = {
             "open": {
                 "file": number,
+                "name": file.file.name,
                 "format": ending(file.file)[1:],
                 "shape": file.shape,
                 "dtype": file.dtype,

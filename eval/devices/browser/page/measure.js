@@ -30,7 +30,7 @@ async function ask(path, body) {
 
 const files = new Map(); // number -> promise of its bytes
 const codes = new Map(); // which runtime -> promise of its code
-const workers = new Map(); // session -> { worker, num: executions so far, format }
+const workers = new Map(); // session -> { worker, name: of its file }
 
 function once(promises, key, start) {
   if (!promises.has(key)) promises.set(key, start());
@@ -52,18 +52,18 @@ function said(worker, message) {
   });
 }
 
-async function open(session, { file, format, shape, dtype, num_threads, webgpu }) {
+async function open(session, { file, name, format, shape, dtype, num_threads, webgpu }) {
   close(session);
   const options = { numThreads: threadsHere(num_threads, format), webgpu };
   const code = await once(codes, `${format} ${options.numThreads} ${webgpu}`, () => codeOf(format, options));
   const bytes = await once(files, file, () => bytesOf(file));
   const worker = new Worker("page/worker.js");
-  workers.set(session, worker);
+  workers.set(session, { worker, name });
   return said(worker, { open: { bytes, format, shape, dtype, options: { ...options, code } } });
 }
 
 function close(session) {
-  workers.get(session)?.terminate();
+  workers.get(session)?.worker.terminate();
   workers.delete(session);
   return {};
 }
@@ -73,33 +73,44 @@ async function answerTo({ session, ...request }) {
     if (request.open) return await open(session, request.open);
     if (request.close) return close(session);
     if (!workers.has(session)) return { error: "this file is not open here" };
-    return await said(workers.get(session), request);
+    return await said(workers.get(session).worker, request);
   } catch (error) {
     return { error: error.message };
   }
 }
 
 let numExecutions = 0;
+const fastest = new Map(); // name of a file -> milliseconds of its fastest execution
+
+function showTimes(name, times) {
+  numExecutions += times.length;
+  fastest.set(name, Math.min(fastest.get(name) ?? Infinity, ...times));
+  show(`Measuring: ${numExecutions} executions so far.`);
+  element("files").replaceChildren(...[...fastest].map(([name, ms]) => {
+    const item = document.createElement("li");
+    item.textContent = `${name}: ${ms.toPrecision(3)} ms at best`;
+    return item;
+  }));
+}
 
 async function work({ number, ...request }) {
   const answer = await answerTo(request);
-  numExecutions += request.run ?? 0;
-  if (!request.close) show(`Measuring: ${numExecutions} executions so far.`);
+  if (answer.times_ms) showTimes(workers.get(request.session)?.name, answer.times_ms);
   await ask(`answers?page=${page}`, { number, answer });
 }
 
-async function hasWebGpu() {
-  try {
-    return Boolean(await navigator.gpu?.requestAdapter());
-  } catch {
-    return false;
-  }
+/** What WebGPU computes on, as far as the browser says it; null without an adapter. */
+async function webGpuAdapter() {
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+  if (!adapter) return null;
+  const { vendor, architecture, description } = adapter.info;
+  return [vendor, architecture, description].filter(Boolean).join(" ") || "unknown";
 }
 
 async function greet() {
   const facts = {
     page, user_agent: navigator.userAgent, num_cores: navigator.hardwareConcurrency ?? null,
-    is_isolated: self.crossOriginIsolated, has_webgpu: await hasWebGpu(),
+    is_isolated: self.crossOriginIsolated, webgpu: await webGpuAdapter(),
   };
   let response = await ask("hello", facts);
   while (response.status === 409) {

@@ -58,7 +58,7 @@ def test_a_page_loads_its_parts_and_the_measured_files_alone(
     server.files[1] = onnx_file
     start = f"/{token_of(server)}"
     page = request(server.url, f"{start}/")
-    assert b"This browser is measured" in page.content
+    assert b"Measuring this browser" in page.content
     assert page.headers["cross-origin-embedder-policy"] == "require-corp"
     for name in ("measure.js", "worker.js", "runtimes.js", "page.css"):
         assert request(server.url, f"{start}/page/{name}").status == 200
