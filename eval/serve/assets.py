@@ -54,16 +54,16 @@ def read_pages(package: str) -> dict[str, bytes]:
     return {item.name: item.read_bytes() for item in folder.iterdir() if item.is_file()}
 
 
-def page_router(pages: dict[str, bytes], *, keeps_runtimes: bool = False) -> APIRouter:
+def page_router(pages: dict[str, bytes], *, is_kept: bool = False) -> APIRouter:
     """Serves a page and, by their names alone, its parts and the runtimes of browsers.
 
     Args:
         pages: by their names; "index.html" is the page.
-        keeps_runtimes: whether a browser may take the runtimes from its cache. So it should where
-            the address of the page is never used again.
+        is_kept: whether a browser may keep the parts and the runtimes in its cache. It should
+            where the address of the page is never used for another one.
     """
     router, runtimes = APIRouter(include_in_schema=False), installed_runtimes()
-    headers = {"cache-control": f"max-age={CACHE_SECONDS}"} if keeps_runtimes else None
+    headers = {"cache-control": f"max-age={CACHE_SECONDS}"} if is_kept else None
 
     @router.get("/")
     async def page() -> Response:
@@ -73,7 +73,7 @@ def page_router(pages: dict[str, bytes], *, keeps_runtimes: bool = False) -> API
     async def part_of_page(name: str) -> Response:
         if name not in pages:
             raise HTTPException(404, "the page has no such file.")
-        return Response(pages[name], media_type=_type_of(Path(name)))
+        return Response(pages[name], media_type=_type_of(Path(name)), headers=headers)
 
     @router.get("/runtimes/{name}")
     async def runtime(name: str) -> Response:

@@ -47,7 +47,7 @@ def make_app(link: Link, files: Mapping[int, Path], token: str) -> ASGIApp:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     pages = {name: read_pages("eval.serve")[name] for name in SHARED}
     pages |= read_pages("eval.devices.browser")
-    app.include_router(page_router(pages, keeps_runtimes=True))
+    app.include_router(page_router(pages, is_kept=True))
     _add_conversation(app, link)
 
     @app.get("/files/{number}")

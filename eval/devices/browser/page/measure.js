@@ -13,19 +13,25 @@ function show(text) {
   element("state").textContent = text;
 }
 
-/** A request to the computer that measures, again and again while it cannot be reached. */
-async function ask(path, body) {
-  const options = body && {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
-  };
+/** What comes of work that needs the network, which is tried again while there is none. */
+async function patiently(work) {
   for (let trial = 1; ; trial++) {
     try {
-      return await fetch(path, options);
+      return await work();
     } catch (error) {
-      if (trial === RETRIES) throw error;
+      const isCut = error instanceof TypeError; // as fetch calls it
+      if (!isCut || trial === RETRIES) throw error;
       await pause(PAUSE_MS);
     }
   }
+}
+
+/** A request to the computer that measures. */
+function ask(path, body) {
+  const options = body && {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+  };
+  return patiently(() => fetch(path, options));
 }
 
 const files = new Map(); // number -> promise of its bytes
@@ -33,7 +39,7 @@ const codes = new Map(); // which runtime -> promise of its code
 const workers = new Map(); // session -> { worker, name: of its file }
 
 function once(promises, key, start) {
-  if (!promises.has(key)) promises.set(key, start());
+  if (!promises.has(key)) promises.set(key, patiently(start));
   return promises.get(key);
 }
 
@@ -110,7 +116,7 @@ async function webGpuAdapter() {
 async function greet() {
   const facts = {
     page, user_agent: navigator.userAgent, num_cores: navigator.hardwareConcurrency ?? null,
-    is_isolated: self.crossOriginIsolated, webgpu: await webGpuAdapter(),
+    is_isolated: Boolean(self.crossOriginIsolated), webgpu: await webGpuAdapter(),
   };
   let response = await ask("hello", facts);
   while (response.status === 409) {

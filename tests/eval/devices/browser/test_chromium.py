@@ -14,7 +14,8 @@ from chromium import Chromium
 from configs import progress
 from configs.errors import StepFailed, UserError
 from eval.devices.browser import link
-from eval.devices.browser.headless import find_chromium
+from eval.devices.browser.address import network_address
+from eval.devices.browser.headless import HeadlessChromium, find_chromium
 from eval.serve.runtimes import fetch_runtimes
 from eval.timing.differences import difference
 from eval.timing.measure import measure
@@ -169,6 +170,20 @@ def test_a_tab_that_is_closed_leaves_the_rounds_and_goes_on_later(
     measuring.join(60)
     assert 1 <= num_before < 10
     assert len(results[0].times_ms) == 100
+
+
+def test_over_plain_http_one_thread_is_used_and_the_row_says_so(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if network_address() is None:
+        pytest.skip("this machine has no address that is not its own")
+    with HeadlessChromium(find_chromium(), webgpu=False, trusted_key=None) as browser:
+        monkeypatch.setattr(
+            progress, "announce", lambda text: browser.open(text.splitlines()[1].strip())
+        )
+        rows = measure(files, device="browser", num_threads=2, num_runs=10)
+    assert [row.num_threads for row in rows.values()] == [1, 1, 1]
+    assert all(time > 0 for row in rows.values() for time in row.times_ms)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
