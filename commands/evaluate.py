@@ -79,7 +79,9 @@ def latency(
     contract: ContractOptions,
     device: Annotated[
         str | None,
-        typer.Option("--device", help="One device of the config; for files also ssh:pi@kitchen."),
+        typer.Option(
+            "--device", help="One device of the config; for files also ssh:pi@kitchen or browser."
+        ),
     ] = None,
     num_threads: Threads = None,
     num_runs: Annotated[
@@ -123,6 +125,10 @@ def latency(
     wheels: Annotated[
         Path | None, typer.Option("--wheels", help="For an ssh device: a folder with a runtime.")
     ] = None,
+    https: Annotated[
+        bool,
+        typer.Option("--https", help="For a browser: sign a certificate, which threads need."),
+    ] = False,
 ) -> Result:
     """Time the files of a run, or other files, in interleaved rounds."""
     from commands.latency import LatencyOptions, of_files, of_run
@@ -137,6 +143,7 @@ def latency(
         verify=verify,
         data=data,
         wheels=wheels,
+        https=https,
         contract=contract,
     )
     if are_files(target):

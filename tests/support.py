@@ -13,6 +13,8 @@ from PIL import Image
 from eval.timing.latency import Latency
 
 ROOT = Path(__file__).resolve().parents[1]
+AXE = "axe-core@4.14.1"
+"""The package whose rules for accessibility pages are checked by."""
 
 
 def save_photo(path: Path, *, seed: int, size: tuple[int, int] = (24, 20)) -> Path:
