@@ -10,6 +10,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -154,11 +155,13 @@ def run_to_end(words: str, *, cwd: Path) -> Duration:
     return Duration(first_line, time.monotonic() - begins[first_line])
 
 
-def run_and_kill(words: str, *, cwd: Path, first_line: str, seconds: float) -> bool:
-    """Start a command and kill it so many seconds after this line.
+def run_and_kill(
+    words: str, *, cwd: Path, first_line: str, seconds: float, number: int = signal.SIGKILL
+) -> float | None:
+    """Start a command and send it a signal so many seconds after this line.
 
     Returns:
-        Whether it was still at work.
+        How many seconds it took to end; None if it had ended before.
     """
     with started(words, cwd=cwd) as (process, errors):
         for line, _ in line_times(process, errors):
@@ -167,9 +170,14 @@ def run_and_kill(words: str, *, cwd: Path, first_line: str, seconds: float) -> b
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
-            return True  # killed on the way out
+            start = time.monotonic()
+            process.send_signal(number)
+            process.wait(60)
+            text = errors.read_text()
+            assert "Traceback" not in text, text
+            return time.monotonic() - start
         assert process.returncode == 0, errors.read_text()
-        return False
+        return None
 
 
 def remove_written(command: Command, folder: Path) -> None:

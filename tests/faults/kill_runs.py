@@ -156,9 +156,6 @@ def main() -> None:
     if not arguments.table:
         with prepared(out) as server:
             stretches = undisturbed(out, UNDISTURBED)
-            undisturbed(out, "undisturbed-again")
-            if unequal := differences(out / "undisturbed-again", out / UNDISTURBED):
-                raise SystemExit("two undisturbed runs differ:\n" + "\n".join(unequal))
             for run in range(1, arguments.runs + 1):
                 if not any(r["run"] == run and r["fault"] == "end" for r in results.rows):
                     kinds = arguments.kinds or all_kinds(stretches)
