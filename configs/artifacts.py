@@ -69,6 +69,17 @@ def unfinished_name(name: str, process: int) -> str:
 
 
 @contextmanager
+def errors_name(path: Path) -> Iterator[None]:
+    """An `OSError` inside the block names `path`. One of a write to an open file names nothing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`, for a block that writes it.
 
@@ -78,10 +89,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     _clear_unfinished(path)
     unfinished = path.with_name(unfinished_name(path.name, os.getpid()))
     try:
-        yield unfinished
-        with open(unfinished, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        with errors_name(path):
+            yield unfinished
+            with open(unfinished, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from compress.prune import check_order
 from compress.run.pipeline import COMMANDS, NEEDS, STEPS, Context
 from configs.artifacts import read_json, write_text
-from configs.errors import OutOfMemory, StepFailed, UserError, failure_of, ran_out_of_memory
+from configs.errors import (
+    OutOfMemory,
+    StepFailed,
+    UserError,
+    failure_of,
+    ran_out_of_memory,
+    ran_out_of_space,
+)
 from configs.loading.experiment import to_yaml
 from configs.registry import nearest
 from configs.resume import Facts, Step, is_current, take_step
@@ -104,6 +111,8 @@ def _write_files(context: Context, name: str, *, force: bool) -> list[Facts]:
         except (OutOfMemory, OSError):
             raise  # it is not the recipe's fault, and the next file would fail too
         except Exception as error:
+            if ran_out_of_space(error):
+                raise
             failed[step.name] = failure_of(error)
             log.error("%s failed: %s", step.name, failed[step.name])
             log.debug("where it failed", exc_info=True)

@@ -6,9 +6,11 @@ with the same settings. That one lives in the same folder, so its training goes 
 """
 
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -116,7 +118,13 @@ def _open_study(optuna: Any, run: RunDir, experiment: Experiment) -> Any:
     """The study of a run, with the config's own values as its first trial."""
     space = experiment.tune.model_dump(mode="json")["space"]
     with _claim(run):
-        backend = optuna.storages.journal.JournalFileBackend(str(run.path / "tune" / "study.log"))
+        path = run.path / "tune" / "study.log"
+        # The system releases this lock of a killed process. Optuna's own would stay, and one in a
+        # folder that is named relatively would be waited for without end.
+        lock = FileLock(path.with_name("study.lock"))
+        with lock:
+            _drop_half_line(path)
+        backend = optuna.storages.journal.JournalFileBackend(str(path), lock)
         study = optuna.create_study(
             study_name="tune",
             storage=optuna.storages.JournalStorage(backend),
@@ -135,8 +143,17 @@ def _open_study(optuna: Any, run: RunDir, experiment: Experiment) -> Any:
     return study
 
 
+def _drop_half_line(path: Path) -> None:
+    """Remove the entry that a full disk cut off: with the next one behind it, none can be read."""
+    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
 def _sampler(optuna: Any, experiment: Experiment, num_trials: int) -> Any:
-    """The sampler of the next trial. Its seed differs, or each process would draw the same."""
+    """The sampler of the next trial.
+
+    Its seed differs, or each process would draw the same. Kills do not change it.
+    """
 
     def excess(trial: Any) -> list[float]:
         return [trial.user_attrs[FILE]["excess"]] if FILE in trial.user_attrs else [0.0]
@@ -159,11 +176,10 @@ def _claim(run: RunDir) -> Iterator[None]:
 def _next_trial(optuna: Any, study: Any, run: RunDir, experiment: Experiment) -> Iterator[Any]:
     """A new trial of this process, while its lock is held; None if enough are done or running."""
     with _claim(run):
-        running = _release_killed(optuna, study, run)
+        running = _release_killed(optuna, study, run, experiment)
         trial, lock = None, None
         if _num_done(study) + running < experiment.tune.trials:
-            num_trials = len(study.get_trials(deepcopy=False))
-            study.sampler = _sampler(optuna, experiment, num_trials)
+            study.sampler = _sampler(optuna, experiment, len(_begun(study)))
             trial = study.ask()
             lock = _lock_of(run, trial.number)
             lock.acquire(timeout=0)
@@ -174,7 +190,7 @@ def _next_trial(optuna: Any, study: Any, run: RunDir, experiment: Experiment) ->
             lock.release()
 
 
-def _release_killed(optuna: Any, study: Any, run: RunDir) -> int:
+def _release_killed(optuna: Any, study: Any, run: RunDir, experiment: Experiment) -> int:
     """Begin trials of killed processes again; returns how many trials other processes run."""
     running = 0
     for trial in study.get_trials(deepcopy=False):
@@ -187,7 +203,10 @@ def _release_killed(optuna: Any, study: Any, run: RunDir) -> int:
             running += 1
             continue
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={CONTINUES: trial.number})
+        # One that was killed before it had all settings draws them again, as it did.
+        is_whole = len(trial.params) == len(experiment.tune.space)
+        settings = trial.params if is_whole else trial.system_attrs.get("fixed_params", {})
+        study.enqueue_trial(settings, user_attrs={CONTINUES: trial.number})
         lock.release()
     return running
 
@@ -200,11 +219,13 @@ def _lock_of(run: RunDir, number: int) -> FileLock:
 
 def _num_done(study: Any) -> int:
     """Trials that were finished or failed by themselves, not by a kill."""
+    return sum(trial.state.name in ("COMPLETE", "FAIL") for trial in _begun(study))
+
+
+def _begun(study: Any) -> list[Any]:
+    """The trials that were begun, without those that were killed and are begun again."""
     trials = study.get_trials(deepcopy=False)
-    # A trial that waits in the queue counts once it runs.
     continued = {trial.user_attrs.get(CONTINUES) for trial in trials}
-    return sum(
-        trial.state.name == "COMPLETE"
-        or (trial.state.name == "FAIL" and trial.number not in continued)
-        for trial in trials
-    )
+    return [
+        trial for trial in trials if trial.state.name != "WAITING" and trial.number not in continued
+    ]

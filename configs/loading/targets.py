@@ -143,7 +143,14 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
+class _LogFile(logging.FileHandler):
+    """A log that says nothing when its disk is full: the step that fails says it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
 def _log_to(path: Path) -> None:
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(_JsonLines())
     logging.getLogger("potstill").addHandler(handler)

@@ -90,15 +90,13 @@ class _DiskStore:
             if self._is_emptied:
                 return
             if self._file is None:
-                with tempfile.TemporaryFile(dir=self._folder) as file:
-                    self._file = os.dup(file.fileno())
-                free = shutil.disk_usage(self._folder).free
-                self._bytes_left = int(free * SHARE_OF_FREE_SPACE)
+                self._open()
             if photo.nbytes > self._bytes_left:
                 return
             start = self._end
             self._end += photo.nbytes
             self._bytes_left -= photo.nbytes
+        assert self._file is not None
         try:
             written = os.pwrite(self._file, np.ascontiguousarray(photo).data, start)
         except OSError:  # another program filled the disk: the photo is decoded again
@@ -106,6 +104,15 @@ class _DiskStore:
             return
         if written == photo.nbytes:
             self._places[name] = start, photo.shape
+
+    def _open(self) -> None:
+        """Make the file. On a disk that takes none, nothing is stored."""
+        try:
+            with tempfile.TemporaryFile(dir=self._folder) as file:
+                self._file = os.dup(file.fileno())
+            self._bytes_left = int(shutil.disk_usage(self._folder).free * SHARE_OF_FREE_SPACE)
+        except OSError:
+            self._bytes_left = 0
 
     def get(self, name: str) -> np.ndarray | None:
         """The array of this name, or None."""

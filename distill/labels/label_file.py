@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from configs.artifacts import errors_name
 from configs.progress import track
 from distill.data.pipelines import LabelReader
 
@@ -115,7 +116,7 @@ def write_label_file(
         noun: what progress calls them.
     """
     assert rows.start % ROWS_PER_CHUNK == 0, rows
-    header = _header(label_format, len(rows), num_views)
+    header = label_header(label_format, len(rows), num_views)
     row_bytes = label_format.dtype.itemsize * math.prod(label_format.shape(1, num_views))
     # The file is not mapped: its pages would count as memory of this process.
     with open(path, "ab+") as file, track(noun, len(rows) * num_views) as advance:
@@ -128,14 +129,15 @@ def write_label_file(
         chunks = chunks_from(rows.start + done)
         while done < len(rows):
             answers = next(chunks)
-            file.write(label_format.encode(answers).tobytes())
-            file.flush()
-            os.fsync(file.fileno())
+            with errors_name(path):
+                file.write(label_format.encode(answers).tobytes())
+                file.flush()
+                os.fsync(file.fileno())
             done += len(answers) // num_views
             advance(done * num_views)
 
 
-def _header(label_format: LabelFormat, num_rows: int, num_views: int) -> bytes:
+def label_header(label_format: LabelFormat, num_rows: int, num_views: int) -> bytes:
     """The header of a `.npy` file of these labels."""
     buffer = io.BytesIO()
     content = {

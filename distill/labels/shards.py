@@ -12,7 +12,12 @@ from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.data.manifest import student_examples
 from distill.data.photo_store import PhotoStore
-from distill.labels.label_file import ROWS_PER_CHUNK, num_stored_features, shard_rows
+from distill.labels.label_file import (
+    ROWS_PER_CHUNK,
+    label_header,
+    num_stored_features,
+    shard_rows,
+)
 from distill.labels.soft_labels import (
     soft_label_format,
     soft_label_inputs,
@@ -65,18 +70,13 @@ def merge_step(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Step:
             experiment, examples, num_features=num_stored_features(shards[0])
         )
         num_views = experiment.soft_labels.num_views
-        with whole_file(path) as unfinished:
-            labels = np.lib.format.open_memmap(
-                unfinished,
-                mode="w+",
-                dtype=label_format.dtype,
-                shape=label_format.shape(len(examples), num_views),
-            )
-            for number, shard in enumerate(shards, start=1):
-                rows = shard_rows(len(examples), number, len(shards))
-                labels[rows.start : rows.stop] = np.load(shard, mmap_mode="r")
-            labels.flush()
-            del labels
+        # Nothing is written through a map: on a full disk that kills the process (SIGBUS).
+        with whole_file(path) as unfinished, open(unfinished, "wb") as file:
+            file.write(label_header(label_format, len(examples), num_views))
+            for shard in shards:
+                labels = np.load(shard, mmap_mode="r")
+                for first in range(0, len(labels), ROWS_PER_CHUNK):
+                    file.write(labels[first : first + ROWS_PER_CHUNK].tobytes())
         return [path], {"num_examples": len(examples), "num_views": num_views}
 
     return Step(whole.name, whole.manifest, whole.inputs, build)

@@ -102,6 +102,7 @@ def stop_on_signals(server: uvicorn.Server) -> None:
     """From now on SIGINT and SIGTERM stop the server, even before it runs."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)
+    signal.set_wakeup_fd(-1)  # nobody else limits how long the server may take to stop
 
 
 class _Server(uvicorn.Server):

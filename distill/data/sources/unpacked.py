@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from configs.artifacts import digest, unfinished_name, write_text
+from configs.artifacts import digest, errors_name, unfinished_name, write_text
 from configs.progress import Advance, track
 from configs.resume import Built, Facts, Step, Workspace, take_step
 from distill.data.sources.listing import ListedFile
@@ -125,8 +125,9 @@ def write_once(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(unfinished_name(path.name, os.getpid()))
     try:
-        unfinished.write_bytes(content)
-        finish(unfinished, path)
+        with errors_name(path):
+            unfinished.write_bytes(content)
+            finish(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from configs.artifacts import ending
-from configs.errors import UserError
+from configs.errors import UserError, ran_out_of_space
 from distill.data.sources.folders import files_below, split_of_name
 from distill.data.sources.listing import SOURCES, Listing, Place
 from distill.data.sources.tables.parquet import Parts, list_parquet
@@ -57,6 +57,8 @@ def _of_hub(name: str) -> Parts:
                 name, repo_type="dataset", revision=revision, allow_patterns=["*.parquet"]
             )
         except (OSError, ValueError, HFValidationError) as error:  # hub errors are OSErrors
+            if ran_out_of_space(error):
+                raise
             problem = error
             break
         if parts := _parts(Path(folder)):
