@@ -2,9 +2,9 @@
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import chain
 
 import numpy as np
 
@@ -78,14 +78,16 @@ def split_photos(
     _refuse_split_groups(candidates)
     groups = [candidate.photo.group for candidate in candidates]
     unit_of = units_of(groups, [[row for row in rows if row not in left_out] for rows in near])
-    units = _units_to_split(candidates, unit_of, left_out)
+    units, alone = _units_to_split(candidates, unit_of, left_out)
     draw_sides = balanced_sides if any(groups) else sides_by_content
-    sides = draw_sides(units.values(), rule)
+    sides = draw_sides(chain(units.values(), _units_alone(candidates, alone)), rule)
     photos: list[Photo | None] = [None] * len(candidates)
     for row, candidate in enumerate(candidates):
         unit = units.get(int(unit_of[row]))
         photo = candidate.photo
         split = photo.split if unit is None else sides[unit.key]
+        if alone[row]:
+            split = sides[photo.sha256]
         if not candidate.has_split_folder and row not in left_out:
             photos[row] = photo if photo.split == split else replace(photo, split=split)
         elif photo.split == UNLABELLED and SIDES[split]:
@@ -94,7 +96,7 @@ def split_photos(
         elif row not in left_out:
             photos[row] = photo
     if any(groups):
-        _log_groups(units.values(), sides)
+        _log_groups([*units.values(), *_units_alone(candidates, alone)], sides)
     return SplitPhotos(
         [photo for photo in photos if photo is not None],
         list(left_out.values()),
@@ -105,23 +107,35 @@ def split_photos(
 
 def _units_to_split(
     candidates: Sequence[Candidate], unit_of: np.ndarray, left_out: Mapping[int, Skipped]
-) -> dict[int, Unit]:
-    """The units that hold photos whose split is to be drawn, by their numbers."""
-    # Nearly all units hold one photo: they share the counts of their class.
-    one_of = {label: Counter([label]) for label in {c.photo.label for c in candidates}}
-    units: dict[int, Unit] = {}
-    in_order = np.argsort(unit_of, kind="stable")
-    for number, rows in groupby(in_order.tolist(), key=lambda row: int(unit_of[row])):
-        photos = [
-            candidates[row].photo
-            for row in rows
-            if not candidates[row].has_split_folder and row not in left_out
-        ]
-        if len(photos) == 1 and not photos[0].group:
-            units[number] = Unit(photos[0].sha256, one_of[photos[0].label])
-        elif photos:
-            units[number] = _unit(photos)
-    return units
+) -> tuple[dict[int, Unit], np.ndarray]:
+    """The units that hold photos whose split is to be drawn, by their numbers.
+
+    Photos that are alone in their unit, and in no group, are not among them: there are so many
+    that they would fill the memory. The second array, bool (photos,), says which these are.
+    """
+    is_single = np.bincount(unit_of, minlength=1)[unit_of] == 1
+    alone = np.array(
+        [
+            is_single[row] and not candidate.photo.group and not candidate.has_split_folder
+            for row, candidate in enumerate(candidates)
+        ],
+        bool,
+    )
+    rows_of: dict[int, list[int]] = defaultdict(list)
+    for row in np.flatnonzero(~alone).tolist():
+        if not candidates[row].has_split_folder and row not in left_out:
+            rows_of[int(unit_of[row])].append(row)
+    alone[list(left_out)] = False
+    units = {number: _unit([candidates[r].photo for r in rows]) for number, rows in rows_of.items()}
+    return units, alone
+
+
+def _units_alone(candidates: Sequence[Candidate], alone: np.ndarray) -> Iterator[Unit]:
+    """The units of photos that are alone. Those of one class share their counts."""
+    counts: dict[str, Counter[str]] = {}
+    for row in np.flatnonzero(alone).tolist():
+        photo = candidates[row].photo
+        yield Unit(photo.sha256, counts.setdefault(photo.label, Counter([photo.label])))
 
 
 def _unit(photos: Sequence[Photo]) -> Unit:

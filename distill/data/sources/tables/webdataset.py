@@ -182,7 +182,7 @@ def _members(path: Path) -> Iterator[Member]:
                 key = "/".join((*parts[:-1], stem))
                 yield Member(key, kind, entry.name, entry.offset_data, entry.size)
             # tarfile takes whatever is no header for the end, which is a block of zeros.
-            end: int = tar.offset  # type: ignore[attr-defined]
+            end: int = tar.offset
             with open(path, "rb") as file:
                 file.seek(end)
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
