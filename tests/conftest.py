@@ -47,6 +47,12 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos are remembered at once, even if they were written a moment ago."""
+    monkeypatch.setattr("distill.data.scanning.known.SETTLED_NS", 0)
+
+
+@pytest.fixture
 def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is logged, at level warning or above."""
     messages: list[str] = []

@@ -50,8 +50,9 @@ class DataConfig(Strict):
     """Where photos come from. folder: one folder per class, or split folders (train/, test/ and the
     like) that hold one folder per class; or a file that one of the next four reads. archive: a ZIP
     or tar of such a folder. table: CSV or Parquet. numpy: an .npz of arrays. coco: the boxes of
-    annotations. hf:NAME and tfds:NAME: a data set of Hugging Face (or a folder with one) and of
-    TensorFlow Datasets. digits: the handwritten digits of scikit-learn."""
+    annotations. webdataset:PATTERN: tars of samples, as in shards/train-{000..009}.tar. hf:NAME and
+    tfds:NAME: a data set of Hugging Face (or a folder with one) and of TensorFlow Datasets. digits:
+    the handwritten digits of scikit-learn."""
     path: UserPath | None = None
     """The folder or file of photos, relative to the folder in which the command runs."""
     photos: UserPath | None = None
@@ -81,8 +82,10 @@ class DataConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _absolute_folder(cls, values: Any) -> Any:
-        """hf:FOLDER means the same wherever a command starts."""
+        """hf:FOLDER and webdataset:PATTERN mean the same wherever a command starts."""
         source = values.get("source") if isinstance(values, dict) else None
+        if isinstance(source, str) and source.startswith("webdataset:") and source[11:]:
+            return {**values, "source": f"webdataset:{Path(source[11:]).expanduser().absolute()}"}
         if isinstance(source, str) and source.startswith("hf:") and Path(source[3:]).is_dir():
             return {**values, "source": f"hf:{Path(source[3:]).resolve()}"}
         return values

@@ -108,7 +108,7 @@ class ViewSource:
         )
 
     def _photo(self, index: np.int64) -> np.ndarray:
-        return self.photos.photo(self.examples.ids[index], self.examples.paths[index])
+        return self.photos.photo(self.examples.ids[index], self.examples.paths[int(index)])
 
     def _ids(self) -> tf.Tensor:
         return tf.constant([int(digits[:15], 16) for digits in self.examples.ids], tf.int64)

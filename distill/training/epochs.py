@@ -265,15 +265,15 @@ class EpochKeeper(keras.callbacks.Callback):
 
 def validate(model: keras.Model, batches: Batches) -> ValidationScores:
     """Score a model on the validation split."""
-    logits_by_batch, labels_by_batch = [], []
+    losses, is_right = [], []
     for images, labels in batches():
         stop_if_requested()
-        logits_by_batch.append(np.asarray(model.predict_on_batch(images)))
-        labels_by_batch.append(labels)
-    logits = np.concatenate(logits_by_batch).astype("float64")
-    labels = np.concatenate(labels_by_batch)
-    loss = -log_softmax(logits)[np.arange(len(labels)), labels].mean()
-    return ValidationScores(float(loss), float((logits.argmax(axis=1) == labels).mean()))
+        # Only two numbers of each photo stay: logits of a thousand classes would fill the memory.
+        logits = np.asarray(model.predict_on_batch(images)).astype("float64")
+        losses.append(-log_softmax(logits)[np.arange(len(labels)), labels])
+        is_right.append(logits.argmax(axis=1) == labels)
+    loss, accuracy = (np.concatenate(values).mean() for values in (losses, is_right))
+    return ValidationScores(float(loss), float(accuracy))
 
 
 def _assign(variables: list[Any], values: list[np.ndarray]) -> None:

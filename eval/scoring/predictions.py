@@ -1,6 +1,6 @@
 """Predictions of a file on the validation and test photos, stored on disk."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ class Photos:
     """The photos of one split: files and class indices, which are -1 for photos without labels."""
 
     split: str
-    paths: list[Path]
+    paths: Sequence[Path]
     labels: np.ndarray
 
     @property

@@ -6,6 +6,7 @@ from pathlib import Path
 from configs.errors import UserError
 from configs.registry import Registry
 from configs.schema.data import ColumnsConfig
+from eval.packed_photos import shown_path
 
 SOURCES = Registry("source")
 """Functions that list the files of a `Place`. Facts that a source declares where it registers:
@@ -55,7 +56,7 @@ class Place:
         return self.path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ListedFile:
     """A file that may be a photo.
 
@@ -78,7 +79,7 @@ class ListedFile:
     @property
     def source_name(self) -> str:
         """What its source calls it."""
-        return self.name or self.path
+        return self.name or shown_path(self.path)
 
 
 @dataclass(frozen=True)
