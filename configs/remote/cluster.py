@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
@@ -29,6 +30,7 @@ TASKS_FOR_A_WORKER = 2
 """So many tasks are given for each worker: one that it does, and one that waits for it."""
 
 SECONDS_BETWEEN_NOTES = 60
+SECONDS_TO_KNOCK = 10
 
 LOCAL_STORE_BYTES = 2**27
 """Results that wait on this machine, if it is no part of a cluster. Ray writes more to its disk."""
@@ -145,18 +147,29 @@ def _connect() -> Any:
     stops = signal.getsignal(signal.SIGTERM)
     address = os.environ.get("RAY_ADDRESS", "auto")
     try:
+        if address not in ("auto", "local"):
+            _knock(address)  # Ray itself would try for minutes
         if address != "local":
             init(address=address)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        if address != "auto":
+    except (ValueError, OSError, RuntimeError) as error:
+        is_no_cluster = address == "auto" and isinstance(error, ConnectionError)
+        if not is_no_cluster:
             raise UserError(
-                f"no Ray cluster answers at RAY_ADDRESS={address} ({failure_of(error)}). Start "
-                "one with ray start --head, or unset the variable to use this machine alone."
+                f"the Ray cluster at {address} cannot be used ({failure_of(error)}). Expected the "
+                "host:port of a cluster in RAY_ADDRESS, with the same Ray and Python as here. "
+                "Start one with ray start --head, or set RAY_ADDRESS=local to use this machine."
             ) from None
     if not ray.is_initialized():
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         init(address="local", include_dashboard=False, object_store_memory=LOCAL_STORE_BYTES)
     signal.signal(signal.SIGTERM, stops)  # Ray sets its own
     return ray
+
+
+def _knock(address: str) -> None:
+    """Raise OSError or ValueError unless somebody listens at host:port."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    socket.create_connection((host, int(port)), timeout=SECONDS_TO_KNOCK).close()
 
 
 def _versions() -> dict[str, str]:
