@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from object_storage import new_clients, put_files, s3_endpoint
 from support import ROOT, Outcome, command, save_photo
+
+__all__ = ["new_clients", "put_files", "s3_endpoint"]
 
 LONGEST = ("test_smoke.py", "test_bridge.py", "test_student.py")
 """Files of tests that take a minute or more."""

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from configs.errors import StepFailed, UserError
 from configs.loading.experiment import to_yaml
 from configs.records import from_json, to_json
 from configs.registry import Registry
+from configs.remote.cluster import Cluster
 from configs.run_dir import RunDir
 from configs.schema import Experiment
+from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import open_photo_store
 
 log = logging.getLogger("potstill")
@@ -35,8 +38,16 @@ CONTINUES = "continues"
 ERROR = "error"
 
 
-def run_study(run: RunDir, experiment: Experiment, registries: Mapping[str, Registry]) -> Any:
+def run_study(
+    run: RunDir,
+    experiment: Experiment,
+    registries: Mapping[str, Registry],
+    cluster: Cluster | None = None,
+) -> Any:
     """Run trials until there are as many as the config asks for; returns the Optuna study.
+
+    Args:
+        cluster: each of its workers runs trials; None for this process alone.
 
     Raises:
         UserError: the space does not fit, the study was made with another space, or Optuna is
@@ -49,36 +60,73 @@ def run_study(run: RunDir, experiment: Experiment, registries: Mapping[str, Regi
     (run.path / "tune").mkdir(exist_ok=True)
     study = _open_study(optuna, run, experiment)
     with open_photo_store(run, experiment) as photos:
-        share_steps(run, experiment, photos)
-        start, num_before = time.monotonic(), _num_done(study)
-        while True:
-            with _next_trial(optuna, study, run, experiment) as trial:
-                if trial is None:
-                    break
-                settings = suggest(trial, experiment.tune.space)
-                done, wanted = _num_done(study), experiment.tune.trials
-                left = (time.monotonic() - start) * (wanted - done) / max(done - num_before, 1)
-                log.info(
-                    "trial %d (%d of %d%s): %s", shown_number(trial), done + 1, wanted,
-                    f", about {left / 60:.0f} min left" if done > num_before else "",
-                    describe(settings),
-                )  # fmt: skip
-                try:
-                    file = run_trial(run, experiment, registries, settings, photos)
-                except (StepFailed, UserError) as error:
-                    log.warning("this trial failed: %s", error)
-                    trial.set_user_attr(ERROR, str(error))
-                    study.tell(trial, state=optuna.trial.TrialState.FAIL)
-                    continue
-                trial.set_user_attr(FILE, to_json(file))
-                study.tell(trial, file.val_top1)
-                log.info(
-                    "%s: validation top-1 %.1f %%, %.2f ms%s", file.name, 100 * file.val_top1,
-                    file.p50_ms, f" ({file.why})" if file.why else "",
-                )  # fmt: skip
+        share_steps(run, experiment, photos, cluster)
+        if cluster is None:
+            _run_trials(optuna, study, run, experiment, registries, photos)
+    if cluster is not None:
+        num_tasks = min(cluster.num_workers, experiment.tune.trials)
+        worker = TrialWorker(RunDir(run.path.resolve()), experiment)
+        wanted = experiment.tune.trials
+        for _ in cluster.map(
+            worker, range(num_tasks), lambda: f"{_num_done(study)} of {wanted} trials are done"
+        ):
+            log.info("a worker has no more trials; %d of %d are done", _num_done(study), wanted)
     if not finished_trials(study):
         raise StepFailed("no trial was finished; the log says why each of them failed.")
     return study
+
+
+@dataclass(frozen=True)
+class TrialWorker:
+    """The task of a cluster: runs trials until there are enough, beside other workers."""
+
+    run: RunDir
+    experiment: Experiment
+
+    def __call__(self, number: int) -> None:
+        from compress.config_choices import REGISTRIES
+
+        optuna = _optuna()
+        study = _open_study(optuna, self.run, self.experiment)
+        with open_photo_store(self.run, self.experiment) as photos:
+            _run_trials(optuna, study, self.run, self.experiment, REGISTRIES, photos)
+
+
+def _run_trials(
+    optuna: Any,
+    study: Any,
+    run: RunDir,
+    experiment: Experiment,
+    registries: Mapping[str, Registry],
+    photos: PhotoStore,
+) -> None:
+    """Run trials until enough are done, or running in other processes."""
+    start, num_before = time.monotonic(), _num_done(study)
+    while True:
+        with _next_trial(optuna, study, run, experiment) as trial:
+            if trial is None:
+                break
+            settings = suggest(trial, experiment.tune.space)
+            done, wanted = _num_done(study), experiment.tune.trials
+            left = (time.monotonic() - start) * (wanted - done) / max(done - num_before, 1)
+            log.info(
+                "trial %d (%d of %d%s): %s", shown_number(trial), done + 1, wanted,
+                f", about {left / 60:.0f} min left" if done > num_before else "",
+                describe(settings),
+            )  # fmt: skip
+            try:
+                file = run_trial(run, experiment, registries, settings, photos)
+            except (StepFailed, UserError) as error:
+                log.warning("this trial failed: %s", error)
+                trial.set_user_attr(ERROR, str(error))
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                continue
+            trial.set_user_attr(FILE, to_json(file))
+            study.tell(trial, file.val_top1)
+            log.info(
+                "%s: validation top-1 %.1f %%, %.2f ms%s", file.name, 100 * file.val_top1,
+                file.p50_ms, f" ({file.why})" if file.why else "",
+            )  # fmt: skip
 
 
 def finished_trials(study: Any) -> list[tuple[Any, TrialFile]]:

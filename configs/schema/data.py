@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from configs.loading.paths import UserPath
+from configs.loading.paths import UserPlace
 from configs.records import Share, Strict
 from configs.resume import Facts
 
@@ -53,13 +53,16 @@ class DataConfig(Strict):
     annotations. webdataset:PATTERN: tars of samples, as in shards/train-{000..009}.tar. hf:NAME and
     tfds:NAME: a data set of Hugging Face (or a folder with one) and of TensorFlow Datasets. digits:
     the handwritten digits of scikit-learn."""
-    path: UserPath | None = None
-    """The folder or file of photos, relative to the folder in which the command runs."""
-    photos: UserPath | None = None
-    """The folder that paths in a table or in annotations are relative to. null: its own."""
+    path: UserPlace | None = None
+    """The folder or file of photos, relative to the folder in which the command runs; or its URL in
+    object storage, such as s3://bucket/photos."""
+    photos: UserPlace | None = None
+    """The folder, or its URL, that paths in a table or in annotations are relative to. null: its
+    own."""
     columns: ColumnsConfig = ColumnsConfig()
-    unlabelled: UserPath | None = None
-    """A folder of more photos, without labels. The teacher labels them for the student."""
+    unlabelled: UserPlace | None = None
+    """A folder of more photos, or its URL, without labels. The teacher labels them for the
+    student."""
     labels_per_class: Annotated[int, Field(gt=0)] | None = None
     """Hide the labels of all training photos but this many of each class, to see what labels are
     worth. The student learns from the others as from photos without labels."""

@@ -104,6 +104,10 @@ class Examples:
         """At most so many of the photos, always the same: their ids are random digests."""
         return self._rows(np.argsort(self.ids)[:count].tolist())
 
+    def part(self, rows: range) -> "Examples":
+        """The photos of these rows."""
+        return self._rows(rows)
+
     def _rows(self, rows: Sequence[int]) -> "Examples":
         return replace(
             self,

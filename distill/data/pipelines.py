@@ -116,7 +116,7 @@ class ViewSource:
 
 def open_photo_store(run: RunDir, experiment: Experiment) -> PhotoStore:
     """The store for all models of a run. Photos that do not fit in memory go to its disk."""
-    return PhotoStore(_largest_image(experiment), overflow_to=run.path)
+    return PhotoStore(largest_image(experiment), overflow_to=run.path)
 
 
 def labelled_views(
@@ -148,11 +148,12 @@ def view_inputs(run: RunDir, experiment: Experiment) -> dict[str, Any]:
         "manifest": file_sha256(run.photos_manifest),
         "views": experiment.views.model_dump(mode="json"),
         "seed": experiment.seed,
-        "largest_image": _largest_image(experiment),
+        "largest_image": largest_image(experiment),
     }
 
 
-def _largest_image(experiment: Experiment) -> int:
+def largest_image(experiment: Experiment) -> int:
+    """The largest input of the networks of a run, in pixels."""
     return max(experiment.teacher.image_size, experiment.student.image_size)
 
 

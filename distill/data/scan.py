@@ -33,6 +33,7 @@ from distill.data.sources import SOURCES, list_photos
 from distill.data.sources.folder import unlabelled_files
 from distill.data.sources.folders import files_below
 from distill.data.sources.listing import ListedFile, Listing, Place
+from distill.data.sources.stored.copies import copied
 from distill.data.splitting.groups import with_groups
 from distill.data.splitting.rule import SplitRule
 from distill.data.splitting.split import near_duplicates_of, split_photos
@@ -152,9 +153,10 @@ def list_source(data: DataConfig, run: RunDir) -> tuple[Listing, SourceState]:
         files = [f if f.split == UNLABELLED else replace(f, split=None) for f in listing.files]
         listing = replace(listing, files=files)
     if data.unlabelled is not None:
-        unlabelled = [
-            ListedFile(path, "", UNLABELLED) for path in unlabelled_files(data.unlabelled)
-        ]
+        folder = data.unlabelled
+        if isinstance(folder, str):
+            folder, _ = copied(run.photos_manifest.parent, folder, name="unlabelled")
+        unlabelled = [ListedFile(path, "", UNLABELLED) for path in unlabelled_files(folder)]
         listing = replace(listing, files=[*listing.files, *unlabelled])
     listing = with_groups(listing, data.group)
     return listing, state_of_files(listing, run.photos_manifest.parent)

@@ -98,12 +98,12 @@ class Duration:
     seconds: float
 
 
-def write_photos(folder: Path) -> None:
-    """Three classes of a hundred coloured photos."""
+def write_photos(folder: Path, num_per_class: int = 100) -> None:
+    """Three classes of coloured photos."""
     rng = np.random.default_rng(1)
     for label, colour in COLOURS.items():
         (folder / label).mkdir(parents=True)
-        for number in range(100):
+        for number in range(num_per_class):
             pixels = np.array(colour) + rng.normal(0, 60, (32, 32, 3))
             photo = Image.fromarray(np.clip(pixels, 0, 255).astype("uint8"))
             photo.save(folder / label / f"{number}.png")

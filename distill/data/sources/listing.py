@@ -25,7 +25,7 @@ class Place:
         path: `data.path`.
         run_data: the folder of the run that a source may write to.
         name: what follows the colon of `data.source`.
-        photos: `data.photos`, what paths in a file are relative to.
+        photos: `data.photos`, what paths in a file are relative to: a folder or its URL.
         columns: `data.columns`, where photos and labels stand in a table.
         group_column: `data.group.column`.
         has_groups: whether `data.group` is set, so that folders inside a class may be groups.
@@ -34,7 +34,7 @@ class Place:
     path: Path | None
     run_data: Path = Path()
     name: str = ""
-    photos: Path | None = None
+    photos: Path | str | None = None
     columns: ColumnsConfig | None = None
     group_column: str | None = None
     has_groups: bool = False
