@@ -65,7 +65,7 @@ def run_study(
             _run_trials(optuna, study, run, experiment, registries, photos)
     if cluster is not None:
         num_tasks = min(cluster.num_workers, experiment.tune.trials)
-        worker = TrialWorker(RunDir(run.path.resolve()), experiment)
+        worker = TrialWorker(RunDir(run.path.absolute()), experiment)
         wanted = experiment.tune.trials
         for _ in cluster.map(
             worker, range(num_tasks), lambda: f"{_num_done(study)} of {wanted} trials are done"

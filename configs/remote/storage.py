@@ -31,8 +31,11 @@ EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
 """What storages call the time at which a file was written."""
 
-REFUSED = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "HttpError")
-"""What the libraries raise, besides PermissionError, for requests without valid credentials."""
+REFUSED = (
+    "NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "Forbidden",
+    "Invalid Credentials",
+)  # fmt: skip
+"""What the libraries raise or say, besides PermissionError, without valid credentials."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,8 @@ def _explained(url: str) -> Iterator[None]:
             f"{url} does not exist. Check the names of the bucket and of what lies in it."
         ) from None
     except Exception as error:
-        if isinstance(error, PermissionError) or type(error).__name__ in REFUSED:
+        kind = f"{type(error).__name__}: {error}"
+        if isinstance(error, PermissionError) or any(word in kind for word in REFUSED):
             raise UserError(
                 f"no permission for {url} ({failure_of(error)}). Give credentials that have it: "
                 "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for s3://; "
@@ -213,7 +217,7 @@ def _explained(url: str) -> Iterator[None]:
         endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
         at = f" at {endpoint} (AWS_ENDPOINT_URL)" if endpoint and url.startswith("s3") else ""
         raise StepFailed(
-            f"the storage of {url}{at} does not answer: {failure_of(error)}. Check the network and "
+            f"{url} cannot be reached{at}: {failure_of(error)}. Check the address, the network and "
             "the endpoint, and give the same command again. What was copied is kept."
         ) from None
 

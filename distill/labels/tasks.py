@@ -42,7 +42,7 @@ def label_on(
         features: of the teacher, which the file holds besides the logits.
     """
     num_views = experiment.soft_labels.num_views
-    labeller = ChunkLabeller(RunDir(run.path.resolve()), experiment, label_format, features)
+    labeller = ChunkLabeller(RunDir(run.path.absolute()), experiment, label_format, features)
     chunk_bytes = ROWS_PER_CHUNK * num_views * label_format.view_bytes
 
     def chunks_from(first: int) -> Iterator[np.ndarray]:

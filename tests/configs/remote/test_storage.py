@@ -73,6 +73,16 @@ def test_a_storage_without_credentials_asks_for_them(
         read_stored(f"{bucket}/p/1.png")
 
 
+def test_a_storage_that_refuses_the_credentials_names_them(
+    put_files: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = put_files({"p/1.png": b"one"})
+    # From now on the server looks for the owner of a key, and has no such user.
+    monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0.0)
+    with pytest.raises(UserError, match=rf"no permission for {bucket}/p .*AWS_ACCESS_KEY_ID"):
+        list(stored_files(f"{bucket}/p"))
+
+
 def test_an_endpoint_that_is_down_is_named(
     put_files: Put, monkeypatch: pytest.MonkeyPatch, new_clients: Callable[[], None]
 ) -> None:
@@ -82,7 +92,7 @@ def test_an_endpoint_that_is_down_is_named(
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     new_clients()
-    with pytest.raises(StepFailed, match=rf"{endpoint} \(AWS_ENDPOINT_URL\) does not answer"):
+    with pytest.raises(StepFailed, match=rf"reached at {endpoint} \(AWS_ENDPOINT_URL\): "):
         list(stored_files("s3://bucket/photos"))
 
 
