@@ -58,7 +58,16 @@ def main() -> None:
     uv("pip", "freeze", "--python", python)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "VIRTUAL_ENV": str(options.folder)}
     environment["PATH"] = f"{Path(python).parent}{os.pathsep}{environment['PATH']}"
-    tests = [python, "-m", "pytest", "-n", "0", "-q", *(options.test or TESTS)]
+    tests = [
+        python,
+        "-m",
+        "pytest",
+        "-n",
+        "0",
+        "-q",
+        "--continue-on-collection-errors",
+        *(options.test or TESTS),
+    ]
     sys.exit(subprocess.run(tests, cwd=ROOT, env=environment).returncode)
 
 
