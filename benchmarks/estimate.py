@@ -250,7 +250,11 @@ def text_of(photos: Photos, steps: list[Part], chosen: Plan, hours: float) -> st
     lines.append(f"  {'sum':20} {chosen.machine_hours:14,.1f} {total_bytes / 1e9:12,.1f}")
     cost = "" if chosen.cost is None else f", {chosen.cost:,.2f} in money"
     if chosen.num_machines is None:
-        lines.append(f"  No number of machines does it in {hours:g} h: the scan takes longer{cost}")
+        alone = sum(part.seconds for part in steps if not part.is_shared) / HOUR
+        lines.append(
+            f"  No number of machines does it in {hours:g} h: the scan alone takes "
+            f"{alone:,.1f} h{cost}"
+        )
     else:
         machines = "machine" if chosen.num_machines == 1 else "machines"
         lines.append(

@@ -30,6 +30,7 @@ SHELL = ("sh", "bash", "console")
 MARK = re.compile(r"<!-- (runs|parsed: )(.*?) -->")
 FILE = re.compile(r"<!-- file: (.+?) -->")
 PAGE_MARK = re.compile(r"<!-- all commands of this page are parsed: (.+?) -->")
+STARTERS = ("nice", "srun", "$")
 ENDS = ("&&", "||", ";", "|", ">", "2>", ">>")
 
 
@@ -111,7 +112,7 @@ def commands_in(page: Path, text: str) -> list[Command]:
             if word not in ENDS:
                 words.append(word)
                 continue
-            while words and (words[0] in ("nice", "$") or re.match(r"[A-Z_]+=", words[0])):
+            while words and (words[0] in STARTERS or re.match(r"[A-Z_]+=", words[0])):
                 del words[0]
             if words and (words[0] in PROGRAMS or words[0] == "python"):
                 commands.append(Command(page, tuple(words)))
