@@ -62,6 +62,10 @@ def serve(
             show_default="cores, at most 8",
         ),
     ] = None,
+    https: Annotated[
+        bool,
+        typer.Option("--https", help="Sign a certificate, which the camera of a phone needs."),
+    ] = False,
 ) -> Result:
     """Start a page and an HTTP service: what the files of a run, or others, say about a photo."""
     if contract.contract:
@@ -74,6 +78,9 @@ def serve(
     try:
         from eval.serve import server
         from eval.serve.app import make_app
+
+        if https:  # its package takes a while to load
+            from eval.serve.certificate import self_signed
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed: pip install 'potstill[serve]'") from None
     from eval.serve.served import files_of_run, named_files
@@ -83,13 +90,17 @@ def serve(
     served = named_files(paths, contract.choice()) if names_files else files_of_run(paths[0])
     hosts = list(server.LOOPBACK) if server.is_loopback(listener) else None
     app = make_app(served, num_workers=workers or server.default_workers(), hosts=hosts)
-    url, running = server.address(listener), server.make_server(app)
+    certificate = self_signed(server.reachable_at(listener)) if https else None
+    running = server.make_server(app, certificate=certificate.pem if certificate else None)
+    url = server.address(listener, https=https)
     server.stop_on_signals(running)
+    warning = f"{certificate.warning}\n" if certificate else ""
     names = ", ".join(served.answers)
     return Result(
         {"url": url, "files": list(served.answers)},
         f"{url} answers with {names}\nOpen it in a browser, or send a photo:\n"
-        f"  curl -F image=@photo.jpg {url}predict\nCtrl-C stops it.",
+        f"  curl {'-k ' if https else ''}-F image=@photo.jpg {url}predict\n{warning}"
+        "Ctrl-C stops it.",
         then=lambda: running.run([listener]),
     )
 

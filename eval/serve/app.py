@@ -10,14 +10,14 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from configs.errors import UserError
 from eval.photo_files import UnreadablePhoto
 from eval.serve.answers import ClassAnswer, FileAnswers
-from eval.serve.page_routes import add_page
+from eval.serve.assets import PageHeaders, page_router, read_pages
 from eval.serve.served import ServedFiles, ServiceFacts
 from eval.serve.uploads import Limits, Refused, UploadGate, check_photo
 
@@ -128,8 +128,20 @@ def make_app(
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(pool, answer, served.answers[file], content, accepted)
 
-    add_page(app, served)
+    _add_page(app, served)
     return app
+
+
+def _add_page(app: FastAPI, served: ServedFiles) -> None:
+    """Serve the page, and by their names alone the files that it loads."""
+    app.add_middleware(PageHeaders)
+    app.include_router(page_router(read_pages("eval.serve")))
+
+    @app.get("/files/{name}", include_in_schema=False)
+    async def model_file(name: str) -> Response:
+        if name not in served.answers:
+            raise HTTPException(404, "no file of this name is served here.")
+        return FileResponse(served.answers[name].path, media_type="application/octet-stream")
 
 
 def _check_request(served: ServedFiles, file: str, kind: str) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 from pathlib import Path
 from types import FrameType
 
@@ -54,11 +55,33 @@ def _why_not(error: OSError, host: str, port: int) -> str:
     return f"cannot listen on {host}, port {port}: {error.strerror}. Expected 127.0.0.1 or 0.0.0.0."
 
 
-def address(listener: socket.socket) -> str:
+def address(listener: socket.socket, *, https: bool = False) -> str:
     """The address of a listening socket, for a browser."""
     host, port = listener.getsockname()[:2]
     name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{port}/"
+    return f"{'https' if https else 'http'}://{name}:{port}/"
+
+
+def reachable_at(listener: socket.socket) -> list[str]:
+    """The addresses of this machine that lead to a listening socket."""
+    host = str(listener.getsockname()[0])
+    if host not in ("0.0.0.0", "::"):
+        return [host]
+    network = network_address()
+    return ["127.0.0.1", *([network] if network else [])]
+
+
+def network_address() -> str | None:
+    """The address by which other machines of the network reach this one; None without a network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as chooser:
+        try:
+            # Nothing is sent: the system only chooses the address that it would send from. The
+            # destination is one of those that are reserved for documentation (RFC 5737).
+            chooser.connect(("192.0.2.1", 9))
+        except OSError:
+            return None
+        host = str(chooser.getsockname()[0])
+    return None if host.startswith(("0.", "127.")) else host
 
 
 def is_loopback(listener: socket.socket) -> bool:
@@ -72,12 +95,12 @@ def default_workers() -> int:
 
 
 def make_server(
-    app: ASGIApp, limits: Limits | None = None, certificate: Path | None = None
+    app: ASGIApp, limits: Limits | None = None, certificate: bytes | None = None
 ) -> uvicorn.Server:
     """A server that answers until SIGINT or SIGTERM. It finishes the requests in progress first.
 
     Args:
-        certificate: a PEM file with a certificate and its key; it makes the server speak https.
+        certificate: with its private key, as PEM; it makes the server speak https.
     """
     accepted = limits or Limits()
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
@@ -85,7 +108,6 @@ def make_server(
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         app,
-        ssl_certfile=certificate,
         http=timed_protocol(accepted.header_seconds),
         ws="none",
         log_config=None,
@@ -95,6 +117,12 @@ def make_server(
         limit_concurrency=accepted.max_connections,
         timeout_graceful_shutdown=accepted.stop_seconds,
     )
+    if certificate is not None:
+        with tempfile.TemporaryDirectory() as folder:  # nobody else may read it
+            path = Path(folder) / "certificate.pem"
+            path.write_bytes(certificate)
+            config.ssl_certfile = path
+            config.load()
     return _Server(config)
 
 

@@ -9,10 +9,10 @@ from typing import Self
 
 from configs import progress
 from configs.errors import StepFailed, UserError
-from eval.devices.browser.address import qr_code
 from eval.devices.browser.headless import HeadlessChromium, find_chromium
 from eval.devices.browser.host_file import HostFile
 from eval.devices.browser.link import PageFacts, PageGone
+from eval.devices.browser.qr_code import qr_code
 from eval.devices.browser.server import PageServer
 from eval.devices.browser.session import BrowserSession
 from eval.devices.machine import Machine
@@ -138,12 +138,8 @@ class Browser:
             lines.append(qr_code(self._url))
         if self._server.network_url:
             lines.append(f"In a browser on this machine: {self._server.url}")
-        certificate = self._server.certificate
-        if certificate:
-            lines.append(
-                "The browser warns of the certificate, which this machine signed itself. Go on "
-                f"if its SHA-256 is\n  {certificate.fingerprint}"
-            )
+        if self._server.certificate:
+            lines.append(self._server.certificate.warning)
         return "\n".join(lines)
 
     def _wait_for_page(self) -> None:

@@ -2,18 +2,16 @@
 
 import asyncio
 import secrets
-import tempfile
 import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from eval.devices.browser.address import network_address
 from eval.devices.browser.app import LIMITS, make_app
-from eval.devices.browser.certificate import Certificate, self_signed
 from eval.devices.browser.link import Link
 from eval.devices.session import Message
-from eval.serve.server import listen, make_server
+from eval.serve.certificate import Certificate, self_signed
+from eval.serve.server import listen, make_server, network_address, reachable_at
 
 HERE = "127.0.0.1"
 
@@ -46,17 +44,13 @@ class PageServer:
         network = network_address() if self._is_shared else None
         listener = listen("0.0.0.0" if network else HERE, self._port)
         token = secrets.token_urlsafe(16)
-        with tempfile.TemporaryDirectory() as folder:
-            if self._https:
-                self.certificate = self_signed(
-                    Path(folder), [HERE, *([network] if network else [])]
-                )
-            server = make_server(
-                make_app(self.link, self.files, token),
-                LIMITS,
-                self.certificate.path if self.certificate else None,
-            )
-            server.config.load()  # reads the certificate
+        if self._https:
+            self.certificate = self_signed(reachable_at(listener))
+        server = make_server(
+            make_app(self.link, self.files, token),
+            LIMITS,
+            self.certificate.pem if self.certificate else None,
+        )
         scheme, port = "https" if self._https else "http", listener.getsockname()[1]
         self.url = f"{scheme}://{HERE}:{port}/{token}/"
         self.network_url = f"{scheme}://{network}:{port}/{token}/" if network else None

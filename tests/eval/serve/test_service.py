@@ -4,6 +4,7 @@ import http.client
 import io
 import json
 import signal
+import ssl
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -188,6 +189,19 @@ def test_only_this_machine_reaches_it_unless_told_otherwise() -> None:
         listen("no-such-host", 0)
     with listen("localhost", 0) as listener:
         assert is_loopback(listener)
+
+
+def test_over_https_it_signs_a_certificate_for_its_address(onnx_file: Path) -> None:
+    running = start(onnx_file, "--https")
+    assert running.url.startswith("https://127.0.0.1:")
+    address = (urlsplit(running.url).hostname, urlsplit(running.url).port)
+    pem = ssl.get_server_certificate(address)  # type: ignore[arg-type]
+    trusting = ssl.create_default_context(cadata=pem)
+    health = request(running.url, "/health", context=trusting).value
+    assert health == {"status": "ok", "num_files": 1}
+    running.process.send_signal(signal.SIGTERM)
+    running.process.communicate(timeout=30)
+    assert running.process.returncode == 0
 
 
 def test_wrong_words_are_explained(program: Callable, onnx_file: Path, tmp_path: Path) -> None:

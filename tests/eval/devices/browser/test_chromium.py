@@ -14,9 +14,9 @@ from chromium import Chromium
 from configs import progress
 from configs.errors import StepFailed, UserError
 from eval.devices.browser import link
-from eval.devices.browser.address import network_address
 from eval.devices.browser.headless import HeadlessChromium, find_chromium
 from eval.serve.runtimes import fetch_runtimes
+from eval.serve.server import network_address
 from eval.timing.differences import difference
 from eval.timing.measure import measure
 from eval.timing.rounds import Journal

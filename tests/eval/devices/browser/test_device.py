@@ -11,12 +11,15 @@ import pytest
 
 from browser_page import USER_AGENT, Page
 from configs.errors import StepFailed, UserError
+from configs.resume import take_step
+from configs.run_dir import RunDir
 from eval.devices.browser import device as device_module
 from eval.devices.browser import link
 from eval.devices.registry import DEVICES, check_device, device_label, parse_device
 from eval.timing import rounds
 from eval.timing.differences import difference
 from eval.timing.measure import measure
+from eval.timing.results import latency_path, latency_step, load_machine
 from eval.timing.rounds import Journal
 from support import Outcome
 
@@ -129,6 +132,29 @@ def test_rounds_are_kept_if_nobody_opens_it_again(
     pages = visitors()
     measure([onnx_file], device="browser", num_warmup=0, num_runs=50, journal=journal)
     assert pages[-1].num_runs == 6
+
+
+def test_a_run_keeps_what_a_browser_measured(
+    visitors: Callable[..., Any], onnx_file: Path, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "run")
+    file = run.file("a.onnx")
+    file.parent.mkdir(parents=True)
+    shutil.copy(onnx_file, file)
+    pages = visitors()
+
+    def take(port: int) -> Any:
+        options = DEVICES.check("browser", {"called": "pixel", "port": port})
+        counts = {"num_threads": 2, "num_warmup": 0, "num_runs": 20}
+        return take_step(latency_step(run, [file], device="browser", options=options, **counts))
+
+    latency = take(port=0)["latency"]["a.onnx"]
+    assert (latency["device"], latency["num_threads"]) == ("browser:pixel", 1)
+    assert latency_path(run, "browser:pixel").name == "latency-browser-pixel.json"
+    machine = load_machine(run, "browser:pixel")
+    assert (machine.num_cores, machine.os, machine.packages) == (8, USER_AGENT, None)
+    assert take(port=8765)["latency"]["a.onnx"] == latency  # the port changes no time
+    assert len(pages) == 1
 
 
 def test_nobody_opens_it(visitors: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

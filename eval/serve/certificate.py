@@ -1,9 +1,8 @@
-"""A certificate that this machine signs itself, for browsers that ask for https."""
+"""A certificate that this machine signs itself: browsers give pages over https more rights."""
 
 import datetime
 import ipaddress
 from dataclasses import dataclass
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -15,25 +14,29 @@ DAYS = 2
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate in a file.
+    """A certificate, and what tells it apart.
 
     Attributes:
-        path: a PEM file with the certificate and its key.
+        pem: the certificate and its private key.
         fingerprint: its SHA-256, as browsers show it.
         key_digest: of its public key alone, by which Chromium can be told to trust it.
     """
 
-    path: Path
+    pem: bytes
     fingerprint: str
     key_digest: bytes
 
+    @property
+    def warning(self) -> str:
+        """What whoever opens a page has to know of it."""
+        return (
+            "The browser warns of the certificate, which this machine signed itself. Go on if its "
+            f"SHA-256 is\n  {self.fingerprint}"
+        )
 
-def self_signed(folder: Path, addresses: list[str]) -> Certificate:
-    """A new certificate for IP addresses, which only its own key vouches for.
 
-    Args:
-        folder: nobody else may read it.
-    """
+def self_signed(addresses: list[str]) -> Certificate:
+    """A new certificate for IP addresses, which only its own key vouches for."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Potstill on this network")])
     now = datetime.datetime.now(datetime.UTC)
@@ -57,9 +60,7 @@ def self_signed(folder: Path, addresses: list[str]) -> Certificate:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    path = folder / "certificate.pem"
-    path.touch(0o600)
-    path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+    pem = private + certificate.public_bytes(serialization.Encoding.PEM)
     digest = hashes.Hash(hashes.SHA256())
     digest.update(
         key.public_key().public_bytes(
@@ -67,4 +68,4 @@ def self_signed(folder: Path, addresses: list[str]) -> Certificate:
         )
     )
     fingerprint = certificate.fingerprint(hashes.SHA256()).hex(":").upper()
-    return Certificate(path, fingerprint, digest.finalize())
+    return Certificate(pem, fingerprint, digest.finalize())

@@ -1,19 +1,4 @@
-"""The address of a page, for people: the name of this machine on its network, and a QR code."""
-
-import socket
-
-
-def network_address() -> str | None:
-    """The address by which other machines of the network reach this one; None without a network."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as chooser:
-        try:
-            # Nothing is sent: the system only chooses the address that it would send from. The
-            # destination is one of those that are reserved for documentation (RFC 5737).
-            chooser.connect(("192.0.2.1", 9))
-        except OSError:
-            return None
-        address = str(chooser.getsockname()[0])
-    return None if address.startswith(("0.", "127.")) else address
+"""A QR code of an address, as text for a terminal."""
 
 
 def qr_code(text: str) -> str:
