@@ -65,13 +65,14 @@ KINDS = {
     "teacher": r"teacher",
     "label": r"soft labels",
     "student": r"(student|control)(-\d+)?|temperature of .*|student or control",
-    "prune": r"channels.*",
+    "prune": r"channels(-magnitude)?",
     "export": r".*float32.*",
     "quantize": r".*int8.*",
     "latency": r"latency on .*",
+    "report": r"report",
     "tune": r"\d+ of \d+",
 }
-"""Kinds of steps, and the names of their steps. `report` comes after all steps of a run."""
+"""Kinds of work, and the names of their steps. The report comes after all steps of a run."""
 LAST_STEP = "latency on ssh:board"
 LAST_MANIFEST = "results/latency-*board*.json"
 
@@ -88,8 +89,11 @@ class Stretch:
 
     command: int
     step: str
-    kind: str
     seconds: float
+
+    @property
+    def kind(self) -> str:
+        return kind_of(self.step)
 
 
 @dataclass(frozen=True)
@@ -160,8 +164,7 @@ def undisturbed(out: Path, name: str) -> list[Stretch]:
                 begun.append(("report", seconds))
             ends = [seconds for _, seconds in begun[1:]] + [ended]
             for (step, seconds), end in zip(begun, ends, strict=True):
-                kind = "report" if step == "report" else kind_of(step)
-                stretches.append(Stretch(command, step, kind, end - seconds))
+                stretches.append(Stretch(command, step, end - seconds))
         with whole_file(record) as unfinished:
             unfinished.write_text(json.dumps([asdict(stretch) for stretch in stretches]))
     return [Stretch(**row) for row in json.loads(record.read_text())]
@@ -236,7 +239,7 @@ def with_fault(
     if target.stretch.kind == "report" or not step:
         step = target.stretch.step
     return row | {
-        "kind": "report" if step == "report" else kind_of(step),
+        "kind": kind_of(step),
         "step": step,
         "seconds": round(target.seconds, 2),
         "came": came,
