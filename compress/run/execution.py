@@ -196,11 +196,11 @@ def _photos_are_elsewhere(run: RunDir, experiment: Experiment) -> bool:
     The photos of a data set that a name stands for (tfds:cats_vs_dogs) were unpacked into the run,
     and so were those in a storage. Only the data step looks there again.
     """
-    manifest, path = run.photos_manifest.with_suffix(".json"), experiment.data.path
-    if path is None:
-        is_here = ":" not in experiment.data.source
+    manifest, data = run.photos_manifest.with_suffix(".json"), experiment.data
+    if any(isinstance(place, str) for place in (data.path, data.photos, data.unlabelled)):
+        is_here = False
     else:
-        is_here = isinstance(path, Path) and path.exists()
+        is_here = ":" not in data.source if data.path is None else Path(data.path).exists()
     if is_here or not manifest.exists():
         return False
     return bool(read_json(manifest)["inputs"]["data"] == experiment.data.as_input())
