@@ -85,6 +85,8 @@ def take(
             raise UserError(f"--force {step}: unknown step.{nearest(step, STEPS)}")
         if step not in names:
             raise UserError(f"--force {step}: this command does {', '.join(names)}.")
+    if cluster is not None:
+        run = RunDir(run.path.absolute())  # workers start in folders of their own
     _prepare(run, experiment, names, target)
     manifests: list[Facts] = []
     # All models of this call share one store of decoded photos.
