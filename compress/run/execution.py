@@ -92,6 +92,8 @@ def take(
             raise UserError(f"--force {step}: unknown step.{nearest(step, STEPS)}")
         if step not in names:
             raise UserError(f"--force {step}: this command does {', '.join(names)}.")
+    if cluster is not None:
+        run = RunDir(run.path.absolute())  # workers start in folders of their own
     _prepare(run, experiment, names, target)
     manifests: list[Facts] = []
     # All models of this call share one store of decoded photos.
@@ -205,11 +207,11 @@ def _photos_are_elsewhere(run: RunDir, experiment: Experiment) -> bool:
     The photos of a data set that a name stands for (tfds:cats_vs_dogs) were unpacked into the run,
     and so were those in a storage. Only the data step looks there again.
     """
-    manifest, path = run.photos_manifest.with_suffix(".json"), experiment.data.path
-    if path is None:
-        is_here = ":" not in experiment.data.source
+    manifest, data = run.photos_manifest.with_suffix(".json"), experiment.data
+    if any(isinstance(place, str) for place in (data.path, data.photos, data.unlabelled)):
+        is_here = False
     else:
-        is_here = isinstance(path, Path) and path.exists()
+        is_here = ":" not in data.source if data.path is None else Path(data.path).exists()
     if is_here or not manifest.exists():
         return False
     return bool(read_json(manifest)["inputs"]["data"] == experiment.data.as_input())

@@ -56,6 +56,8 @@ def run_study(
     """
     optuna = _optuna()
     check_space(experiment, registries)
+    if cluster is not None:
+        run = RunDir(run.path.absolute())  # workers start in folders of their own
     write_text(run.experiment, to_yaml(experiment))
     (run.path / "tune").mkdir(exist_ok=True)
     study = _open_study(optuna, run, experiment)
@@ -65,7 +67,7 @@ def run_study(
             _run_trials(optuna, study, run, experiment, registries, photos)
     if cluster is not None:
         num_tasks = min(cluster.num_workers, experiment.tune.trials)
-        worker = TrialWorker(RunDir(run.path.absolute()), experiment)
+        worker = TrialWorker(run, experiment)
         wanted = experiment.tune.trials
         for _ in cluster.map(
             worker, range(num_tasks), lambda: f"{_num_done(study)} of {wanted} trials are done"

@@ -100,7 +100,7 @@ class Cluster:
                 fill(TASKS_FOR_A_WORKER * self.num_workers)
                 yield answer
         finally:
-            for left in waiting:
+            for left in waiting if self._connected else ():
                 ray.cancel(left, force=True)
 
     def _answer_of(self, reference: Any, note: Callable[[], str]) -> Any:

@@ -39,10 +39,11 @@ def label_on(
     A labelling that is killed continues with the labels that the file holds, here or on a cluster.
 
     Args:
+        run: with an absolute path, which is the same on all machines.
         features: of the teacher, which the file holds besides the logits.
     """
     num_views = experiment.soft_labels.num_views
-    labeller = ChunkLabeller(RunDir(run.path.absolute()), experiment, label_format, features)
+    labeller = ChunkLabeller(run, experiment, label_format, features)
     chunk_bytes = ROWS_PER_CHUNK * num_views * label_format.view_bytes
 
     def chunks_from(first: int) -> Iterator[np.ndarray]:
@@ -59,11 +60,7 @@ def label_on(
 
 @dataclass(frozen=True)
 class ChunkLabeller:
-    """The task: labels examples. A worker keeps its teachers and its list of photos.
-
-    Attributes:
-        run: with an absolute path, which is the same on all machines.
-    """
+    """The task: labels examples. A worker keeps its teachers and its list of photos."""
 
     run: RunDir
     experiment: Experiment

@@ -50,7 +50,7 @@ def model_predictions_step(
     }
 
     def build(workspace: Workspace) -> Built:
-        task = ModelAnswers(RunDir(run.path.absolute()), experiment, name)
+        task = ModelAnswers(run, experiment, name)
         probs = {}
         for split in ("validation", "test"):
             num_photos = len(load_examples(run, split))

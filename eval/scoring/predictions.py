@@ -138,6 +138,7 @@ class FileAnswers:
     """The task of a cluster: a file of a run answers about some photos of a split.
 
     Attributes:
+        path: absolute, and the same on all machines.
         paths: of the photos, by split.
     """
 
@@ -158,8 +159,8 @@ def _probabilities_on(
     cluster: Cluster, workspace: Workspace, path: Path, splits: list[Photos], num_threads: int
 ) -> dict[str, np.ndarray]:
     """`file_probabilities` of each split, with the photos shared among the workers."""
-    paths = {photos.split: [p.absolute() for p in photos.paths] for photos in splits}
-    task = FileAnswers(path.absolute(), paths, num_threads)
+    paths = {photos.split: photos.paths for photos in splits}
+    task = FileAnswers(path, paths, num_threads)
     # All rows together decide what the answers are, where the file does not say it.
     kind = open_under(path, OWN_CONTRACT, num_threads).answers
     return {

@@ -64,6 +64,17 @@ def test_a_folder_of_any_name_is_read_from_there(tmp_path: Path, name: str, way:
     assert (run.path / "experiment.yaml").read_text() == to_yaml(again)
 
 
+@pytest.mark.parametrize("words", [("s3://bucket/photos/",), ("photos", "s3://bucket/photos")])
+def test_the_url_of_photos_stays_a_url(tmp_path: Path, words: tuple[str, ...]) -> None:
+    target, *places = words
+    overrides = [f"data.path={place}" for place in places]
+    run, experiment = open_run(
+        target, run=tmp_path / "run", overrides=overrides, registries=registries
+    )
+    assert experiment.data.path == "s3://bucket/photos"
+    assert load_experiment(run.experiment, registries()) == experiment
+
+
 def test_a_name_that_no_text_file_can_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.path .* not valid UTF-8; rename"):
         load_experiment(CONFIGS / "photos.yaml", registries(), photos=Path("photos\udcff"))
