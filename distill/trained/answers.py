@@ -11,6 +11,7 @@ from distill.data.manifest import Examples
 from distill.data.pipelines import evaluation_images
 from distill.frozen import answers_of
 from distill.training.strategies.lesson import EVALUATION_BATCH
+from eval.rows import Rows
 from eval.scoring.probabilities import as_probabilities
 
 
@@ -47,10 +48,10 @@ def model_outputs(
     outputs = {}
     for split, examples in splits.items():
         batches = evaluation_images(examples, (height, width), EVALUATION_BATCH, contract)
-        of_split: list[np.ndarray] = []
+        of_split = Rows()
         with track(f"{name} {split}: accuracy", len(examples)) as advance:
             for images, _ in batches:
                 of_split.append(answers(images))
-                advance(sum(map(len, of_split)))
-        outputs[split] = np.concatenate(of_split)
+                advance(len(of_split))
+        outputs[split] = of_split.array()
     return outputs
