@@ -80,9 +80,11 @@ model.save({str(path)!r})
     subprocess.run([sys.executable, "-c", program], check=True, stderr=subprocess.DEVNULL)
 
 
-def cost_of(step: str, config: str, run: str, *, place: Path, num_photos: int) -> Cost:
+def cost_of(
+    step: str, config: str, run: str, *, place: Path, num_photos: int, program: str = "distill"
+) -> Cost:
     """Take a step of a run in a process of its own."""
-    code = "import sys; from cli import distill; sys.argv[0] = 'distill'; distill()"
+    code = f"import sys; from cli import {program}; sys.argv[0] = {program!r}; {program}()"
     start = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-c", code, step, config, "--run", run, "--quiet"],
@@ -91,7 +93,7 @@ def cost_of(step: str, config: str, run: str, *, place: Path, num_photos: int) -
         stdout=subprocess.DEVNULL,
     )
     _, status, usage = os.wait4(process.pid, 0)
-    assert status == 0, f"distill {step} failed"
+    assert status == 0, f"{program} {step} failed"
     peak_mib = usage.ru_maxrss / 1024
     stored_mib = 0.0 if step == "data" else num_photos * SIDE * SIDE * 3 / 2**20
     return Cost(

@@ -36,6 +36,7 @@ from distill.training.settings import class_weights, training_inputs, weights_in
 from distill.training.strategies.lesson import EVALUATION_BATCH, TrainingJob
 from eval.contract.foreign_metadata import labels_beside
 from eval.footprint import model_sha256
+from eval.rows import Rows
 from eval.scoring.probabilities import log_softmax, output_kind
 
 
@@ -262,12 +263,12 @@ def _on_photos(
     in_colours = contract.changed("views", channels="rgb")
     size = (image_size, image_size)
     batches = evaluation_images(examples, size, EVALUATION_BATCH, in_colours)
-    outputs: list[np.ndarray] = []
+    outputs = Rows()
     with track(f"{name}: accuracy", len(examples)) as advance:
         for images, _ in batches:
             outputs.append(answers(images))
-            advance(sum(map(len, outputs)))
-    return np.concatenate(outputs)
+            advance(len(outputs))
+    return outputs.array()
 
 
 def _manifest(run: RunDir) -> Path:

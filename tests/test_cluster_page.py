@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import yaml
-from test_doc_commands import check_parsed
 
 from doc_pages import commands_in, files
 from support import ROOT
+from test_doc_commands import check_parsed
 
 PAGE = ROOT / "docs" / "from-laptop-to-cluster.md"
 FILES = files(PAGE)

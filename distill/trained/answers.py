@@ -11,6 +11,7 @@ from distill.data.manifest import Examples
 from distill.data.pipelines import evaluation_images
 from distill.frozen import Answers, answers_of
 from distill.training.strategies.lesson import EVALUATION_BATCH
+from eval.rows import Rows
 from eval.scoring.probabilities import as_probabilities
 
 
@@ -61,9 +62,9 @@ def photo_outputs(
     contract: InputContract = OWN_CONTRACT,
 ) -> np.ndarray:
     """What `answers` says about whole photos, float32 (examples, outputs)."""
-    outputs: list[np.ndarray] = []
+    outputs = Rows()
     with track(f"{name}: accuracy", len(examples)) as advance:
         for images, _ in evaluation_images(examples, image_size, EVALUATION_BATCH, contract):
             outputs.append(answers(images))
-            advance(sum(map(len, outputs)))
-    return np.concatenate(outputs)
+            advance(len(outputs))
+    return outputs.array()

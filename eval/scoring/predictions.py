@@ -1,6 +1,6 @@
 """Predictions of a file on the validation and test photos, stored on disk."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from eval.contract.file_contract import open_under
 from eval.devices.probe import Edge, Model, ModelFileError
 from eval.footprint import model_sha256
 from eval.images import evaluation_batches, evaluation_image
+from eval.rows import Rows, mapped_npz
 from eval.scoring.probabilities import as_probabilities, output_kind
 
 BATCH_SIZE = 32
@@ -76,16 +77,18 @@ def model_outputs(
     progress: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, str]:
     """`file_outputs` of a file that is open already; one thread at a time may use it."""
-    outputs = [np.zeros((0, model.num_classes), "float32")]
+    outputs = Rows()
+    outputs.append(np.zeros((0, model.num_classes), "float32"))
     for images in batches:
         inputs = contract.apply(images)
         _check_whole(model.input, inputs, path)
-        outputs.append(model.predict(inputs))
+        of_batch = model.predict(inputs)
+        outputs.append(of_batch)
+        if not np.isfinite(of_batch).all():
+            raise StepFailed(f"{path} answers with NaN or infinity: its arithmetic overflows.")
         if progress:
-            progress(sum(map(len, outputs)))
-    answers = np.concatenate(outputs)
-    if not np.isfinite(answers).all():
-        raise StepFailed(f"{path} answers with NaN or infinity: its arithmetic overflows.")
+            progress(len(outputs))
+    answers = outputs.array()
     return answers, contract.answers or model.answers or output_kind(answers)
 
 
@@ -143,7 +146,7 @@ class FileAnswers:
     """
 
     path: Path
-    paths: dict[str, list[Path]]
+    paths: Mapping[str, Sequence[Path]]
     num_threads: int
 
     def __call__(self, part: tuple[str, range]) -> np.ndarray:
@@ -207,6 +210,5 @@ def file_predictions_step(
 
 
 def load_predictions(run: RunDir, name: str) -> dict[str, np.ndarray]:
-    """Probabilities by split, as a predictions step wrote them."""
-    with np.load(run.predictions(name)) as stored:
-        return {split: stored[split] for split in stored.files}
+    """Probabilities by split, as a predictions step wrote them, mapped from the disk."""
+    return mapped_npz(run.predictions(name))

@@ -3,6 +3,9 @@
 import numpy as np
 
 from configs.contract import Answers
+from eval.rows import Rows
+
+ROWS_AT_ONCE = 4096
 
 
 def as_probabilities(outputs: np.ndarray, answers: str | None = None) -> np.ndarray:
@@ -13,6 +16,13 @@ def as_probabilities(outputs: np.ndarray, answers: str | None = None) -> np.ndar
         answers: what the answers are, as in an `InputContract`; None to tell it from the values.
     """
     kind = answers or output_kind(outputs)
+    rows = Rows()
+    for start in range(0, max(len(outputs), 1), ROWS_AT_ONCE):
+        rows.append(_of_rows(outputs[start : start + ROWS_AT_ONCE], kind))
+    return rows.array()
+
+
+def _of_rows(outputs: np.ndarray, kind: str) -> np.ndarray:
     outputs = two_classes(outputs.astype("float32"), kind)
     if kind != "logits":
         sums = outputs.sum(axis=1, keepdims=True)

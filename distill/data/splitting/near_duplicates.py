@@ -43,7 +43,7 @@ MAX_ALL_PAIRS = 2**15
 """Up to so many photos are all compared with all. That takes a second; beyond, it grows fourfold
 with every doubling."""
 
-NUM_BITS, NUM_ORDERS, WINDOW = 112, 64, 64
+NUM_BITS, NUM_ORDERS, WINDOW = 112, 48, 64
 """More photos are sorted by their hashes this number of times. In each order, a photo is compared
 with so many that follow."""
 
@@ -184,7 +184,8 @@ def _shuffled_bits(hashes: np.ndarray, order: np.ndarray) -> np.ndarray:
     for start in range(0, len(hashes), HASHES_AT_ONCE):
         part = slice(start, start + HASHES_AT_ONCE)
         bits = np.unpackbits(np.ascontiguousarray(hashes[part]).view("uint8"), axis=1)
-        result[part] = np.packbits(bits[:, order[:64]], axis=1).view(">u8").ravel()
+        packed = np.packbits(np.ascontiguousarray(bits[:, order[:64]]), axis=1)
+        result[part] = np.ascontiguousarray(packed).view(">u8").ravel()
     return result.astype("uint64")
 
 

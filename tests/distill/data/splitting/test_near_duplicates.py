@@ -98,6 +98,38 @@ def test_photos_that_all_look_alike_are_not_compared_for_ever(
     assert "look too much alike" in warnings[0]
 
 
+def flipped(hashes: np.ndarray, num_bits: int, rng: np.random.Generator) -> np.ndarray:
+    """Hashes that differ in so many of their 112 bits."""
+    bits = np.unpackbits(hashes.view("uint8"), axis=1)
+    for row in bits:
+        row[rng.permutation(112)[:num_bits]] ^= 1
+    return np.packbits(bits, axis=1).view("uint64")
+
+
+def test_neighbours_in_several_orders_are_the_pairs_that_differ_little() -> None:
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2, (20_000, 128), dtype=np.uint8)
+    bits[:, 112:] = 0
+    hashes = np.packbits(bits, axis=1).view("uint64")
+    # 300 photos have a copy, whose hash differs in 12 bits. Unlike hashes differ in 56 +- 5.
+    hashes[10_000:10_300] = flipped(hashes[:300], 12, rng)
+    pairs = [tuple(pair) for part in near._of_neighbours(hashes) for pair in part.tolist()]
+    assert len(pairs) == len(set(pairs))
+    assert set(pairs) <= {(row, 10_000 + row) for row in range(300)}
+    # Two such hashes agree in their first log2(20000 / 64) = 8 bits in 40 % of the orders, so a
+    # photo is missed by all 48 orders with a probability of 1e-10.
+    assert len(pairs) == 300
+
+
+def test_many_photos_have_the_groups_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = [photo_of(seed) for seed in range(60)]
+    copies = [photo.resize((60, 45)) for photo in photos[:20]]
+    expected = groups_of([*photos, *copies])
+    assert len(expected) == 20
+    monkeypatch.setattr(near, "MAX_ALL_PAIRS", 10)
+    assert groups_of([*photos, *copies]) == expected
+
+
 @pytest.fixture
 def folder_with_copies(tmp_path: Path) -> Path:
     """Two classes of forty photos; five of each have two changed copies."""
