@@ -12,8 +12,11 @@ import os
 import signal
 import sys
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from configs import errors
 
 NUM_LINES = 20
 ALL_IS_WELL = b"\npotstill: the end\n"
@@ -21,6 +24,10 @@ STANDARD_ERROR = 2
 KILLED = (
     "error: the process was killed or crashed. Finished steps are kept: give the same command "
     "again to go on.\n"
+)
+CRASHED = (
+    "error: the process crashed while it opened {file}. The file is damaged, or made to do harm. "
+    "Make it again, or get it again from where it came from. Finished steps are kept.\n"
 )
 
 
@@ -38,11 +45,13 @@ def kept_from_the_terminal() -> Iterator[None]:
         )
     os.dup2(output, STANDARD_ERROR)
     os.close(output)
+    errors.watcher = STANDARD_ERROR
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        errors.watcher = None
         sys.stderr.flush()
         sys.stderr = before
         os.write(STANDARD_ERROR, ALL_IS_WELL)
@@ -70,11 +79,22 @@ def _start_memory(terminal: int) -> int:
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, STANDARD_ERROR):  # a pipe that is read to its end must end
             os.dup2(nothing, descriptor)
-        text = b""
+        files: list[bytes] = []
+        lines, rest = deque[bytes](maxlen=NUM_LINES), b""
         while part := os.read(reading, 1 << 16):
-            text = b"\n".join((text + part).split(b"\n")[-NUM_LINES:])
-        if ALL_IS_WELL.strip() not in text:
-            last_words = b"The last lines of the libraries:\n" + text if text.strip() else b""
-            os.write(terminal, KILLED.encode() + last_words)
+            *whole, rest = (rest + part).split(b"\n")
+            for line in whole:
+                if line.startswith(errors.OPENS):
+                    files.append(line.removeprefix(errors.OPENS))
+                elif line == errors.IS_OPEN and files:
+                    files.pop()
+                elif line.strip():
+                    lines.append(line)
+        if ALL_IS_WELL.strip() not in lines:
+            file = errors.printable(os.fsdecode(files[-1])) if files else ""
+            said = [(CRASHED.format(file=file) if file else KILLED).strip().encode()]
+            if lines or rest.strip():
+                said += [b"The last lines of the libraries:", *lines, rest]
+            os.write(terminal, b"\n".join(said).strip() + b"\n")
     finally:
         os._exit(0)

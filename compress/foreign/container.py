@@ -1,6 +1,7 @@
 """What a file or folder with a model holds, read without executing anything of it."""
 
 import json
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,8 @@ class Container:
     @property
     def is_keras2(self) -> bool:
         """Whether Keras 2 wrote it. The first versions did not write their number."""
-        return not self.keras_version or int(self.keras_version.split(".")[0]) < 3
+        number = re.match(r"[0-9]{1,9}", self.keras_version)
+        return number is None or int(number[0]) < 3
 
 
 def open_container(path: Path) -> Container:
@@ -54,7 +56,9 @@ def open_container(path: Path) -> Container:
             return _keras_file(path)
         if h5py.is_hdf5(path):
             return _h5_file(path)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except UserError:
+        raise
+    except Exception as error:  # h5py, zipfile and json raise errors of many kinds
         raise UserError(f"{path} is damaged ({_first_line(error)}). {EXPECTED}") from None
     raise UserError(
         f"{path} is not a Keras model: its first bytes are neither those of a .keras file nor of "

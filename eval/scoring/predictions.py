@@ -57,7 +57,7 @@ def file_outputs(
 
     Raises:
         UserError: the file cannot be run, or its input cannot hold these pixels.
-        StepFailed: it answers with NaN or infinity.
+        StepFailed: it answers with NaN or infinity, or gives up.
     """
     try:
         model = open_under(path, contract, num_threads)
@@ -78,7 +78,10 @@ def model_outputs(
     for images in batches:
         inputs = contract.apply(images)
         _check_whole(model.input, inputs, path)
-        outputs.append(model.predict(inputs))
+        try:
+            outputs.append(model.predict(inputs))
+        except ModelFileError as error:
+            raise StepFailed(f"{path} cannot answer about these photos: {error}.") from None
         if progress:
             progress(sum(map(len, outputs)))
     answers = np.concatenate(outputs)

@@ -31,12 +31,15 @@ def needs_conversion(path: Path) -> bool:
     """
     if not path.is_file():
         return False
-    if not zipfile.is_zipfile(path):
-        return bool(h5py.is_hdf5(path))
-    with zipfile.ZipFile(path) as archive:
-        if "metadata.json" not in archive.namelist():
-            return False
-        return str(json.loads(archive.read("metadata.json")).get("keras_version", "")) < "3"
+    try:
+        if not zipfile.is_zipfile(path):
+            return bool(h5py.is_hdf5(path))
+        with zipfile.ZipFile(path) as archive:
+            if "metadata.json" not in archive.namelist():
+                return False
+            return str(json.loads(archive.read("metadata.json")).get("keras_version", "")) < "3"
+    except Exception:  # it is damaged, and whoever loads it says how
+        return False
 
 
 def convert(source: Path, target: Path, *, of: str) -> None:
@@ -66,6 +69,11 @@ def convert(source: Path, target: Path, *, of: str) -> None:
         raise UserError(
             f"the {of} {source} cannot be converted to Keras 3: {done.stdout.strip()}\n"
             f"Options of compress, such as --import, do not exist for a {of}. {ADVICE[of]}"
+        )
+    if done.returncode < 0:
+        raise UserError(
+            f"the program that reads {source} crashed (signal {-done.returncode}). The file is "
+            "damaged. Make it again, or get it again from where it came from."
         )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
