@@ -11,6 +11,7 @@ import h5py
 
 from configs.artifacts import is_saved_model
 from configs.errors import UserError
+from distill.backbones.weights.foreign_file import check_size
 
 EXPECTED = "Expected a whole model: a .keras or .h5 file, or a SavedModel folder."
 KERAS_METADATA = "keras_metadata.pb"
@@ -53,6 +54,7 @@ def open_container(path: Path) -> Container:
         return _saved_model(path)
     try:
         if zipfile.is_zipfile(path):
+            check_size(path)
             return _keras_file(path)
         if h5py.is_hdf5(path):
             return _h5_file(path)

@@ -17,6 +17,7 @@ from configs.artifacts import ending
 from configs.contract import RANGES
 from configs.errors import UserError, opening
 from distill.backbones import HEAD
+from distill.backbones.weights.foreign_file import check_size
 
 SUFFIXES = (".keras", ".weights.h5", ".h5")
 
@@ -50,8 +51,11 @@ def load_weights_file(model: keras.Model, path: Path) -> keras.Model:
         )
     load = _load_model if ending(path) == ".keras" else _load_h5
     try:
+        check_size(path)
         with lower_case_ending(path) as readable, opening(path):
             loaded = load(model, readable)
+    except UserError:
+        raise
     except Exception as error:  # Keras and h5py raise errors of every kind for damaged files
         reason = " ".join(str(error).split())
         raise UserError(

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -13,7 +14,9 @@ from keras import layers
 
 from compress.foreign.load import load_foreign
 from configs.errors import UserError
+from distill.backbones.weights import foreign_file
 from distill.backbones.weights.foreign_file import needs_conversion
+from distill.backbones.weights_file import load_weights_file
 from distill.model_file import load_model
 from small_models import logits_of, random_images
 
@@ -156,3 +159,16 @@ def test_flipped_bits_of_the_weights_are_a_sentence(tmp_path: Path) -> None:
     for load in (load_foreign, load_model):
         with pytest.raises(UserError, match=r"net\.keras is"):
             load(path)
+
+
+def test_a_keras_file_that_grows_without_measure_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreign_file, "LEAST_LIMIT_BYTES", 10**6)
+    net().save(tmp_path / "net.keras")
+    load_model(tmp_path / "net.keras")
+    with zipfile.ZipFile(tmp_path / "net.keras", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("assets/zeros", bytes(10**7))
+    for load in (load_foreign, load_model, partial(load_weights_file, net())):
+        with pytest.raises(UserError, match=r"net\.keras grows to 10 MiB when it is read"):
+            load(tmp_path / "net.keras")
