@@ -10,7 +10,14 @@ from commands.compress import app as compress_app
 from commands.distill import app as distill_app
 from commands.evaluate import app as evaluate_app
 from commands.library_output import kept_from_the_terminal
-from configs.errors import UserError, failure_of, full_disk, ran_out_of_memory
+from configs.errors import (
+    UserError,
+    failure_of,
+    full_disk,
+    printable,
+    ran_out_of_memory,
+    shortened,
+)
 from configs.stopping import Stopped, stop_if_requested, stops_on_signals
 
 NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -25,15 +32,15 @@ def _program(app: typer.Typer) -> Callable[[], None]:
                 with kept_from_the_terminal():
                     app()
             except (Stopped, Exception) as error:
-                message, code = _ending(error)
-                print(f"error: {message}", file=sys.stderr)
+                message, code = explain(error)
+                print(f"error: {shortened(printable(message))}", file=sys.stderr)
                 sys.exit(code)
 
     return main
 
 
-def _ending(error: Stopped | Exception) -> tuple[str, int]:
-    """What to print about an error, and the exit code."""
+def explain(error: Stopped | Exception) -> tuple[str, int]:
+    """What is printed for an error, and the exit code."""
     try:
         stop_if_requested()  # what a library made of it is no error of its own
     except Stopped as stopped:
@@ -47,7 +54,7 @@ def _ending(error: Stopped | Exception) -> tuple[str, int]:
     if isinstance(error, UserError):
         return str(error), error.exit_code
     if full_disk(error) or isinstance(error, OSError):
-        return _explain(error), 1
+        return _of_the_system(error), 1
     if ran_out_of_memory(error):
         message = (
             "out of memory. Finished steps are kept. Close other programs, or use fewer or "
@@ -62,7 +69,7 @@ def _ending(error: Stopped | Exception) -> tuple[str, int]:
     return message, 1
 
 
-def _explain(error: Exception) -> str:
+def _of_the_system(error: Exception) -> str:
     """What an error of a disk or a pipe means, and what to do."""
     noticed = full_disk(error)
     if noticed is not None:

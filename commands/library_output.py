@@ -17,9 +17,11 @@ import signal
 import sys
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from configs import errors
 from configs.stopping import SECONDS_TO_STOP, SIGNALS
 
 NUM_LINES = 20
@@ -30,6 +32,10 @@ KILLED = f"error: the process was killed or crashed. {KEPT}"
 TOO_SLOW = (
     f"error: the process was asked to end, was still busy {SECONDS_TO_STOP:.0f} s later, and was "
     f"killed. {KEPT}"
+)
+CRASHED = (
+    "error: the process crashed while it opened {file}. The file is damaged, or made to do harm. "
+    "Make it again, or get it again from where it came from. Finished steps are kept.\n"
 )
 
 
@@ -49,6 +55,7 @@ def kept_from_the_terminal() -> Iterator[None]:
     os.close(output)
     # Python's handler in C writes the number of a signal there at once, whatever the process does.
     signal.set_wakeup_fd(signals, warn_on_full_buffer=False)
+    errors.watcher = STANDARD_ERROR
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -56,6 +63,7 @@ def kept_from_the_terminal() -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(-1)
         os.close(signals)
+        errors.watcher = None
         sys.stderr.flush()
         sys.stderr = before
         os.write(STANDARD_ERROR, ALL_IS_WELL)
@@ -93,20 +101,50 @@ def _start_memory(terminal: int) -> tuple[int, int]:
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, STANDARD_ERROR):  # a pipe that is read to its end must end
             os.dup2(nothing, descriptor)
-        text = _remember(lines, signals)
-        if text is None:
+        memory = _watch(lines, signals)
+        if memory is None:
             os.kill(program, signal.SIGKILL)
             os.write(terminal, TOO_SLOW.encode())
-        elif ALL_IS_WELL.strip() not in text:
-            last_words = b"The last lines of the libraries:\n" + text if text.strip() else b""
-            os.write(terminal, KILLED.encode() + last_words)
+        elif not memory.all_is_well:
+            os.write(terminal, memory.last_words())
     finally:
         os._exit(0)
 
 
-def _remember(lines: int, signals: int) -> bytes | None:
-    """The last lines, when the program has ended; None if it was asked to end and does not."""
-    text, deadline = b"", float("inf")
+class _Memory:
+    """The last lines of the libraries, and the files that they are opening."""
+
+    def __init__(self) -> None:
+        self._lines: deque[bytes] = deque(maxlen=NUM_LINES)
+        self._rest = b""
+        self._files: list[bytes] = []
+
+    @property
+    def all_is_well(self) -> bool:
+        return ALL_IS_WELL.strip() in self._lines
+
+    def add(self, part: bytes) -> None:
+        *whole, self._rest = (self._rest + part).split(b"\n")
+        for line in whole:
+            if line.startswith(errors.OPENS):
+                self._files.append(line.removeprefix(errors.OPENS))
+            elif line == errors.IS_OPEN and self._files:
+                self._files.pop()
+            elif line.strip():
+                self._lines.append(line)
+
+    def last_words(self) -> bytes:
+        """What to print about a program that said nothing at its end."""
+        file = errors.printable(os.fsdecode(self._files[-1])) if self._files else ""
+        said = [(CRASHED.format(file=file) if file else KILLED).strip().encode()]
+        if self._lines or self._rest.strip():
+            said += [b"The last lines of the libraries:", *self._lines, self._rest]
+        return b"\n".join(said).strip() + b"\n"
+
+
+def _watch(lines: int, signals: int) -> _Memory | None:
+    """What the program wrote until it ended; None if it was asked to end and does not."""
+    memory, deadline = _Memory(), float("inf")
     with selectors.DefaultSelector() as selector:
         selector.register(lines, selectors.EVENT_READ)
         selector.register(signals, selectors.EVENT_READ)
@@ -114,9 +152,9 @@ def _remember(lines: int, signals: int) -> bytes | None:
             for key, _ in selector.select(min(seconds, 3600.0)):
                 part = os.read(key.fd, 1 << 16)
                 if key.fd == lines and not part:
-                    return text
+                    return memory
                 if key.fd == lines:
-                    text = b"\n".join((text + part).split(b"\n")[-NUM_LINES:])
+                    memory.add(part)
                 elif not part:
                     selector.unregister(signals)
                 elif set(part) & set(SIGNALS):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from configs.errors import UserError
+from configs.errors import UserError, printable
 
 if TYPE_CHECKING:
     from configs.registry import Registry
@@ -175,7 +175,7 @@ def command(app: typer.Typer) -> Callable[[Callable[..., Result]], Callable[...,
                 chosen = {field.name: arguments.pop(field.name) for field in fields(group)}
                 arguments[name] = group(**chosen)
             result = function(**arguments)
-            typer.echo(dump(result.value) if json else result.text)
+            typer.echo(dump(result.value) if json else printable(result.text))
             if result.then:
                 result.then()
             if result.exit_code:
@@ -247,11 +247,19 @@ def start_logging(quiet: bool) -> None:
         handler = RichHandler(console=progress.console, show_path=False, show_level=False)
     else:
         handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable())
     handler.setLevel(logging.WARNING if quiet else logging.INFO)
     logger = logging.getLogger("potstill")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+class _Printable(logging.Formatter):
+    """The message alone."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(record.getMessage())
 
 
 def _registries() -> "Mapping[str, Registry]":

@@ -19,7 +19,12 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Strict(BaseModel):
     """A frozen section of a config in which unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,  # JSON has neither, so no manifest could hold them
+    )
 
 
 def to_json(record: Any) -> Any:

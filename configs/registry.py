@@ -151,7 +151,8 @@ class Registry:
 
     def _checked(self, name: str, key: str, annotation: Any, value: Any) -> Any:
         try:
-            return TypeAdapter(annotation, config=ConfigDict(strict=False)).validate_python(value)
+            config = ConfigDict(strict=False, allow_inf_nan=False)
+            return TypeAdapter(annotation, config=config).validate_python(value)
         except ValidationError as error:
             # An annotation with several alternatives has one problem for each. The longest path
             # belongs to the alternative that fits best.

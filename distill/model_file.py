@@ -8,10 +8,11 @@ from pathlib import Path
 import keras
 
 from configs.artifacts import whole_file
-from configs.errors import UserError
+from configs.errors import UserError, opening
 from configs.records import to_json
 from configs.run_dir import RunDir
 from distill.backbones.macs import count_macs
+from distill.backbones.weights.foreign_file import check_size
 from distill.backbones.weights_file import lower_case_ending
 from distill.training.checkpoint import EpochRow
 
@@ -70,9 +71,12 @@ def load_model(path: Path) -> keras.Model:
     if not path.exists():
         raise UserError(f"{path} does not exist. Expected a .keras file.")
     try:
-        with lower_case_ending(path) as readable:
+        check_size(path)
+        with lower_case_ending(path) as readable, opening(path):
             return keras.saving.load_model(readable, compile=False)
-    except (ValueError, OSError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Keras raises errors of every kind for damaged files
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{path} is not a Keras model that can be loaded here: {reason}\n"

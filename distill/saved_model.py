@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.errors import UserError
+from configs.errors import UserError, failure_of, opening
 
 SIGNATURES = ("serving_default", "serve")
 TOUCHES_FILES = re.compile(
@@ -43,11 +43,12 @@ def open_saved_model(path: Path) -> ServedModel:
     """
     check_graphs(path)  # loading may run some of it
     try:
-        loaded = tf.saved_model.load(str(path))
-    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        with opening(path):
+            loaded = tf.saved_model.load(str(path))
+    except Exception as error:  # TensorFlow raises errors of every kind for damaged files
         raise UserError(
-            f"{path} is not a SavedModel that loads here: {str(error).splitlines()[0]}. Write it "
-            "again with model.export(folder)."
+            f"{path} is not a SavedModel that loads here: {failure_of(error)}. Write it again with "
+            "model.export(folder)."
         ) from None
     function = _signature(path, loaded)
     kinds = _operations(function)

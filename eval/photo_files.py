@@ -51,7 +51,7 @@ COEFFICIENT_BYTES_PER_PIXEL = 6
 # What Pillow's decoders raise on damaged files.
 DAMAGED = (
     OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, MemoryError,
-    OverflowError, NotImplementedError, struct.error, zlib.error,
+    OverflowError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import _explain
+from cli import explain
+from configs.errors import printable, shortened
 from support import ROOT, command
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -59,9 +60,9 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 
 def test_a_broken_pipe_is_not_explained_by_a_path() -> None:
-    assert "path" not in _explain(BrokenPipeError(errno.EPIPE, "Broken pipe"))
+    assert "path" not in explain(BrokenPipeError(errno.EPIPE, "Broken pipe"))[0]
     missing = FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b")
-    assert "(a/b). Check that the path exists" in _explain(missing)
+    assert "(a/b). Check that the path exists" in explain(missing)[0]
 
 
 def test_what_libraries_print_is_kept_from_the_terminal() -> None:
@@ -88,6 +89,27 @@ def test_the_last_words_of_a_library_that_crashes_are_shown() -> None:
     error, *last_words = result.stderr.splitlines()
     assert error.startswith("error: the process was killed or crashed. Finished steps are kept")
     assert last_words[1] == "check failed: the tensor is gone"
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_crash_while_a_file_is_opened_names_the_file(is_open: bool) -> None:
+    result = python(
+        "import os\n"
+        "from pathlib import Path\n"
+        "from commands.library_output import kept_from_the_terminal\n"
+        "from configs.errors import opening\n"
+        "with kept_from_the_terminal():\n"
+        "    with opening(Path('model.tflite')):\n"
+        "        with opening(Path('inner')): pass\n"
+        "        os.write(2, b'many\\n' * 100 + b'the last')\n"
+        f"        {is_open} or os.abort()\n"
+        "    os.abort()\n"
+    )
+    assert result.returncode == -signal.SIGABRT
+    error, *last_words = result.stderr.splitlines()
+    assert ("crashed while it opened model.tflite. The file is damaged" in error) != is_open
+    assert last_words[-1] == "the last"
+    assert not [line for line in last_words if "potstill" in line]
 
 
 def test_a_killed_process_says_how_to_go_on() -> None:
@@ -161,3 +183,18 @@ def test_an_error_of_a_library_is_one_sentence(tmp_path: Path) -> None:
         "error: RuntimeError: first line",
         "Finished steps are kept. Run again with --debug to see where this happened.",
     ]
+
+
+def test_a_message_cannot_steer_the_terminal_and_stays_readable() -> None:
+    hostile = "naïve 写真 \x1b[2J\u202egnp.exe\udcff\r\n"
+    assert printable(hostile) == "naïve 写真 \\x1b[2J\\u202egnp.exe\\udcff\\r\n"
+    long = shortened(f"{'x' * 5000} is no file.\n" + "more\n" * 1000)
+    assert long.splitlines()[0].endswith("xxx is no file.")
+    assert len(long) < 2000
+    assert "... 961 more lines" in long
+
+
+def test_a_name_on_the_command_line_is_quoted_as_text() -> None:
+    outcome = command("distill", "data", "\x1b]0;title\x07")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: \\x1b]0;title\\x07 does not exist.")

@@ -1,6 +1,7 @@
 """What a file or folder with a model holds, read without executing anything of it."""
 
 import json
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import h5py
 
 from configs.artifacts import is_saved_model
 from configs.errors import UserError
+from distill.backbones.weights.foreign_file import check_size
 
 EXPECTED = "Expected a whole model: a .keras or .h5 file, or a SavedModel folder."
 KERAS_METADATA = "keras_metadata.pb"
@@ -36,7 +38,8 @@ class Container:
     @property
     def is_keras2(self) -> bool:
         """Whether Keras 2 wrote it. The first versions did not write their number."""
-        return not self.keras_version or int(self.keras_version.split(".")[0]) < 3
+        number = re.match(r"[0-9]{1,9}", self.keras_version)
+        return number is None or int(number[0]) < 3
 
 
 def open_container(path: Path) -> Container:
@@ -51,10 +54,13 @@ def open_container(path: Path) -> Container:
         return _saved_model(path)
     try:
         if zipfile.is_zipfile(path):
+            check_size(path)
             return _keras_file(path)
         if h5py.is_hdf5(path):
             return _h5_file(path)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except UserError:
+        raise
+    except Exception as error:  # h5py, zipfile and json raise errors of many kinds
         raise UserError(f"{path} is damaged ({_first_line(error)}). {EXPECTED}") from None
     raise UserError(
         f"{path} is not a Keras model: its first bytes are neither those of a .keras file nor of "

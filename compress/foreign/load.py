@@ -19,13 +19,11 @@ from compress.foreign.keras2.load import load_keras2, wrappers_of
 from compress.foreign.plain import as_plain
 from compress.foreign.saved_model.load import load_graph
 from compress.graph.replay import named_layers
-from configs.errors import UserError
+from configs.errors import UserError, opening
 from distill.saved_model import check_graphs
 
 log = logging.getLogger("potstill")
 
-CANNOT = (ValueError, OSError, KeyError, TypeError, AttributeError, ImportError, RuntimeError)
-"""What Keras raises for a file that it cannot load."""
 MAX_REASON = 300
 
 
@@ -50,7 +48,16 @@ def load_foreign(
         # Layers are copied later, and Keras would ask again for each copy.
         keras.config.enable_unsafe_deserialization()
     load = _load_saved_model if container.kind == "saved_model" else _load_file
-    model = load(container, objects, allow_lambda)
+    try:
+        with opening(path):
+            return _with_a_graph(load(container, objects, allow_lambda), path)
+    except UserError:
+        raise
+    except Exception as error:  # Keras raises errors of every kind for damaged files
+        raise _not_loaded(container, error) from error
+
+
+def _with_a_graph(model: Any, path: Path) -> keras.Model:
     if not getattr(model, "inputs", None):
         raise UserError(
             f"{path} is a model of the class {type(model).__name__}, without a graph of layers. "
@@ -86,8 +93,6 @@ def _load_file(container: Container, objects: CustomObjects, allow_lambda: bool)
                 'Write a SavedModel where it was made, with model.save("folder"), and give that '
                 "folder."
             ) from None
-        except CANNOT as error:
-            raise _not_loaded(container, error) from error
 
 
 def _load_keras3(
@@ -134,7 +139,7 @@ def _load_saved_model(
     try:
         check_classes(container, wrapped, allow_lambda)
         return load_keras2(container, path)
-    except (UserError, *CANNOT) as error:
+    except Exception as error:  # the graph may be whole where the layers are not
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         log.info(
             "%s: its layers cannot be read, so its graph is used instead. The reason: %s",

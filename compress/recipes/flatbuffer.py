@@ -1,5 +1,6 @@
 """The bytes of a .tflite file: what recipes read from them, and what they change in them."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,7 +62,8 @@ def least_runtime(content: bytes) -> str | None:
     """The first version of TFLite that opens a file, as "2.17"; None if the file does not say."""
     buffer = _least_runtime_buffer(_unpack(content))
     version = b"" if buffer is None else bytes(buffer.data).rstrip(b"\0")
-    return version.decode().removesuffix(".0") or None
+    numbers = re.fullmatch(rb"\d+\.\d+(\.\d+)*", version)
+    return numbers[0].decode().removesuffix(".0") if numbers else None
 
 
 def with_least_runtime(content: bytes, version: str) -> bytes:

@@ -12,12 +12,15 @@ from eval.needs import Runtime
 
 
 def runtime_of(path: Path) -> Runtime:
-    """The least runtime that opens a file which a recipe wrote."""
+    """The least runtime that opens a file which a recipe wrote, as far as the file says it."""
     if ending(path) == ".onnx":
         model = onnx.load(path, load_external_data=False)
-        (opset,) = (entry.version for entry in model.opset_import if entry.domain == "")
-        return Runtime(opset=opset, ir=model.ir_version)
-    return Runtime(tflite=least_runtime(path.read_bytes()))
+        opsets = [entry.version for entry in model.opset_import if entry.domain == ""]
+        return Runtime(opset=max(opsets, default=None), ir=model.ir_version)
+    try:
+        return Runtime(tflite=least_runtime(path.read_bytes()))
+    except Exception:  # another tool has damaged it where LiteRT does not look
+        return Runtime()
 
 
 def is_too_new(runtime: Runtime, least: LeastRuntime) -> bool:

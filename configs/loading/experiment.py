@@ -147,7 +147,7 @@ def _explain(path: Path | None, error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         place = [str(part) for part in problem["loc"]]
-        where = [part for part in place if part not in TEACHERS]
+        where = [p for p in place if p not in TEACHERS and not p.endswith("]")]  # kinds of values
         if problem["type"] == "extra_forbidden":
             hint = nearest(where[-1], _fields_at(place[:-1]))
             lines.append(f"unknown key {'.'.join(where)}.{hint}")
@@ -160,16 +160,17 @@ def _explain(path: Path | None, error: ValidationError) -> str:
 
 
 def _fields_at(where: list[str]) -> list[str]:
-    """The names of the settings in one section of a config."""
+    """The names of the settings in one section of a config; none where they are not fixed."""
     model: Any = Experiment
     for part in where:
+        fields = getattr(model, "model_fields", {})
         if part in TEACHERS:
             model = TEACHERS[part]
-        elif part.isdigit():
-            (model,) = get_args(model)
-        else:
-            model = model.model_fields[part].annotation
-    return list(model.model_fields)
+        elif part in fields:
+            model = fields[part].annotation
+        else:  # the place in a list
+            model = next(iter(get_args(model)), None)
+    return list(getattr(model, "model_fields", {}))
 
 
 def _check_choices(experiment: Experiment, registries: Mapping[str, Registry]) -> Experiment:

@@ -15,8 +15,9 @@ from keras.src.applications import efficientnet as keras_efficientnet
 
 from configs.artifacts import ending
 from configs.contract import RANGES
-from configs.errors import UserError
+from configs.errors import UserError, opening
 from distill.backbones import HEAD
+from distill.backbones.weights.foreign_file import check_size
 
 SUFFIXES = (".keras", ".weights.h5", ".h5")
 
@@ -50,9 +51,12 @@ def load_weights_file(model: keras.Model, path: Path) -> keras.Model:
         )
     load = _load_model if ending(path) == ".keras" else _load_h5
     try:
-        with lower_case_ending(path) as readable:
+        check_size(path)
+        with lower_case_ending(path) as readable, opening(path):
             loaded = load(model, readable)
-    except (ValueError, OSError, LookupError, TypeError, AttributeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Keras and h5py raise errors of every kind for damaged files
         reason = " ".join(str(error).split())
         raise UserError(
             f"weights {str(path)!r} do not fit {model.name}: {reason:.300}\n"

@@ -3,14 +3,15 @@
 import io
 import math
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs.artifacts import errors_name
+from configs.errors import UserError, failure_of
 from configs.progress import track
 from distill.data.pipelines import LabelReader
 
@@ -55,6 +56,15 @@ class LabelFormat:
         """The shape of the file's array."""
         last = (self.num_classes,) if self.dtype.names is None else ()
         return (num_rows, num_views, *last)
+
+    def fits(self, stored: np.ndarray) -> bool:
+        """Whether an array of a file holds these labels. Features may follow that nobody reads."""
+        own = replace(self, num_features=self.num_features or _num_features(stored))
+        return (
+            stored.ndim >= 2
+            and stored.dtype == own.dtype
+            and stored.shape == own.shape(*stored.shape[:2])
+        )
 
     def encode(self, answers: np.ndarray) -> np.ndarray:
         """The stored form of logits and features, float32 (views, classes + features)."""
@@ -167,8 +177,31 @@ def label_reader(path: Path, label_format: LabelFormat) -> LabelReader:
     Args:
         label_format: of the file; with `num_features` 0, the features of a file are left out.
     """
-    stored = np.load(path, mmap_mode="r")
+    stored = _mapped(path)
+    if not label_format.fits(stored):
+        raise _damaged(path, f"it holds {stored.dtype} {stored.shape}")
     return lambda indices, views: label_format.decode(stored[indices, views])
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """The array of a label file, mapped from disk. A pickle in it is never loaded.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # numpy parses the header as Python text
+        raise _damaged(path, failure_of(error)) from None
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"the soft labels {path} are damaged: {reason}. Make them again:\n"
+        "  distill label TARGET --force label"
+    )
 
 
 def feature_statistics(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -177,7 +210,7 @@ def feature_statistics(path: Path) -> tuple[np.ndarray, np.ndarray]:
     A feature that hardly varies gets a hundredth of the mean deviation: it is no measure of
     anything.
     """
-    stored = np.load(path, mmap_mode="r")
+    stored = _mapped(path)
     # One view of each of at most MAX_FOR_STATISTICS examples, so the memory stays the same.
     rows = np.unique(np.linspace(0, len(stored) - 1, MAX_FOR_STATISTICS).astype("int64"))
     features = stored[rows, rows % stored.shape[1]]["features"].astype("float32")
@@ -202,5 +235,10 @@ def standardized_reader(
 
 def num_stored_features(path: Path) -> int:
     """How many features of each view a label file holds."""
-    names = np.load(path, mmap_mode="r").dtype.fields or {}
-    return int(names["features"][0].shape[0]) if "features" in names else 0
+    return _num_features(_mapped(path))
+
+
+def _num_features(stored: np.ndarray) -> int:
+    fields: Mapping[str, Any] = stored.dtype.fields or {}
+    shape = fields["features"][0].shape if "features" in fields else ()
+    return int(shape[0]) if shape else 0

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from configs.artifacts import ending
 from configs.contract import InputContract, TeacherFile, settled
-from configs.errors import UserError
+from configs.errors import UserError, opening
 from distill.features import FeatureKind, Head, head_of, joined_answers, with_features
 from distill.model_file import load_model
 from distill.saved_model import open_saved_model
@@ -190,13 +190,16 @@ def _order(
 
 def _runtime_file(file: TeacherFile) -> Model:
     try:
-        return open_model(
-            file.path,
-            os.cpu_count() or 1,
-            file.image_size,
-            layout=file.layout,
-            output=file.output_layer,
-        )
+        with opening(file.path):
+            model = open_model(
+                file.path,
+                os.cpu_count() or 1,
+                file.image_size,
+                layout=file.layout,
+                output=file.output_layer,
+            )
+            model.predict(np.zeros((1, *model.input_shape), "float32"))
+            return model
     except ModelFileError as error:
         raise UserError(
             f"{file.path} cannot be used as a teacher: {error}. Check the file, and its "

@@ -4,9 +4,11 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from configs.artifacts import ending
 from configs.contract import InputContract, Statement, settled
-from configs.errors import UserError
+from configs.errors import UserError, opening
 from eval.contract.foreign_metadata import labels_beside, onnx_statement, tflite_statement
 from eval.devices.probe import Model, ModelFileError, open_model
 from eval.metadata import FileMetadata, read_metadata
@@ -25,7 +27,7 @@ def open_under(path: Path, contract: InputContract | Statement, num_threads: int
 
 
 def describe(file: Path, output: str | None = None) -> FileMetadata | None:
-    """What a model file says of itself.
+    """What a model file says of itself, once it has answered about a black image.
 
     Args:
         output: name of the output that answers, for a file with several.
@@ -36,7 +38,10 @@ def describe(file: Path, output: str | None = None) -> FileMetadata | None:
     if not file.exists():
         raise UserError(f"{file} does not exist. Expected a .tflite or .onnx file.")
     try:
-        return read_metadata(file, number_of_classes(open_model(file, output=output).num_classes))
+        with opening(file):
+            model = open_model(file, output=output)
+            model.predict(np.zeros((1, *model.input_shape), "float32"))
+            return read_metadata(file, number_of_classes(model.num_classes))
     except ModelFileError as error:
         raise UserError(f"{file} is not a model that can be run here: {error}") from None
 

@@ -28,6 +28,7 @@ import re
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import metadata
@@ -248,9 +249,10 @@ class TfliteModel:
         )
 
     def predict_batch(self, images: np.ndarray) -> np.ndarray:
-        self._set_input(images)
-        self._interpreter.invoke()
-        return self.output.decoded(self._interpreter.get_tensor(self._output["index"]))
+        with _execution():
+            self._set_input(images)
+            self._interpreter.invoke()
+            return self.output.decoded(self._interpreter.get_tensor(self._output["index"]))
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """The answers of the file, float32 (n, classes), to float32 (n, *input_shape)."""
@@ -284,10 +286,10 @@ EDGE_TPU = "edgetpu-custom-op"
 
 
 def _nodes(interpreter: Any) -> list[dict[str, Any]]:
-    """The operators and delegates of a file; none where LiteRT lacks this private method."""
+    """The operators and delegates of a file; none where LiteRT cannot name them."""
     try:
         return list(interpreter._get_ops_details())
-    except AttributeError:
+    except (AttributeError, UnicodeDecodeError):  # a name of a damaged file is no text
         return []
 
 
@@ -567,12 +569,8 @@ class OnnxModel:
         if declared and all(isinstance(n, int) for n in declared[1:]):
             is_fixed = isinstance(declared[0], int)
             return declared if is_fixed else [self.batch, *declared[1:]]
-        try:
+        with _execution():
             return list(self._session.run([self._output], self._feed)[0].shape)
-        except Exception as error:  # onnxruntime's own classes share no base but this
-            raise ModelFileError(
-                f"it can be loaded but not executed ({_first_line(error)})"
-            ) from None
 
     def run_once(self) -> None:
         """Execute the file on the input that was set last."""
@@ -608,11 +606,21 @@ class OnnxModel:
         return {self._name: np.ascontiguousarray(self.input.encoded(images))}
 
     def predict_batch(self, images: np.ndarray) -> np.ndarray:
-        return self.output.decoded(self._session.run([self._output], self._as_feed(images))[0])
+        with _execution():
+            return self.output.decoded(self._session.run([self._output], self._as_feed(images))[0])
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """The answers of the file, float32 (n, classes), to float32 (n, *input_shape)."""
         return _in_batches(self, images)
+
+
+@contextmanager
+def _execution() -> Iterator[None]:
+    """Raises ModelFileError in place of the errors by which a runtime gives up."""
+    try:
+        yield
+    except Exception as error:  # onnxruntime's own classes share no base but this
+        raise ModelFileError(f"it can be loaded but not executed ({_first_line(error)})") from None
 
 
 def _first_line(error: Exception) -> str:
@@ -791,6 +799,9 @@ def _varint(data: Any, at: int) -> tuple[int, int]:
             raise ValueError("a number of more than 64 bits")
 
 
+MAX_NAME_BYTES = 255
+
+
 def weight_files(path: Path) -> list[Path]:
     """The files beside a model that hold its weights; none for most models.
 
@@ -806,6 +817,8 @@ def weight_files(path: Path) -> list[Path]:
     for location in dict.fromkeys(onnx_graph(path).locations):
         file = path.parent / location
         inside = not Path(location).is_absolute() and ".." not in Path(location).parts
+        if "\0" in location or max(map(len, location.encode().split(b"/"))) > MAX_NAME_BYTES:
+            raise ModelFileError("it says that its weights lie in a file that cannot exist")
         if not inside or not folders & {*file.resolve().parents}:
             raise ModelFileError(
                 f"it says that its weights lie in {location}, which is outside its folder. Export "
@@ -1026,10 +1039,11 @@ def _restart() -> None:
 
 def _times_ms(model: Model, count: int) -> list[float]:
     times_ms = []
-    for _ in range(count):
-        start = time.perf_counter()
-        model.run_once()
-        times_ms.append(1000 * (time.perf_counter() - start))
+    with _execution():
+        for _ in range(count):
+            start = time.perf_counter()
+            model.run_once()
+            times_ms.append(1000 * (time.perf_counter() - start))
     return times_ms
 
 

@@ -60,7 +60,7 @@ def file_outputs(
 
     Raises:
         UserError: the file cannot be run, or its input cannot hold these pixels.
-        StepFailed: it answers with NaN or infinity.
+        StepFailed: it answers with NaN or infinity, or gives up.
     """
     try:
         model = open_under(path, contract, num_threads)
@@ -82,10 +82,13 @@ def model_outputs(
     for images in batches:
         inputs = contract.apply(images)
         _check_whole(model.input, inputs, path)
-        of_batch = model.predict(inputs)
-        outputs.append(of_batch)
+        try:
+            of_batch = model.predict(inputs)
+        except ModelFileError as error:
+            raise StepFailed(f"{path} cannot answer about these photos: {error}.") from None
         if not np.isfinite(of_batch).all():
             raise StepFailed(f"{path} answers with NaN or infinity: its arithmetic overflows.")
+        outputs.append(of_batch)
         if progress:
             progress(len(outputs))
     answers = outputs.array()

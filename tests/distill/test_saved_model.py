@@ -130,3 +130,16 @@ def test_a_folder_that_is_no_saved_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(b"\xff\xff\xff")
     with pytest.raises(UserError, match="damaged"):
         open_saved_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["variables/variables.index", "saved_model.pb"])
+def test_a_damaged_folder_is_refused(tmp_path: Path, name: str) -> None:
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    model.add(keras.layers.Dense(2))
+    model.export(tmp_path / "model", verbose=False)
+    path = tmp_path / "model" / name
+    content = bytearray(path.read_bytes())
+    content[40:60] = bytes(20)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"is not a SavedModel that loads here|is damaged"):
+        open_saved_model(tmp_path / "model")

@@ -269,3 +269,10 @@ def test_a_broken_photo_gives_its_bytes_back(
         decode_photo(path)
     path.write_bytes(whole)
     assert photo_size(path) == (40, 40)  # would wait for ever
+
+
+def test_an_avif_without_an_image_item_is_unreadable(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.avif", Image.new("RGB", (16, 16), "red"))
+    path.write_bytes(path.read_bytes().replace(b"av01", b"av99"))
+    with pytest.raises(UnreadablePhoto):
+        decode_photo(path)

@@ -14,6 +14,9 @@ from configs.errors import StepFailed, UserError
 CONVERTER = "compress.foreign.load"
 """The module that the child process runs. Only `compress` imports tf_keras."""
 ROOT = Path(__file__).resolve().parents[3]
+LEAST_LIMIT_BYTES = 2**30
+MAX_RATIO = 100
+"""Weights hardly shrink in a .keras file."""
 ADVICE = {
     "teacher": "Write a SavedModel where the teacher was made: model.export(folder) in Keras 3, "
     "model.save(folder) in Keras 2. Then name that folder in teacher.files.",
@@ -31,12 +34,29 @@ def needs_conversion(path: Path) -> bool:
     """
     if not path.is_file():
         return False
+    try:
+        if not zipfile.is_zipfile(path):
+            return bool(h5py.is_hdf5(path))
+        with zipfile.ZipFile(path) as archive:
+            if "metadata.json" not in archive.namelist():
+                return False
+            return str(json.loads(archive.read("metadata.json")).get("keras_version", "")) < "3"
+    except Exception:  # it is damaged, and whoever loads it says how
+        return False
+
+
+def check_size(path: Path) -> None:
+    """Raise UserError if a .keras file grows so much when it is read that it is an attack."""
     if not zipfile.is_zipfile(path):
-        return bool(h5py.is_hdf5(path))
-    with zipfile.ZipFile(path) as archive:
-        if "metadata.json" not in archive.namelist():
-            return False
-        return str(json.loads(archive.read("metadata.json")).get("keras_version", "")) < "3"
+        return
+    limit = max(MAX_RATIO * path.stat().st_size, LEAST_LIMIT_BYTES)
+    with zipfile.ZipFile(path) as archive:  # it reads no more than is said here
+        num_bytes = sum(member.file_size for member in archive.infolist())
+    if num_bytes > limit:
+        raise UserError(
+            f"{path} grows to {num_bytes / 2**20:,.0f} MiB when it is read, which no model of its "
+            "size does. If you trust it, save it again with model.save()."
+        )
 
 
 def convert(source: Path, target: Path, *, of: str) -> None:
@@ -66,6 +86,11 @@ def convert(source: Path, target: Path, *, of: str) -> None:
         raise UserError(
             f"the {of} {source} cannot be converted to Keras 3: {done.stdout.strip()}\n"
             f"Options of compress, such as --import, do not exist for a {of}. {ADVICE[of]}"
+        )
+    if done.returncode < 0:
+        raise UserError(
+            f"the program that reads {source} crashed (signal {-done.returncode}). The file is "
+            "damaged. Make it again, or get it again from where it came from."
         )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]

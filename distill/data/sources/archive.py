@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from configs.artifacts import errors_name, unfinished_name
-from configs.errors import UserError
+from configs.errors import UserError, is_of_the_disk
 from configs.resume import Facts
 from distill.data.sources.folder import folder
 from distill.data.sources.folders import folders_in, is_flat, is_junk, split_of_name
@@ -32,7 +32,7 @@ MAX_NAME_BYTES = 255
 
 DAMAGED = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError,
-    RuntimeError, NotImplementedError, UnicodeError,
+    RuntimeError, NotImplementedError, UnicodeError, IndexError,
 )  # fmt: skip
 """What is raised for archives that are damaged, encrypted or packed in an unknown way."""
 
@@ -194,6 +194,6 @@ def _readable(path: Path) -> Iterator[None]:
             "yourself and name the folder."
         ) from None
     except OSError as error:
-        if error.errno is not None:
+        if is_of_the_disk(error):
             raise
         raise UserError(f"{path} is damaged: {error}. Make the archive anew.") from None

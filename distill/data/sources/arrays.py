@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from configs.errors import UserError
+from configs.errors import UserError, failure_of, is_of_the_disk
 from distill.data.sources.listing import SOURCES, Listing, Place
 from distill.data.sources.unpacked import RawPhoto, state_of, unpacked_photos
 from eval.metadata import class_name
@@ -71,8 +71,14 @@ def _opened(path: Path) -> Iterator[dict[str, zipfile.ZipInfo]]:
     try:
         with zipfile.ZipFile(path) as file:
             yield {info.filename.removesuffix(".npy").lower(): info for info in file.infolist()}
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be read: {error}. {EXPECTED}") from None
+    except UserError:
+        raise
+    except OSError as error:
+        if is_of_the_disk(error):
+            raise
+        raise UserError(f"{path} cannot be read: {failure_of(error)}. {EXPECTED}") from None
+    except Exception as error:  # zipfile and numpy raise errors of many kinds
+        raise UserError(f"{path} cannot be read: {failure_of(error)}. {EXPECTED}") from None
 
 
 def _stacks(
@@ -99,7 +105,10 @@ def _whole(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
     with zipfile.ZipFile(path) as file, file.open(info) as stream:
         _refuse_objects(path, info, stream)
     with zipfile.ZipFile(path) as file, file.open(info) as stream:
-        return np.lib.format.read_array(stream, allow_pickle=False)
+        array = np.lib.format.read_array(stream, allow_pickle=False)
+    if array.dtype.kind == "U":  # numpy takes any number for a character
+        "".join(array.ravel().tolist()).encode().decode()
+    return array
 
 
 def _refuse_objects(

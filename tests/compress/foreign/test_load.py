@@ -1,6 +1,9 @@
 """Every usual container of a Keras model loads, and answers as it did where it was made."""
 
+import contextlib
 import shutil
+import zipfile
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -11,6 +14,10 @@ from keras import layers
 
 from compress.foreign.load import load_foreign
 from configs.errors import UserError
+from distill.backbones.weights import foreign_file
+from distill.backbones.weights.foreign_file import needs_conversion
+from distill.backbones.weights_file import load_weights_file
+from distill.model_file import load_model
 from small_models import logits_of, random_images
 
 IMAGES = random_images(4, 16)
@@ -107,3 +114,61 @@ def test_a_file_of_a_newer_keras_says_which_versions_there_are(tmp_path: Path) -
         load_foreign(tmp_path / "net.h5")
     assert f"Keras 3.99.0 saved it, and Keras {keras.__version__} reads it" in str(error.value)
     assert len(str(error.value)) < 900
+
+
+def changed(path: Path, name: str, content: bytes) -> Path:
+    """The .keras file with another content of one member."""
+    with zipfile.ZipFile(path) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, data in {**members, name: content}.items():
+            archive.writestr(member, data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.json", b"[1]"),
+        ("metadata.json", b"{"),
+        ("metadata.json", b'{"keras_version": "x.y"}'),
+        ("config.json", b"[" * 100_000),
+        ("config.json", b"null"),
+        ("config.json", b'{"a":' * 800 + b"1" + b"}" * 800),
+        ("model.weights.h5", b"no weights"),
+    ],
+)
+def test_a_damaged_member_of_a_keras_file_is_named(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    net().save(tmp_path / "net.keras")
+    path = changed(tmp_path / "net.keras", name, content)
+    with pytest.raises(UserError, match=r"net\.keras (is|needs)"):
+        load_foreign(path)
+    needs_conversion(path)
+    with contextlib.suppress(UserError):  # Keras itself does not read its metadata
+        load_model(path)
+
+
+def test_flipped_bits_of_the_weights_are_a_sentence(tmp_path: Path) -> None:
+    net().save(tmp_path / "net.keras")
+    with zipfile.ZipFile(tmp_path / "net.keras") as archive:
+        weights = bytearray(archive.read("model.weights.h5"))
+    weights[100:900] = bytes(800)  # groups of HDF5
+    path = changed(tmp_path / "net.keras", "model.weights.h5", bytes(weights))
+    for load in (load_foreign, load_model):
+        with pytest.raises(UserError, match=r"net\.keras is"):
+            load(path)
+
+
+def test_a_keras_file_that_grows_without_measure_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreign_file, "LEAST_LIMIT_BYTES", 10**6)
+    net().save(tmp_path / "net.keras")
+    load_model(tmp_path / "net.keras")
+    with zipfile.ZipFile(tmp_path / "net.keras", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("assets/zeros", bytes(10**7))
+    for load in (load_foreign, load_model, partial(load_weights_file, net())):
+        with pytest.raises(UserError, match=r"net\.keras grows to 10 MiB when it is read"):
+            load(tmp_path / "net.keras")

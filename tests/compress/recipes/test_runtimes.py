@@ -159,3 +159,11 @@ def test_a_file_never_says_that_it_needs_less_than_before(write):
 def test_a_version_that_is_none_is_refused(version):
     with pytest.raises(ValueError, match="tflite"):
         LeastRuntime(tflite=version)
+
+
+def test_a_file_that_another_tool_damaged_says_nothing_of_its_runtime(write, tmp_path):
+    path, _ = write(model_with(), "tflite.float32")
+    content = path.read_bytes()
+    assert least_runtime(content) is not None
+    (tmp_path / "a.tflite").write_bytes(content[:8] + b"\xff" * 64 + content[72:])
+    assert runtime_of(tmp_path / "a.tflite") == Runtime()

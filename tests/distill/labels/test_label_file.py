@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from configs.errors import UserError
 from distill.labels import label_file
 from distill.labels.label_file import (
     LabelFormat,
@@ -158,3 +159,30 @@ def test_a_killed_labelling_continues_at_its_first_unfinished_chunk(
 def test_shards_hold_every_row_once(num_rows: int, num_shards: int) -> None:
     shards = [shard_rows(num_rows, i, num_shards) for i in range(1, num_shards + 1)]
     assert [row for shard in shards for row in shard] == list(range(num_rows))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f2', 'fortran_order': False, 'shape': (9, 9, 9)}",  # longer than the file
+        "{'descr': '|O', 'fortran_order': False, 'shape': (6,)}",  # a pickle
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2, 5)}",  # of another type
+        "{'descr': '<f2', 'fortran_order': False, 'shape': (20,)}",  # of another shape
+        "((((",
+        "\0",
+    ],
+)
+def test_a_damaged_label_file_says_how_it_is_made_again(tmp_path, header: str) -> None:
+    path = tmp_path / "labels.npy"
+    encoded = f"{header}\n".encode()
+    start = b"\x93NUMPY\x01\x00" + len(encoded).to_bytes(2, "little")
+    path.write_bytes(start + encoded + b"\0" * 80)
+    with pytest.raises(UserError, match=r"labels\.npy are damaged(.|\n)*--force label"):
+        label_reader(path, LabelFormat(num_classes=5))
+
+
+def test_a_reader_takes_files_with_features_that_it_leaves_out(tmp_path) -> None:
+    stored = LabelFormat(num_classes=5, num_features=3)
+    np.save(tmp_path / "labels.npy", np.zeros(stored.shape(4, 2), stored.dtype))
+    reader = label_reader(tmp_path / "labels.npy", LabelFormat(num_classes=5))
+    assert reader(np.arange(4), np.zeros(4, int)).shape == (4, 5)

@@ -196,3 +196,15 @@ def _varint(number: int) -> bytes:
     while number > 127:
         data, number = data + bytes([number & 127 | 128]), number >> 7
     return data + bytes([number])
+
+
+@pytest.mark.parametrize("location", ["x" * 5000, "a/" + "x" * 300, "a\0b"])
+def test_a_location_that_no_file_can_have_is_refused(
+    onnx_file: Path, tmp_path: Path, location: str
+) -> None:
+    path = split(onnx_file, tmp_path / "model", "weights.bin")
+    content = onnx.load(path, load_external_data=False)
+    content.graph.initializer[1].external_data[0].value = location
+    path.write_bytes(content.SerializeToString())
+    with pytest.raises(ModelFileError, match=r"a file that cannot exist|outside its folder"):
+        open_model(path)

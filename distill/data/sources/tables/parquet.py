@@ -10,7 +10,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from configs.artifacts import ending
-from configs.errors import UserError
+from configs.errors import UserError, is_of_the_disk
 from configs.resume import Facts
 from distill.data.sources.listing import ListedFile, Listing, Place
 from distill.data.sources.tables.columns import Columns, find_columns, row_of
@@ -278,8 +278,8 @@ def _readable(path: Path) -> Iterator[Path]:
     try:
         yield path
     except (pa.ArrowException, EOFError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the disk, not of the file
+        if isinstance(error, OSError) and is_of_the_disk(error):
+            raise
         kind = "Parquet" if ending(path) == ".parquet" else "Arrow"
         raise UserError(
             f"{path} cannot be read as a {kind} file: {error}. Copy or download it again."

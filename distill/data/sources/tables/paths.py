@@ -89,7 +89,10 @@ def _csv_rows(path: Path, place: Place) -> tuple[Columns, Iterator[tuple[int, di
     delimiter = max("\t;,", key=first_line.count)  # the comma where there is none
     if not first_line.strip():
         raise UserError(f"{path} is empty. {EXPECTED}")
-    names = next(csv.reader([first_line], delimiter=delimiter))
+    try:
+        names = next(csv.reader([first_line], delimiter=delimiter))
+    except csv.Error as error:
+        raise _unreadable(path, error) from None
     columns = find_columns([name.strip() for name in names], place, str(path))
     return columns, _read_csv(path, delimiter)
 

@@ -239,3 +239,19 @@ def test_a_run_is_moved_with_its_unpacked_photos(tmp_path: Path) -> None:
     paths = load_examples(RunDir(tmp_path / "moved"), "train").paths
     assert paths
     assert all(path.exists() for path in paths)
+
+
+@pytest.mark.parametrize("damage", ["no name", "no place"])
+def test_a_damaged_list_of_members_is_an_error(tmp_path: Path, damage: str) -> None:
+    path = write_zip(tmp_path / "photos.zip", members())
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\1\2")  # the last one in the list
+    if damage == "no name":
+        content[entry + 28 : entry + 30] = bytes(2)
+    else:  # it begins before the file does
+        end = content.rindex(b"PK\5\6")
+        place = int.from_bytes(content[end + 16 : end + 20], "little")
+        content[end + 16 : end + 20] = (place + 10**6).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot be read|is damaged"):
+        data_of(tmp_path / "run", path=path)

@@ -136,3 +136,24 @@ def test_an_array_shorter_than_its_header_says_is_an_error(tmp_path: Path) -> No
         after.writestr("y.npy", before.read("y.npy"))
     with pytest.raises(UserError, match="cut short"):
         data_step(RunDir(tmp_path / "run"), DataConfig(path=tmp_path / "a.npz"))
+
+
+@pytest.mark.parametrize(
+    "header", ["((((", "{'descr': '<U999999999', 'fortran_order': False, 'shape': (24,)}", "\0"]
+)
+def test_an_array_with_a_hostile_header_is_an_error(tmp_path: Path, header: str) -> None:
+    encoded = header.encode()
+    start = b"\x93NUMPY\x01\x00" + len(encoded).to_bytes(2, "little")
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", start + encoded + b"\0" * 100)
+        archive.writestr("y.npy", start + encoded + b"\0" * 100)
+    with pytest.raises(UserError, match="cannot be read"):
+        data_of(tmp_path / "run", path=tmp_path / "a.npz")
+
+
+def test_a_label_of_impossible_characters_is_an_error(tmp_path: Path) -> None:
+    labels = np.array(["cat", "dog"])[Y]
+    labels.view("u4")[0] = 0x20000061
+    path = save(tmp_path / "a.npz", x=X, y=labels)
+    with pytest.raises(UserError, match="cannot be read"):
+        data_of(tmp_path / "run", path=path)
