@@ -1,5 +1,10 @@
 """The inference of a model as an ONNX model, not yet quantized."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import numpy as np
 import onnx
 
@@ -19,18 +24,14 @@ def convert_to_onnx(traced: TracedModel, output: OutputKind) -> onnx.ModelProto:
     Raises:
         UserError: a layer has no counterpart in ONNX.
     """
-    import tf2onnx
-
     function = traced.frozen_function(output)
     image, answer = function.inputs[0].name, function.outputs[0].name
-    converted, _ = tf2onnx.convert.from_graph_def(
-        function.graph.as_graph_def(),
-        input_names=[image],
-        output_names=[answer],
-        opset=OPSET,
-        custom_op_handlers=HANDLERS,
-        custom_rewriter=REWRITERS,
-    )
+    graph = function.graph.as_graph_def()
+    try:
+        with _without_copies():
+            converted = _converted(graph, image, answer)
+    except Exception:  # one of tf2onnx's optimizers failed; with copies, the others go on
+        converted = _converted(graph, image, answer)
     _rename_tensors(converted.graph, {image: INPUT, answer: output})
     _split_second_biases(converted.graph)
     try:
@@ -41,6 +42,34 @@ def convert_to_onnx(traced: TracedModel, output: OutputKind) -> onnx.ModelProto:
             "A layer has no counterpart in ONNX. Replace it, or write TFLite (tflite.float32)."
         ) from error
     return converted
+
+
+def _converted(graph: Any, image: str, answer: str) -> onnx.ModelProto:
+    import tf2onnx
+
+    converted, _ = tf2onnx.convert.from_graph_def(
+        graph,
+        input_names=[image],
+        output_names=[answer],
+        opset=OPSET,
+        custom_op_handlers=HANDLERS,
+        custom_rewriter=REWRITERS,
+    )
+    return converted
+
+
+@contextmanager
+def _without_copies() -> Iterator[None]:
+    """Inside the block, tf2onnx does not copy the graph for each pass of each of its optimizers.
+
+    The copies of an EfficientNetV2M fill more than 18 GB, and take half the time of a B0. They are
+    what tf2onnx goes back to when an optimizer fails.
+    """
+    os.environ["TF2ONNX_CATCH_ERRORS"] = "FALSE"
+    try:
+        yield
+    finally:
+        del os.environ["TF2ONNX_CATCH_ERRORS"]
 
 
 def _rename_tensors(graph: onnx.GraphProto, names: dict[str, str]) -> None:
