@@ -1,26 +1,32 @@
 """The three programs: how an error becomes one sentence and an exit code."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 
 import typer
 
+from commands import library_output
 from commands.compress import app as compress_app
 from commands.distill import app as distill_app
 from commands.evaluate import app as evaluate_app
-from commands.library_output import kept_from_the_terminal
+from configs.backend import check_backend, use_tensorflow
 from configs.errors import UserError, failure_of, ran_out_of_memory
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
-def _program(app: typer.Typer) -> Callable[[], None]:
+def _program(app: typer.Typer, backend: Callable[[], None]) -> Callable[[], None]:
+    """A program. `backend` chooses or checks the backend of Keras before anything imports it."""
+
     def main() -> None:
         if "--debug" in sys.argv:
+            backend()
             app()
         try:
-            with kept_from_the_terminal():
+            backend()
+            with library_output.kept_from_the_terminal():
                 app()
         except UserError as error:
             _stop(str(error), error.exit_code)
@@ -59,10 +65,12 @@ def _explain(error: OSError) -> str:
 
 
 def _stop(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    if library_output.must_end_at_once:
+        os._exit(code)
     sys.exit(code)
 
 
-distill = _program(distill_app)
-compress = _program(compress_app)
-evaluate = _program(evaluate_app)
+distill = _program(distill_app, check_backend)
+compress = _program(compress_app, use_tensorflow)
+evaluate = _program(evaluate_app, use_tensorflow)

@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 NUM_LINES = 20
 ALL_IS_WELL = b"\npotstill: the end\n"
@@ -22,6 +23,17 @@ KILLED = (
     "error: the process was killed or crashed. Finished steps are kept: give the same command "
     "again to go on.\n"
 )
+JAX_GAVE_UP = b"JAX distributed service detected fatal errors"
+"""JAX ends a process at once when process 0 is gone. Nothing in Python can prevent it."""
+PROCESS_0_DIED = (
+    "error: process 0 has died or cannot be reached. Finished epochs are kept. Give the same "
+    "command again, on as many processes as you like.\n"
+)
+
+
+must_end_at_once = False
+"""Whether the process ends without the last words of its libraries, which wait for something."""
+_is_kept = False
 
 
 @contextmanager
@@ -38,6 +50,8 @@ def kept_from_the_terminal() -> Iterator[None]:
         )
     os.dup2(output, STANDARD_ERROR)
     os.close(output)
+    global _is_kept
+    _is_kept = True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -48,6 +62,15 @@ def kept_from_the_terminal() -> Iterator[None]:
         os.write(STANDARD_ERROR, ALL_IS_WELL)
         os.dup2(terminal, STANDARD_ERROR)
         os.close(terminal)
+        _is_kept = False
+
+
+def end_at_once(message: str) -> NoReturn:
+    """Show an error and end this process, although other threads of it may wait for something."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    if _is_kept:
+        os.write(STANDARD_ERROR, ALL_IS_WELL)
+    os._exit(1)
 
 
 def _is_standard_error(stream: object) -> bool:
@@ -70,11 +93,13 @@ def _start_memory(terminal: int) -> int:
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, STANDARD_ERROR):  # a pipe that is read to its end must end
             os.dup2(nothing, descriptor)
-        text = b""
+        text, jax_gave_up = b"", False
         while part := os.read(reading, 1 << 16):
+            jax_gave_up = jax_gave_up or JAX_GAVE_UP in text + part
             text = b"\n".join((text + part).split(b"\n")[-NUM_LINES:])
         if ALL_IS_WELL.strip() not in text:
             last_words = b"The last lines of the libraries:\n" + text if text.strip() else b""
-            os.write(terminal, KILLED.encode() + last_words)
+            killed = KILLED.encode() + last_words
+            os.write(terminal, PROCESS_0_DIED.encode() if jax_gave_up else killed)
     finally:
         os._exit(0)

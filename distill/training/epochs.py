@@ -93,24 +93,26 @@ class EpochKeeper(keras.callbacks.Callback):
 
     Args:
         patience_from: epochs before this one never count as stale: they belong to early phases.
+        score: scores the model on the validation split.
         on_epoch: is called with the row of every epoch that ends.
+        writes: whether this process writes the checkpoints.
     """
 
     def __init__(
         self,
         *,
         checkpoint: Path,
-        classifier: keras.Model,
-        validation: Batches,
+        score: Callable[[], ValidationScores],
         advance: Advance,
         schedule: Schedule,
         patience_from: int = 0,
         on_epoch: Callable[[EpochRow], None] = lambda row: None,
+        writes: bool = True,
     ) -> None:
         super().__init__()
-        self.classifier = classifier
         self.checkpoint = checkpoint
-        self.validation = validation
+        self.score = score
+        self.writes = writes
         self.advance = advance
         self.schedule = schedule
         self.patience_from = patience_from
@@ -158,6 +160,8 @@ class EpochKeeper(keras.callbacks.Callback):
 
     def save(self) -> None:
         """Write the checkpoint."""
+        if not self.writes:
+            return
         checkpoint = Checkpoint(
             state=self.state,
             model=_values(self.model.variables),
@@ -202,7 +206,7 @@ class EpochKeeper(keras.callbacks.Callback):
         note = f"val top-1 {history[-1].val_accuracy:.1%}" if history else ""
         self.advance(self.state.epoch * self.schedule.steps_per_epoch + step, note)
         is_due = time.monotonic() - self.last_save >= SECONDS_BETWEEN_CHECKPOINTS
-        if is_due and step < self.schedule.steps_per_epoch:
+        if self.writes and is_due and step < self.schedule.steps_per_epoch:
             seconds = time.monotonic() - self.epoch_start
             self.state = dataclasses.replace(self.state, step=step, seconds=seconds)
             self.save()
@@ -211,7 +215,7 @@ class EpochKeeper(keras.callbacks.Callback):
         if self.schedule.ema_momentum is not None:
             self.weights = _values(self.model.trainable_variables)
             self._average()
-        scores = validate(self.classifier, self.validation)
+        scores = self.score()
         trained = {name: float(value) for name, value in (logs or {}).items()}
         if not math.isfinite(trained["loss"]) or not math.isfinite(scores.val_loss):
             raise StepFailed(
