@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -167,7 +168,10 @@ def _fit_together(
         def scores() -> Facts:
             copy_weights()
             assert result is not None
-            return dataclasses.asdict(validate(result.classifier, _validation(run, job)))
+            # Another thread is outside of the scope, so that one device answers.
+            with ThreadPoolExecutor(1) as outside:
+                scored = outside.submit(validate, result.classifier, _validation(run, job))
+                return dataclasses.asdict(scored.result())
 
         with computing_in(job.config.precision, model):
             history = _fit(
