@@ -1,16 +1,15 @@
 """The three programs: how an error becomes one sentence and an exit code."""
 
 import errno
-import os
 import sys
 from collections.abc import Callable
 
 import typer
 
-from commands import library_output
 from commands.compress import app as compress_app
 from commands.distill import app as distill_app
 from commands.evaluate import app as evaluate_app
+from commands.library_output import kept_from_the_terminal
 from configs.backend import check_backend, use_tensorflow
 from configs.errors import UserError, failure_of, ran_out_of_memory
 
@@ -26,7 +25,7 @@ def _program(app: typer.Typer, backend: Callable[[], None]) -> Callable[[], None
             app()
         try:
             backend()
-            with library_output.kept_from_the_terminal():
+            with kept_from_the_terminal():
                 app()
         except UserError as error:
             _stop(str(error), error.exit_code)
@@ -65,9 +64,7 @@ def _explain(error: OSError) -> str:
 
 
 def _stop(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    if library_output.must_end_at_once:
-        os._exit(code)
+    print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands import library_output
+from commands.library_output import end_at_once, end_without_waiting
 from commands.options import (
     Result,
     RunOptions,
@@ -45,13 +45,13 @@ def _run_to_train(target: str, options: RunOptions) -> "Iterator[tuple[RunDir, E
         yield open_run(target, options)
         return
     try:
-        with joined(launch, library_output.end_at_once) as group:
+        with joined(launch, end_at_once) as group:
             if group.is_first:
                 yield open_run(target, options)
                 return
             help_to_train(*open_run(target, options, writes=False), group)
-    except Exception:
-        library_output.must_end_at_once = True  # JAX would wait for the other processes
+    except BaseException as error:
+        end_without_waiting(error.exit_code if isinstance(error, UserError) else 1)
         raise
     raise typer.Exit
 

@@ -6,6 +6,7 @@ Python's own standard error leads to the terminal. If this process ends without 
 well, that one prints the lines.
 """
 
+import atexit
 import io
 import logging
 import os
@@ -31,8 +32,6 @@ PROCESS_0_DIED = (
 )
 
 
-must_end_at_once = False
-"""Whether the process ends without the last words of its libraries, which wait for something."""
 _is_kept = False
 
 
@@ -71,6 +70,17 @@ def end_at_once(message: str) -> NoReturn:
     if _is_kept:
         os.write(STANDARD_ERROR, ALL_IS_WELL)
     os._exit(1)
+
+
+def end_without_waiting(code: int) -> None:
+    """When this process ends, let no library wait for other processes in its last words."""
+
+    def end() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    atexit.register(end)  # it runs before what libraries have registered
 
 
 def _is_standard_error(stream: object) -> bool:

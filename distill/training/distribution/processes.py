@@ -47,7 +47,8 @@ class Group:
         self._stop = stop
         self._numbers = {CALLS: itertools.count(), VALUES: itertools.count()}
         self._has_ended = threading.Event()
-        self._last_heard: dict[str, tuple[str, float]] = {}
+        keys = [f"{BEATS}{index}" for index in range(launch.num_processes)]
+        self._last_heard = dict.fromkeys(keys, ("", time.monotonic()))
         threading.Thread(target=self._watch, daemon=True).start()
 
     @property
@@ -136,14 +137,16 @@ class Group:
             for key, reason in failures.items():
                 index = key.removeprefix(FAILURES)
                 self._stop(f"process {index} of {self.num_processes} stopped: {reason}\n{GO_ON}")
-            for key, text in beats.items():
-                if self._last_heard.get(key, ("", 0.0))[0] != text:
+            for key, (before, heard) in list(self._last_heard.items()):
+                text = beats.get(key, "")
+                if text != before:
                     self._last_heard[key] = text, time.monotonic()
-                elif time.monotonic() - self._last_heard[key][1] > SILENT_SECONDS:
+                elif time.monotonic() - heard > SILENT_SECONDS:
+                    place = f" on {json.loads(text)[0]}" if text else ""
                     self._stop(
-                        f"process {key.removeprefix(BEATS)} of {self.num_processes} on "
-                        f"{json.loads(text)[0]} has died or cannot be reached: nothing was heard "
-                        f"from it for {SILENT_SECONDS:.0f} seconds. {GO_ON}"
+                        f"process {key.removeprefix(BEATS)} of {self.num_processes}{place} has "
+                        "died or cannot be reached: nothing was heard from it for "
+                        f"{SILENT_SECONDS:.0f} seconds. {GO_ON}"
                     )
 
 
