@@ -10,6 +10,7 @@ from commands.compress import app as compress_app
 from commands.distill import app as distill_app
 from commands.evaluate import app as evaluate_app
 from commands.library_output import kept_from_the_terminal
+from configs.backend import check_backend, use_tensorflow
 from configs.errors import (
     UserError,
     failure_of,
@@ -23,12 +24,16 @@ from configs.stopping import Stopped, stop_if_requested, stops_on_signals
 NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def _program(app: typer.Typer) -> Callable[[], None]:
+def _program(app: typer.Typer, backend: Callable[[], None]) -> Callable[[], None]:
+    """A program. `backend` chooses or checks the backend of Keras before anything imports it."""
+
     def main() -> None:
         with stops_on_signals():
             if "--debug" in sys.argv:
+                backend()
                 app()
             try:
+                backend()
                 with kept_from_the_terminal():
                     app()
             except (Stopped, Exception) as error:
@@ -94,6 +99,6 @@ def _of_the_system(error: Exception) -> str:
     return f"{error.strerror or error}. Run again with --debug to see where this happened."
 
 
-distill = _program(distill_app)
-compress = _program(compress_app)
-evaluate = _program(evaluate_app)
+distill = _program(distill_app, check_backend)
+compress = _program(compress_app, use_tensorflow)
+evaluate = _program(evaluate_app, use_tensorflow)

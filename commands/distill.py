@@ -1,10 +1,14 @@
 """`distill`: from photos to a trained student, and the whole run."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from commands.library_output import end_at_once, end_without_waiting
 from commands.option_groups.sharing import ClusterOptions, ShardOptions
 from commands.options import (
     Result,
@@ -13,11 +17,43 @@ from commands.options import (
     Target,
     command,
     new_app,
+    open_config,
     open_run,
 )
+from configs.backend import use_tensorflow
 from configs.errors import UserError
 
+if TYPE_CHECKING:
+    from configs.run_dir import RunDir
+    from configs.schema import Experiment
+
 app = new_app("Distil a large image classifier into a small one, and measure what comes out.")
+
+
+@contextmanager
+def _run_to_train(target: str, options: RunOptions) -> "Iterator[tuple[RunDir, Experiment]]":
+    """The run of a command that trains. In a process that only helps to train, the command ends."""
+    import keras
+
+    from compress.run.together import help_to_train
+    from distill.training.distribution.launch import chosen_launch
+    from distill.training.distribution.processes import joined
+
+    experiment = open_config(target, options)
+    launch = chosen_launch(experiment.distribution, os.environ, keras.backend.backend())
+    if launch is None:
+        yield open_run(target, options)
+        return
+    try:
+        with joined(launch, end_at_once) as group:
+            if group.is_first:
+                yield open_run(target, options)
+                return
+            help_to_train(*open_run(target, options, writes=False), group)
+    except BaseException as error:
+        end_without_waiting(error.exit_code if isinstance(error, UserError) else 1)
+        raise
+    raise typer.Exit
 
 
 @command(app)
@@ -26,9 +62,9 @@ def run(target: Target, options: StepOptions) -> Result:
     from commands.reports import finish_report
     from compress.run.whole_run import take_all
 
-    directory, experiment = open_run(target, options)
-    failures = take_all(directory, experiment, target=target, force=options.force or []).failures
-    return finish_report(directory, experiment, failures)
+    with _run_to_train(target, options) as (directory, experiment):
+        done = take_all(directory, experiment, target=target, force=options.force or [])
+    return finish_report(directory, experiment, done.failures)
 
 
 @command(app)
@@ -66,8 +102,8 @@ def teacher(target: Target, options: StepOptions) -> Result:
     """Fine-tune the teacher, or check the files that are given as one."""
     from compress.run.execution import take
 
-    directory, experiment = open_run(target, options)
-    facts = take(directory, experiment, ["teacher"], target=target, force=options.force).last
+    with _run_to_train(target, options) as (directory, experiment):
+        facts = take(directory, experiment, ["teacher"], target=target, force=options.force).last
     (name,) = [n for n in facts["outputs"] if n == "model.keras"] or ["manifest.json"]
     path = directory.model_dir("teacher") / name
     top1 = facts["val_top1"]
@@ -161,8 +197,8 @@ def student(target: Target, options: StepOptions) -> Result:
     from compress.run.execution import take
     from compress.run.pipeline import curve_names, further_seeds, trained_names
 
-    directory, experiment = open_run(target, options)
-    done = take(directory, experiment, ["student"], target=target, force=options.force)
+    with _run_to_train(target, options) as (directory, experiment):
+        done = take(directory, experiment, ["student"], target=target, force=options.force)
     names = [*trained_names(experiment), *further_seeds(experiment), *curve_names(experiment)]
     # Behind the trainings come the temperatures and the choice of the model that is shipped.
     value = {
@@ -183,6 +219,7 @@ def advise(
     ] = None,
 ) -> Result:
     """Before training: which teacher and student fit these photos, and how long it will take."""
+    use_tensorflow()
     from commands.tables.training import candidates_table, durations_table
     from compress.config_choices import REGISTRIES
     from compress.run.advise import advise as ask
@@ -203,6 +240,7 @@ def advise(
 @command(app)
 def tune(target: Target, options: RunOptions, where: ClusterOptions) -> Result:
     """Search the settings of the student, within the limits of compress.budget."""
+    use_tensorflow()
     from commands.tables.training import trials_table
     from compress.config_choices import REGISTRIES
     from compress.tuning.outcome import write_outcome

@@ -9,6 +9,7 @@ It also ends this process if it was asked to end and does not. Python cannot do 
 signal when a library's C++ code returns.
 """
 
+import atexit
 import io
 import logging
 import os
@@ -20,6 +21,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from configs import errors
 from configs.stopping import SECONDS_TO_STOP, SIGNALS
@@ -37,6 +39,15 @@ CRASHED = (
     "error: the process crashed while it opened {file}. The file is damaged, or made to do harm. "
     "Make it again, or get it again from where it came from. Finished steps are kept.\n"
 )
+JAX_GAVE_UP = b"JAX distributed service detected fatal errors"
+"""JAX ends a process at once when process 0 is gone. Nothing in Python can prevent it."""
+PROCESS_0_DIED = (
+    "error: process 0 has died or cannot be reached. Finished epochs are kept. Give the same "
+    "command again, on as many processes as you like.\n"
+)
+
+
+_is_kept = False
 
 
 @contextmanager
@@ -56,6 +67,8 @@ def kept_from_the_terminal() -> Iterator[None]:
     # Python's handler in C writes the number of a signal there at once, whatever the process does.
     signal.set_wakeup_fd(signals, warn_on_full_buffer=False)
     errors.watcher = STANDARD_ERROR
+    global _is_kept
+    _is_kept = True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -69,6 +82,26 @@ def kept_from_the_terminal() -> Iterator[None]:
         os.write(STANDARD_ERROR, ALL_IS_WELL)
         os.dup2(terminal, STANDARD_ERROR)
         os.close(terminal)
+        _is_kept = False
+
+
+def end_at_once(message: str) -> NoReturn:
+    """Show an error and end this process, although other threads of it may wait for something."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    if _is_kept:
+        os.write(STANDARD_ERROR, ALL_IS_WELL)
+    os._exit(1)
+
+
+def end_without_waiting(code: int) -> None:
+    """When this process ends, let no library wait for other processes in its last words."""
+
+    def end() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    atexit.register(end)  # it runs before what libraries have registered
 
 
 def _is_standard_error(stream: object) -> bool:
@@ -118,6 +151,7 @@ class _Memory:
         self._lines: deque[bytes] = deque(maxlen=NUM_LINES)
         self._rest = b""
         self._files: list[bytes] = []
+        self._jax_gave_up = False
 
     @property
     def all_is_well(self) -> bool:
@@ -126,6 +160,7 @@ class _Memory:
     def add(self, part: bytes) -> None:
         *whole, self._rest = (self._rest + part).split(b"\n")
         for line in whole:
+            self._jax_gave_up |= JAX_GAVE_UP in line
             if line.startswith(errors.OPENS):
                 self._files.append(line.removeprefix(errors.OPENS))
             elif line == errors.IS_OPEN and self._files:
@@ -135,6 +170,8 @@ class _Memory:
 
     def last_words(self) -> bytes:
         """What to print about a program that said nothing at its end."""
+        if self._jax_gave_up:
+            return PROCESS_0_DIED.encode()
         file = errors.printable(os.fsdecode(self._files[-1])) if self._files else ""
         said = [(CRASHED.format(file=file) if file else KILLED).strip().encode()]
         if self._lines or self._rest.strip():

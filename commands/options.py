@@ -268,12 +268,14 @@ def _registries() -> "Mapping[str, Registry]":
     return REGISTRIES
 
 
-def open_run(target: str, options: RunOptions) -> "tuple[RunDir, Experiment]":
-    """The run directory and the checked experiment of a TARGET."""
+def open_run(
+    target: str, options: RunOptions, *, writes: bool = True
+) -> "tuple[RunDir, Experiment]":
+    """The run directory and the checked experiment of a TARGET; see `targets.open_run`."""
     from configs.loading import targets
 
     return targets.open_run(
-        target, run=options.run, overrides=options.set_ or [], registries=_registries
+        target, run=options.run, overrides=options.set_ or [], registries=_registries, writes=writes
     )
 
 

@@ -90,12 +90,14 @@ class Step:
         manifest: the file that is written last; while it exists, the artifact is complete.
         inputs: everything that the artifact depends on, as JSON values.
         build: writes the artifact.
+        join: takes part in a build that another process does; None: nobody can.
     """
 
     name: str
     manifest: Path
     inputs: Mapping[str, Any]
     build: Callable[[Workspace], Built]
+    join: Callable[[Workspace], None] | None = None
 
     @property
     def workspace(self) -> Workspace:

@@ -8,6 +8,11 @@ from configs.schema.training import GivenTeacherConfig, SoftLabelsConfig, Traini
 from distill.backbones.entry import check_image_size
 from distill.feature_losses import facts_of
 from distill.losses import LOSSES, needs_labels
+from distill.training.distribution.devices import (
+    check_batch,
+    find_replicas,
+    suggest_devices,
+)
 from distill.training.settings import make_plan
 
 ALL_LABELLED = ("folder", "archive", "numpy", "coco", "digits")
@@ -100,6 +105,23 @@ def _check_feature_loss(experiment: Experiment, name: str) -> None:
             f"of {size} a backbone leaves one place. Expected 64 or more for teacher and student. "
             "Enlarge the images, or choose hint."
         )
+
+
+def check_devices(experiment: Experiment) -> None:
+    """Check that the devices are there and can share the batches, before anything is trained.
+
+    Raises:
+        UserError: there are fewer devices, or a batch cannot be split evenly.
+    """
+    if experiment.distribution.devices == 1:
+        suggest_devices()
+    replicas = find_replicas(experiment.distribution.devices)
+    if replicas is None:
+        return
+    for section in ("teacher", "student"):
+        config = getattr(experiment, section)
+        if isinstance(config, TrainingConfig):
+            check_batch(section, config.batch_size, replicas)
 
 
 def check_unlabelled(experiment: Experiment) -> None:

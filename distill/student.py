@@ -31,7 +31,7 @@ from distill.losses import (
 )
 from distill.teacher import teacher_head
 from distill.trackers.of_run import open_trackers
-from distill.training.classifier import train_classifier
+from distill.training.classifier import join_training, train_classifier
 from distill.training.feature_student import FeatureGoal
 from distill.training.settings import class_weights, training_inputs, weights_input
 from distill.training.strategies.lesson import TrainingJob
@@ -218,7 +218,7 @@ def _training_step(
         "number": number,
     }
 
-    def build(workspace: Workspace) -> Built:
+    def job() -> TrainingJob:
         config, of_student = experiment.student, views_to_learn(run, experiment, photos)
         learned = lessons(run, experiment, photos, model, share)
         if model == "student":
@@ -226,7 +226,7 @@ def _training_step(
         # As many updates with fewer photos.
         num_updates = config.epochs * of_student.steps_per_epoch(config.batch_size)
         epochs = max(round(num_updates / learned.views.steps_per_epoch(config.batch_size)), 1)
-        job = TrainingJob(
+        return TrainingJob(
             name=name,
             config=config.model_copy(update={"epochs": epochs}),
             # Every seed has the same views, because the soft labels belong to them.
@@ -235,17 +235,26 @@ def _training_step(
             seed=experiment.seed + number - 1,
             soft_labels=learned.soft_labels,
             features=learned.features,
+            devices=experiment.distribution.devices,
         )
-        left_out = _left_out(learned.views, experiment, say=number == 1)
+
+    def build(workspace: Workspace) -> Built:
+        learning = job()
+        left_out = _left_out(learning.views, experiment, say=number == 1)
         with open_trackers(run, experiment) as trackers:
-            paths, facts = train_classifier(run, job, workspace, trackers)
-        return paths, {**facts, **left_out, "num_labels": len(learned.views.examples.with_labels())}
+            paths, facts = train_classifier(run, learning, workspace, trackers)
+        num_labels = len(learning.views.examples.with_labels())
+        return paths, {**facts, **left_out, "num_labels": num_labels}
+
+    def join(workspace: Workspace) -> None:
+        join_training(run, job(), workspace)
 
     return Step(
         name=name,
         manifest=run.model_dir(name) / "manifest.json",
         inputs=inputs,
         build=build,
+        join=join,
     )
 
 

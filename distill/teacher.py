@@ -15,7 +15,7 @@ from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from configs.schema.training import GivenTeacherConfig, TeacherConfig
-from distill.data.manifest import Examples, load_examples, teacher_examples
+from distill.data.manifest import Examples, load_examples
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import evaluation_images, labelled_views, view_inputs
 from distill.features import FeatureKind, Head, head_of, joined_answers, with_features
@@ -31,7 +31,7 @@ from distill.losses import label_objective
 from distill.model_file import ModelFacts, load_model
 from distill.trackers.of_run import open_trackers
 from distill.trained.teacher_check import check_teacher, warn_of_chance
-from distill.training.classifier import train_classifier
+from distill.training.classifier import join_training, train_classifier
 from distill.training.settings import class_weights, training_inputs, weights_input
 from distill.training.strategies.lesson import EVALUATION_BATCH, TrainingJob
 from eval.contract.foreign_metadata import labels_beside
@@ -99,23 +99,30 @@ def _trained_step(
         **weights_input(config),
     }
 
-    def build(workspace: Workspace) -> Built:
-        examples = teacher_examples(run, config.labels)
+    def job() -> TrainingJob:
         views = labelled_views(run, experiment, photos, config.epochs, config.labels)
-        job = TrainingJob(
+        weights = class_weights(views.examples, config)
+        return TrainingJob(
             name="teacher",
             config=config,
             views=replace(views, balanced=config.sampling == "balanced"),
-            objective=label_objective(config.label_smoothing, class_weights(examples, config)),
+            objective=label_objective(config.label_smoothing, weights),
             seed=experiment.seed,
+            devices=experiment.distribution.devices,
         )
+
+    def build(workspace: Workspace) -> Built:
+        teaching = job()
         with open_trackers(run, experiment) as trackers:
-            paths, facts = train_classifier(run, job, workspace, trackers)
+            paths, facts = train_classifier(run, teaching, workspace, trackers)
         model = load_model(run.model("teacher"))
-        check = check_teacher(model, examples, load_examples(run, "validation"))
+        check = check_teacher(model, teaching.views.examples, load_examples(run, "validation"))
         return paths, {**facts, **to_json(check)}
 
-    return Step("teacher", _manifest(run), inputs, build)
+    def join(workspace: Workspace) -> None:
+        join_training(run, job(), workspace)
+
+    return Step("teacher", _manifest(run), inputs, build, join)
 
 
 def _given_step(run: RunDir, config: GivenTeacherConfig) -> Step:

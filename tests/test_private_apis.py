@@ -7,7 +7,13 @@ import pytest
 
 from test_rooms import ROOT, SOURCES, name_of
 
-PRIVATE_MODULES = ("keras.src", "tensorflow.python", "tensorflow.lite.python", "tf_keras.src")
+PRIVATE_MODULES = (
+    "jax._src",
+    "keras.src",
+    "tensorflow.python",
+    "tensorflow.lite.python",
+    "tf_keras.src",
+)
 OWN_NAMES = {"_functions", "_facts", "_retired"}
 """Private names that one object of ours reads from another of its class."""
 SYSTEM_NAMES = {"_exit"}

@@ -25,6 +25,7 @@ from configs.resume import Facts, Step, is_current, take_step
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.checks import (
+    check_devices,
     check_image_sizes,
     check_loss,
     check_strategies,
@@ -95,6 +96,8 @@ def take(
     if cluster is not None:
         run = RunDir(run.path.absolute())  # workers start in folders of their own
     _prepare(run, experiment, names, target)
+    if "teacher" in names or "student" in names:
+        check_devices(experiment)
     manifests: list[Facts] = []
     # All models of this call share one store of decoded photos.
     with open_photo_store(run, experiment) as photos:

@@ -41,13 +41,19 @@ class _Target:
 
 
 def open_run(
-    target: str, *, run: Path | None, overrides: list[str], registries: Registries
+    target: str,
+    *,
+    run: Path | None,
+    overrides: list[str],
+    registries: Registries,
+    writes: bool = True,
 ) -> tuple[RunDir, Experiment]:
     """The run directory and the checked experiment of a TARGET.
 
     Args:
         run: the run directory; None for the default of the target.
         overrides: "key.path=value" texts that replace values of the config.
+        writes: whether this process writes config and log into the directory; of several, one does.
 
     Raises:
         UserError: there is no such target, its config is wrong, or the run directory is taken.
@@ -56,6 +62,8 @@ def open_run(
     if not is_utf8(directory.path):
         raise UserError(f"the run directory {str(directory)!r} is not valid UTF-8. Rename it.")
     experiment = open_config(target, overrides=overrides, registries=registries)
+    if not writes:
+        return directory, experiment
     _check_free(directory, experiment)
     if not directory.experiment.exists():  # an existing one changes when the first step starts
         write_text(directory.experiment, to_yaml(experiment))

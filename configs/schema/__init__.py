@@ -8,6 +8,7 @@ from pydantic import Field
 from configs.records import Strict
 from configs.schema.choice import Choice
 from configs.schema.data import DataConfig
+from configs.schema.distribution import DistributionConfig
 from configs.schema.evaluate import EvaluateConfig
 from configs.schema.files import CompressConfig
 from configs.schema.training import AnyTeacherConfig, SoftLabelsConfig, StudentConfig
@@ -28,6 +29,7 @@ class Experiment(Strict):
     compress: CompressConfig = CompressConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     tune: TuneConfig = TuneConfig()
+    distribution: DistributionConfig = DistributionConfig()
     trackers: list[Choice] = []
     """Programs that get curves, config, report and files besides: tensorboard, mlflow, wandb."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -17,6 +18,10 @@ from distill.data.mixing import draw_mix, mix_images
 from distill.data.photo_store import PhotoStore
 from distill.data.views import training_view
 from eval.images import Fitting, evaluation_batches, evaluation_image
+
+if keras.backend.backend() != "tensorflow":
+    # Here TensorFlow only makes views. It would take the memory of the GPUs that JAX trains on.
+    tf.config.set_visible_devices([], "GPU")
 
 LabelReader = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Reads soft labels: (example indices, view numbers) -> float32 (batch, classes + features), the

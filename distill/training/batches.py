@@ -181,6 +181,7 @@ def training_batches(
     initial_step: int = 0,
     soft_labels: LabelReader | None = None,
     num_features: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """(images, targets) of all epochs from `initial_epoch` on, one after the other.
 
@@ -192,6 +193,7 @@ def training_batches(
         initial_step: how many batches of the first epoch are left out.
         soft_labels: the teacher's logits and features of the views, or None.
         num_features: how many features that are.
+        share: (number, of how many) parts of every batch, numbered from 0. Parts are equally large.
 
     Returns:
         images: float32, (batch, image_size, image_size, 3).
@@ -201,6 +203,7 @@ def training_batches(
     """
     num_batches = source.steps_per_epoch(batch_size)
     batch_size = min(batch_size, len(source.training_rows))
+    num_rows = batch_size // share[1]
     target_of_labels = _targets(source.examples, soft_labels)
     num_classes = len(source.examples.classes)
 
@@ -208,7 +211,7 @@ def training_batches(
         parts = [views.index, views.view, views.partner, views.own_weight]
         targets = tf.numpy_function(target_of_labels, parts, tf.float32, stateful=False)
         width = num_classes * (1 if soft_labels is None else 2) + num_features
-        targets.set_shape((batch_size, width))
+        targets.set_shape((num_rows, width))
         return views.image, targets
 
     order = Order(
@@ -219,10 +222,20 @@ def training_batches(
         epochs=range(initial_epoch, epochs),
         initial_step=initial_step,
     )
-    views = source.images(_pairs(source, order, soft_labels), image_size).batch(
-        batch_size, drop_remainder=True
-    )
+    pairs = share_of(_pairs(source, order, soft_labels), batch_size, share)
+    views = source.images(pairs, image_size).batch(num_rows, drop_remainder=True)
     return views.map(batch).prefetch(tf.data.AUTOTUNE)
+
+
+def share_of(pairs: tf.data.Dataset, batch_size: int, share: tuple[int, int]) -> tf.data.Dataset:
+    """The pairs of one part of every batch, in their order; see `training_batches`."""
+    number, num_parts = share
+    if num_parts == 1:
+        return pairs
+    num_rows = batch_size // num_parts
+    rows = slice(number * num_rows, (number + 1) * num_rows)
+    batches = pairs.batch(batch_size, drop_remainder=True)
+    return batches.map(lambda indices, views: (indices[rows], views[rows])).unbatch()
 
 
 def _pairs(source: ViewSource, order: Order, soft_labels: LabelReader | None) -> tf.data.Dataset:

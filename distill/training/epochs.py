@@ -95,24 +95,26 @@ class EpochKeeper(keras.callbacks.Callback):
 
     Args:
         patience_from: epochs before this one never count as stale: they belong to early phases.
+        score: scores the model on the validation split.
         on_epoch: is called with the row of every epoch that ends.
+        writes: whether this process writes the checkpoints.
     """
 
     def __init__(
         self,
         *,
         checkpoint: Path,
-        classifier: keras.Model,
-        validation: Batches,
+        score: Callable[[], ValidationScores],
         advance: Advance,
         schedule: Schedule,
         patience_from: int = 0,
         on_epoch: Callable[[EpochRow], None] = lambda row: None,
+        writes: bool = True,
     ) -> None:
         super().__init__()
-        self.classifier = classifier
         self.checkpoint = checkpoint
-        self.validation = validation
+        self.score = score
+        self.writes = writes
         self.advance = advance
         self.schedule = schedule
         self.patience_from = patience_from
@@ -160,6 +162,8 @@ class EpochKeeper(keras.callbacks.Callback):
 
     def save(self) -> None:
         """Write the checkpoint."""
+        if not self.writes:
+            return
         checkpoint = Checkpoint(
             state=self.state,
             model=_values(self.model.variables),
@@ -223,7 +227,7 @@ class EpochKeeper(keras.callbacks.Callback):
             self.weights = _values(self.model.trainable_variables)
             self._average()
         try:
-            scores = validate(self.classifier, self.validation)
+            scores = self.score()
         except Stopped:
             self.undo_averaging()
             self._save_within_epoch(self.schedule.steps_per_epoch)

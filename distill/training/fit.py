@@ -1,6 +1,7 @@
 """The one `fit` of Keras 3 models: phases, optimizer, learning rate schedule and resuming."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ from configs.progress import track
 from configs.stopping import stop_waits
 from distill.losses import Objective
 from distill.training.checkpoint import EpochRow
-from distill.training.epochs import Batches, EpochKeeper, Phase, Schedule
+from distill.training.epochs import (
+    Batches,
+    EpochKeeper,
+    Phase,
+    Schedule,
+    ValidationScores,
+    validate,
+)
 from distill.training.optimizers import NOT_DECAYED, OPTIMIZERS, SCHEDULES, scale_rates
 
 MAX_GRADIENT = 1e9
@@ -34,6 +42,9 @@ def fit(
     classifier: keras.Model | None = None,
     phases: Sequence[Phase] = (),
     on_epoch: Callable[[EpochRow], None] = lambda row: None,
+    score: Callable[[], ValidationScores] | None = None,
+    writes: bool = True,
+    begin_only: bool = False,
 ) -> list[EpochRow]:
     """Train `model` in place; a killed training continues at its last checkpoint.
 
@@ -53,6 +64,9 @@ def fit(
         phases: what learns when, up to the last epoch. Patience counts in the last phase only.
             None given: the layers that are trainable now, in all epochs.
         on_epoch: is called with the row of every epoch that ends.
+        score: scores the classifier on the validation split. None: this process, on `validation`.
+        writes: whether this process writes the checkpoints; of several, one does.
+        begin_only: stop when there is a checkpoint.
 
     Returns:
         One row for each epoch.
@@ -63,14 +77,16 @@ def fit(
     with track(name, schedule.epochs * schedule.steps_per_epoch) as advance:
         keeper = EpochKeeper(
             checkpoint=checkpoint,
-            classifier=classifier,
-            validation=validation,
+            score=score or partial(validate, classifier, validation),
             advance=advance,
             schedule=schedule,
             patience_from=starts[-1],
             on_epoch=on_epoch,
+            writes=writes,
         )
         was_begun = keeper.load()
+        if begin_only and was_begun:
+            return []
         for first_epoch, phase in zip(starts, phases, strict=True):
             if keeper.state.epoch >= phase.end and phase is not phases[-1]:
                 continue
@@ -86,6 +102,8 @@ def fit(
                 prepare()
                 keeper.save()
                 was_begun = True
+            if begin_only:
+                return []
             with stop_waits():  # for the end of an update
                 _train_phase(model, train, keeper, phase.end)
     keeper.assign_result()
@@ -157,19 +175,22 @@ def compile_model(
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)
 
-    # XLA takes minutes to compile a B4, and is no faster on CPU.
+    is_tensorflow = keras.backend.backend() == "tensorflow"
     model.compile(
         optimizer=optimizer,
         loss=objective,
         metrics=[LabelledAccuracy(num_classes)],
-        jit_compile=False,
+        # XLA takes minutes to compile a B4, and is no faster on CPU than TensorFlow's own graphs.
+        # JAX has no other compiler: it would run every operation by itself.
+        jit_compile=not is_tensorflow,
         steps_per_execution=_updates_at_once(schedule),
     )
-    # A metric makes its variables when it first sees values. Within the first update, Keras would
-    # trace the update twice, which takes longer than an epoch of small photos for a B4.
-    nothing = keras.ops.zeros((1, model.output_shape[-1]))
-    model.compute_metrics(None, nothing, nothing)
-    model.reset_metrics()
+    if is_tensorflow:
+        # A metric makes its variables when it first sees values. Within the first update, Keras
+        # would trace the update twice, which takes longer than an epoch of small photos for a B4.
+        nothing = keras.ops.zeros((1, model.output_shape[-1]))
+        model.compute_metrics(None, nothing, nothing)
+        model.reset_metrics()
 
 
 def _updates_at_once(schedule: Schedule) -> int:

@@ -195,11 +195,12 @@ def scale_rates(
         variables: all that learn.
     """
     update_step = optimizer.update_step
-    # Under TensorFlow, an optimizer updates the variables inside the variables of Keras.
+    # Under TensorFlow, an optimizer updates the variables inside the variables of Keras, and on
+    # several devices the copies inside these.
     by_id = {
         id(form): factors.get(variable.path, 1.0)
         for variable in variables
-        for form in (variable, variable.value)
+        for form in (variable, variable.value, *getattr(variable.value, "values", ()))
     }
 
     def scaled_step(gradient: Any, variable: Any, learning_rate: Any) -> Any:

@@ -18,7 +18,12 @@ from distill.backbones import BACKBONES  # noqa: E402
 
 @BACKBONES.add
 def tiny(
-    *, image_size: int, num_classes: int, width: int = 16, weights: str | None = None
+    *,
+    image_size: int,
+    num_classes: int,
+    width: int = 16,
+    dropout: float = 0.2,
+    weights: str | None = None,
 ) -> keras.Model:
     """Two blocks of an expanding, a depthwise and a projecting convolution."""
     inputs = keras.Input((image_size, image_size, 3), name="image")
@@ -35,7 +40,7 @@ def tiny(
             if kind != "project":
                 x = layers.ReLU(6.0, name=f"{kind}_relu{number}")(x)
     x = layers.GlobalAveragePooling2D()(x)
-    x = layers.Dropout(0.2)(x)
+    x = layers.Dropout(dropout)(x)
     return keras.Model(inputs, layers.Dense(num_classes, name="logits")(x), name="tiny")
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import h5py
 
+from configs.backend import with_tensorflow
 from configs.errors import StepFailed, UserError
 
 CONVERTER = "compress.foreign.load"
 """The module that the child process runs. Only `compress` imports tf_keras."""
-ROOT = Path(__file__).resolve().parents[3]
 LEAST_LIMIT_BYTES = 2**30
 MAX_RATIO = 100
 """Weights hardly shrink in a .keras file."""
@@ -71,16 +71,11 @@ def convert(source: Path, target: Path, *, of: str) -> None:
         UserError: the source holds no model that can be converted.
         StepFailed: the child process failed.
     """
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "tensorflow",
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
-    }
     done = subprocess.run(
         [sys.executable, "-m", CONVERTER, str(source), str(target)],
         capture_output=True,
         text=True,
-        env=environment,
+        env=with_tensorflow(os.environ),
     )
     if done.returncode == 2:
         raise UserError(

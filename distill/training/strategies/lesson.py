@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -41,6 +41,8 @@ class TrainingJob:
         views: of the examples that it learns from.
         soft_labels: reads the teacher's logits of these views; None trains on labels alone.
         features: what it learns from the teacher's features, which `soft_labels` then reads, too.
+        devices: of this process, that train together.
+        share: the part of every batch that this process reads, and of how many.
     """
 
     name: str
@@ -50,6 +52,13 @@ class TrainingJob:
     seed: int
     soft_labels: LabelReader | None = None
     features: FeatureGoal | None = None
+    devices: int | Literal["all"] = 1
+    share: tuple[int, int] = (0, 1)
+
+    @property
+    def batch_size(self) -> int:
+        """How many photos are in a batch."""
+        return min(self.config.batch_size, len(self.views.training_rows))
 
     def batches(self, epoch: int, step: int, *, epochs: int) -> tf.data.Dataset:
         """(images, targets) from an update of an epoch to the end of the last epoch."""
@@ -63,6 +72,7 @@ class TrainingJob:
             epochs=epochs,
             soft_labels=self.soft_labels,
             num_features=self.features.num_features if self.features else 0,
+            share=self.share,
         )
 
 

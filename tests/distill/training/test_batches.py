@@ -12,7 +12,7 @@ from configs.schema.views import ViewsConfig
 from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import ViewSource
 from distill.data.scan import scan_folder
-from distill.training.batches import Order, labelled_per_batch, training_batches
+from distill.training.batches import Order, labelled_per_batch, share_of, training_batches
 
 LABELLED, UNLABELLED = np.array([2, 5, 7]), np.array([0, 1, 3, 4, 6, 8, 9, 10, 11, 12, 13])
 NUM_BATCHES, EPOCHS = 5, 4
@@ -98,6 +98,36 @@ def test_without_a_share_the_order_is_the_one_that_it_always_was(photo_folder: P
         whole = permutation[: len(examples) // 4 * 4].numpy().tolist()
         expected += [(index, epoch % 2) for index in whole]
     assert seen == expected
+
+
+def test_processes_share_the_rows_of_every_batch() -> None:
+    pairs = tf.data.Dataset.from_tensor_slices((range(14), [7] * 14))
+
+    def rows(number: int, num_parts: int) -> list[int]:
+        share = share_of(pairs, 6, (number, num_parts))
+        return [int(index) for index, _ in share.as_numpy_iterator()]
+
+    # Two whole batches, 0 to 5 and 6 to 11; the last two photos fill none.
+    assert [rows(n, 2) for n in range(2)] == [[0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11]]
+    assert [rows(n, 3) for n in range(3)] == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
+
+
+def test_the_shares_of_a_batch_make_up_the_batch(photo_folder: Path) -> None:
+    examples = scan_folder(photo_folder)["train"]
+    source = ViewSource(examples, PhotoStore(16), ViewsConfig(mixup=0.5), num_views=2, seed=1)
+
+    def part(**share: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        dataset = training_batches(
+            source, image_size=16, batch_size=6, seed=7, initial_epoch=1, epochs=2,
+            initial_step=2, **share,
+        )  # fmt: skip
+        return list(dataset.as_numpy_iterator())
+
+    whole, first, second = part(), part(share=(0, 2)), part(share=(1, 2))
+    assert len(whole) == len(first) == len(second) > 1
+    for batch, *parts in zip(whole, first, second, strict=True):
+        for number in range(2):  # images and targets
+            assert np.array_equal(batch[number], np.concatenate([p[number] for p in parts]))
 
 
 def test_a_photo_that_is_left_out_stays_a_partner_of_mixed_views(photo_folder: Path) -> None:
