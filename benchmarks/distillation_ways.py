@@ -88,7 +88,9 @@ class Ways:
             label_format,
             rows=range(len(examples)),
             num_views=NUM_VIEWS,
-            chunks_from=lambda _: iter(np.split(logits, range(CHUNK, len(logits), CHUNK))),
+            chunks_from=lambda _: map(
+                label_format.encode, np.split(logits, range(CHUNK, len(logits), CHUNK))
+            ),
         )
         self.reader = label_reader(labels, label_format)
         self.teacher = self._backbone(options.teacher, options.teacher_size)

@@ -144,6 +144,7 @@ def write_label_file(
         chunks = chunks_from(rows.start + done)
         while done < len(rows):
             stored = next(chunks)
+            assert stored.dtype == label_format.dtype, stored.dtype
             with errors_name(path):
                 file.write(stored.tobytes())
                 file.flush()

@@ -146,13 +146,15 @@ def cached_views(
     source = replace(source, num_views=num_views)
     output = features_before_head(model)
     features_of = answers_of(keras.Model(model.inputs, output))
-    num_features = int(np.prod(output.shape[1:]))
+    stored_form = LabelFormat(int(np.prod(output.shape[1:])))
     write_label_file(
         path,
-        LabelFormat(num_features),
+        stored_form,
         rows=range(len(source.training_rows)),
         num_views=num_views,
-        chunks_from=lambda first: _chunks(source, features_of, first, image_size),
+        chunks_from=lambda first: map(
+            stored_form.encode, _chunks(source, features_of, first, image_size)
+        ),
         noun="features for the head",
     )
     stored = np.load(path, mmap_mode="r").reshape(-1, num_views, *output.shape[1:])
