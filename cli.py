@@ -1,6 +1,7 @@
 """The three programs: how an error becomes one sentence and an exit code."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -11,7 +12,12 @@ from commands.distill import app as distill_app
 from commands.evaluate import app as evaluate_app
 from commands.library_output import kept_from_the_terminal
 from configs.errors import UserError, failure_of, full_disk, ran_out_of_memory
-from configs.stopping import Stopped, stop_if_requested, stops_on_signals
+from configs.stopping import (
+    Stopped,
+    stop_if_requested,
+    stop_is_requested,
+    stops_on_signals,
+)
 
 NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -26,7 +32,9 @@ def _program(app: typer.Typer) -> Callable[[], None]:
                     app()
             except (Stopped, Exception) as error:
                 message, code = _ending(error)
-                print(f"error: {message}", file=sys.stderr)
+                print(f"error: {message}", file=sys.stderr, flush=True)
+                if stop_is_requested():
+                    os._exit(code)  # Python would take seconds to take TensorFlow apart
                 sys.exit(code)
 
     return main
