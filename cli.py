@@ -1,6 +1,7 @@
 """The three programs: how an error becomes one sentence and an exit code."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -19,7 +20,12 @@ from configs.errors import (
     ran_out_of_memory,
     shortened,
 )
-from configs.stopping import Stopped, stop_if_requested, stops_on_signals
+from configs.stopping import (
+    Stopped,
+    stop_if_requested,
+    stop_is_requested,
+    stops_on_signals,
+)
 
 NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -38,7 +44,9 @@ def _program(app: typer.Typer, backend: Callable[[], None]) -> Callable[[], None
                     app()
             except (Stopped, Exception) as error:
                 message, code = explain(error)
-                print(f"error: {shortened(printable(message))}", file=sys.stderr)
+                print(f"error: {shortened(printable(message))}", file=sys.stderr, flush=True)
+                if stop_is_requested():
+                    os._exit(code)  # Python would take seconds to take TensorFlow apart
                 sys.exit(code)
 
     return main

@@ -28,7 +28,7 @@ from faults.whole_run import (
     with_fault,
 )
 
-KILOBYTES = 256 * 1024
+KILOBYTES = 96 * 1024
 MOMENTS_PER_RUN = 5
 UNDISTURBED = "undisturbed"
 

@@ -37,7 +37,7 @@ compress:
     - {{name: magnitude, epochs: 4}}
   recipes: [tflite.float32, tflite.int8, onnx.float32, onnx.int8]
 evaluate:
-  num_runs: 100
+  num_runs: 20
   corruptions: [noise]
   num_corrupted: 20
   devices: [local, {{name: ssh, host: board, python: {python}, config: {ssh_config}}}]

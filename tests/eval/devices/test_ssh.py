@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import onnx
 import pytest
 
 from configs.errors import StepFailed, UserError
+from configs.stopping import Stopped, stops_on_signals
 from eval.devices import session as session_module
 from eval.devices.probe import open_model
 from eval.devices.registry import DEVICES, parse_device
@@ -129,6 +131,26 @@ def test_a_measurement_continues_after_the_connection_broke(
     assert "of 8 rounds are done. Waiting for the device" in caplog.text
     assert len(rows[onnx_file].times_ms) == 80
     assert len(journal.rounds()) == 8
+
+
+def test_a_measurement_that_is_asked_to_end_leaves_nothing_on_the_board(
+    server: Server, onnx_file: Path, tmp_path: Path
+) -> None:
+    stored = tmp_path / "rounds.jsonl"
+
+    def ask_after_a_round() -> None:
+        while not stored.exists() or not stored.read_text():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=ask_after_a_round)
+    thread.start()
+    options = {"host": "board", "python": sys.executable, "config": str(server.config)}
+    with stops_on_signals(), pytest.raises(Stopped):
+        measure([onnx_file], device="ssh", options=options, num_runs=200, journal=Journal(stored))
+    thread.join()
+    assert not server.call_folders()
+    assert 1 <= len(Journal(stored).rounds()) < 20
 
 
 def test_what_is_wrong_with_a_file_reaches_the_caller(server: Server, tmp_path: Path) -> None:
