@@ -82,5 +82,6 @@ def _mapped(path: Path, file: IO[bytes]) -> np.ndarray:
         raise ValueError(f"{path} holds Python objects")
     if 0 in shape:
         return np.empty(shape, dtype)
-    order = "F" if is_fortran else "C"
-    return np.asarray(np.memmap(path, dtype, "r", offset=file.tell(), shape=shape, order=order))
+    in_file = shape[::-1] if is_fortran else shape
+    mapped = np.asarray(np.memmap(path, dtype, "r", offset=file.tell(), shape=in_file))
+    return mapped.T if is_fortran else mapped
