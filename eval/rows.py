@@ -82,7 +82,6 @@ def _mapped(path: Path, file: IO[bytes]) -> np.ndarray:
         raise ValueError(f"{path} holds Python objects")
     if 0 in shape:
         return np.empty(shape, dtype)
-    mapped = np.memmap(
-        path, dtype, "r", offset=file.tell(), shape=shape[:: -1 if is_fortran else 1]
-    )
-    return np.asarray(mapped.T if is_fortran else mapped)
+    in_file = shape[::-1] if is_fortran else shape
+    mapped = np.asarray(np.memmap(path, dtype, "r", offset=file.tell(), shape=in_file))
+    return mapped.T if is_fortran else mapped

@@ -209,6 +209,7 @@ def scan(
         candidates, skipped = read_all(listing, train_rule, known, thumbnails=find_near)
         candidates, duplicates = without_duplicates(candidates)
         near = near_duplicates_of(candidates, known.thumbnails()) if find_near else []
+        known.forget_others()
     split = split_photos(candidates, train_rule, near)
     skipped += [*duplicates, *split.left_out]
     photos = sorted(split.photos, key=lambda photo: photo.id)

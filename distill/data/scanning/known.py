@@ -17,7 +17,7 @@ from typing import IO, Self
 
 import numpy as np
 
-from configs.artifacts import digest_of_rows
+from configs.artifacts import digest_of_rows, whole_file
 from distill.data.sources.listing import Listing
 from distill.data.splitting.near_duplicates import SIDE
 from eval.packed_photos import container_of
@@ -44,6 +44,7 @@ SETTLED_NS, COARSELY_SETTLED_NS = 50_000_000, 2_500_000_000
 it is not remembered. Some file systems count seconds only."""
 
 RECORDS_AT_ONCE = 1024
+RECORDS, THUMBNAILS = "scanned.bin", "thumbnails.bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class KnownPhotos:
     """
 
     def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
         self._new: list[tuple[int | bytes, ...]] = []
         self._stored = np.empty(0, RECORD)
         self._keys, self._rows = np.empty(0, "<u8"), np.empty(0, "int64")
@@ -90,8 +92,8 @@ class KnownPhotos:
             self._thumbnail_file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            self._thumbnail_file = _opened(folder / "thumbnails.bin", THUMBNAIL_BYTES)
-            self._record_file = _opened(folder / "scanned.bin", RECORD.itemsize)
+            self._thumbnail_file = _opened(folder / THUMBNAILS, THUMBNAIL_BYTES)
+            self._record_file = _opened(folder / RECORDS, RECORD.itemsize)
         self._num_thumbnails = self._thumbnail_file.seek(0, os.SEEK_END) // THUMBNAIL_BYTES
         self._num_at_start = self._num_thumbnails
         if self._record_file is not None and self._record_file.tell():
@@ -99,6 +101,7 @@ class KnownPhotos:
             # Of the records with one key the last is right.
             self._keys, rows = np.unique(_keys(self._stored)[::-1], return_index=True)
             self._rows = len(self._stored) - 1 - rows
+        self._is_used = np.zeros(len(self._stored), bool)
 
     def find(
         self, identities: Sequence[tuple[int, ...]], *, with_thumbnails: bool
@@ -114,7 +117,8 @@ class KnownPhotos:
         for name, values in zip(IDENTITY, zip(*identities, strict=True), strict=True):
             wanted[name] = values
         places = np.searchsorted(self._keys, _keys(wanted)).clip(max=len(self._keys) - 1)
-        stored = self._stored[self._rows[places]]
+        rows = self._rows[places]
+        stored = self._stored[rows]
         thumbnails = stored["thumbnail"]
         # A power cut may have lost thumbnails that a record names.
         is_same = thumbnails < self._num_at_start
@@ -122,6 +126,7 @@ class KnownPhotos:
             is_same &= stored[name] == wanted[name]
         if with_thumbnails:
             is_same &= thumbnails != NOT_LOOKED_FOR
+        self._is_used[rows[is_same]] = True
         digests = stored["sha256"].tobytes().hex()
         columns = (is_same, stored["width"], stored["height"], thumbnails)
         return [
@@ -164,6 +169,26 @@ class KnownPhotos:
         return np.memmap(
             self._thumbnail_file, "uint8", "r", shape=(self._num_thumbnails, SIDE, SIDE)
         )
+
+    def forget_others(self) -> None:
+        """Leave out what no file of this scan needed, if that is most of it. It ends the scan."""
+        self.flush()
+        if self._folder is None or 2 * int((~self._is_used).sum()) <= len(self._is_used):
+            return
+        records = np.fromfile(self._folder / RECORDS, RECORD)
+        is_new = np.ones(len(records), bool)
+        is_new[: len(self._is_used)] = self._is_used
+        records = records[is_new]
+        old = self.thumbnails()
+        with whole_file(self._folder / THUMBNAILS) as unfinished:
+            with open(unfinished, "wb") as file:
+                for number, row in enumerate(np.flatnonzero(records["thumbnail"] >= 0).tolist()):
+                    file.write(old[records["thumbnail"][row]].tobytes())
+                    records["thumbnail"][row] = number
+            # Records never name the thumbnails of others, whenever this process is killed.
+            (self._folder / RECORDS).unlink()
+        with whole_file(self._folder / RECORDS) as unfinished:
+            records.tofile(unfinished)
 
     def __enter__(self) -> Self:
         return self

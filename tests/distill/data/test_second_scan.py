@@ -1,6 +1,7 @@
 """A scan opens what is new or has changed, and nothing else, and ends as a first scan does."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,24 @@ def test_records_without_their_thumbnails_are_read_again(tmp_path: Path) -> None
         other = (1, 0, 0, 10, 5, 6)
         assert known.find([other], with_thumbnails=True) == [None]
     assert np.fromfile(tmp_path / "scanned.bin", RECORD)["height"].tolist() == [4, 4, 4, 9]
+
+
+def test_what_no_file_needs_is_forgotten(tmp_path: Path, settle: None) -> None:
+    folder, run = tmp_path / "photos", tmp_path / "run"
+    for scan in range(3):
+        shutil.rmtree(folder, ignore_errors=True)
+        for number, label in enumerate(("cat", "dog")):
+            for seed in range(15):
+                path = folder / label / f"{scan} {seed}.png"
+                save_photo(path, seed=1000 * scan + 100 * number + seed, size=(48, 40))
+        assert len(opened_photos(run, folder)) == 30
+        records = np.fromfile(run / "data" / ".potstill" / "scanned.bin", RECORD)
+        assert sorted(records["thumbnail"].tolist()) == list(range(30))
+    assert (run / "data" / ".potstill" / "thumbnails.bin").stat().st_size == 30 * 1024
+    with Image.open(folder / "cat" / "2 3.png") as photo:
+        photo.resize((96, 80)).save(folder / "cat" / "copy.png")
+    assert opened_photos(run, folder) == ["copy.png"]
+    assert data_of(run, path=folder)[0]["num_near_duplicates"] == 2
 
 
 def test_runs_of_older_versions_stay_up_to_date(photo_folder: Path, tmp_path: Path) -> None:

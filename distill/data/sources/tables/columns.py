@@ -96,6 +96,11 @@ def find_columns(
     return Columns(photo, label, chosen.split or usual("split"), group)
 
 
+def names_a_label(names: Iterable[str]) -> bool:
+    """Whether one of these columns is called as labels usually are."""
+    return any(name.strip().lower() in USUAL_NAMES["label"] for name in names)
+
+
 def row_of(columns: Columns, values: Mapping[str, Any], where: str, split: str | None) -> Row:
     """What a row says of its photo.
 

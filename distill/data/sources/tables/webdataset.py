@@ -17,7 +17,7 @@ from configs.resume import Facts
 from configs.schema.data import ColumnsConfig
 from distill.data.sources.folders import is_junk, split_of_shard
 from distill.data.sources.listing import SOURCES, ListedFile, Listing, Place
-from distill.data.sources.tables.columns import Columns, Row, find_columns, row_of
+from distill.data.sources.tables.columns import Row, find_columns, names_a_label, row_of
 from distill.data.sources.unpacked import read_listing, state_of, unpacked_folder, write_listing
 from eval.metadata import class_name
 from eval.packed_photos import span_path
@@ -35,7 +35,7 @@ MAX_LABEL_BYTES, MAX_TEXT_LABEL = 2**20, 100
 """A text of more characters is a caption."""
 
 CLASS_FILES = ("classnames.txt", "classes.txt", "labels.txt")
-LABEL_ALONE = Columns("photo", "label", None, None)
+MAX_PHOTO_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Member:
 
 
 @SOURCES.add(
-    named="a folder of tars, or a pattern such as shards/train-{000..009}.tar", reads=("columns",)
+    named="a folder of tars, or a pattern such as shards/train-{000..009}.tar",
+    reads=("columns", "group.column"),
 )
 def webdataset(place: Place) -> Listing:
     """Tars in which members of one name are a sample: a photo, and `.cls`, `.json` or `.txt`.
@@ -207,26 +208,30 @@ def _listed(
     name = "/".join(part for part in parts if part.strip(".-"))
     path = span_path(shard, photo.offset, photo.num_bytes, name)
     try:
+        if photo.num_bytes > MAX_PHOTO_BYTES:
+            raise ValueError(f"{photo.num_bytes} bytes are too many for a photo")
         row = _row(photo, texts, split, place)
     except (UnicodeError, ValueError, RecursionError) as error:
-        row = Row("", split, "", f"its label cannot be read: {error}")
+        row = Row("", split, "", f"this sample cannot be read: {error}")
     return ListedFile(path, row.label, row.split, row.group, problem=row.problem)
 
 
 def _row(photo: Member, texts: Mapping[str, bytes], split: str | None, place: Place) -> Row:
-    """What a sample says of its photo."""
-    label = PurePosixPath(photo.name).parent.name
-    caption = texts.get("txt", b"").decode().strip()
+    """What a sample says of its photo: `.cls` first, then `.json`, then `.txt` and its folder."""
+    values = json.loads(texts["json"]) if "json" in texts else {}
+    values = values if isinstance(values, dict) else {}
+    label = None  # the one of the usual names, or of `data.columns.label`
     if "cls" in texts:
-        label = texts["cls"].decode()
-    elif "json" in texts and isinstance(values := json.loads(texts["json"]), dict):
-        columns = find_columns([*values, "photo"], place, photo.name, photo="photo")
-        if not isinstance(values[columns.label], str | int | float | None):
-            raise ValueError(f"{columns.label} is neither a text nor a number")
-        return row_of(columns, values, photo.name, split)
-    elif caption and len(caption) <= MAX_TEXT_LABEL and "\n" not in caption:
-        label = caption
-    return row_of(LABEL_ALONE, {"label": "" if label == ".." else label}, photo.name, split)
+        label, values["cls"] = "cls", texts["cls"].decode()
+    elif not (place.columns and place.columns.label) and not names_a_label(values):
+        caption = texts.get("txt", b"").decode().strip()
+        is_class = caption and len(caption) <= MAX_TEXT_LABEL and "\n" not in caption
+        folder = PurePosixPath(photo.name).parent.name
+        label, values["folder"] = "folder", caption if is_class else folder.removeprefix("..")
+    columns = find_columns([*values, "photo"], place, photo.name, photo="photo", label=label)
+    if not isinstance(values[columns.label], str | int | float | None):
+        raise ValueError(f"{columns.label} is neither a text nor a number")
+    return row_of(columns, values, photo.name, split)
 
 
 def _named(files: Iterator[ListedFile], names: list[str]) -> list[ListedFile]:

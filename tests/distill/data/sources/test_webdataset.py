@@ -12,7 +12,7 @@ import pytest
 
 from configs.errors import UserError
 from configs.run_dir import RunDir
-from configs.schema.data import DataConfig
+from configs.schema.data import DataConfig, GroupConfig
 from distill.data.manifest import Photo, load_examples
 from distill.data.scan import data_step
 from eval.photo_files import UnreadablePhoto, decode_photo
@@ -137,6 +137,24 @@ def test_a_chosen_member_is_the_photo(tmp_path: Path) -> None:
     _, masks = webdataset(tmp_path / "other", tmp_path / "a.tar", columns=columns)
     assert num_of(plain) == num_of(masks) == {"0": 20, "1": 20}
     assert not {p.sha256 for p in plain} & {p.sha256 for p in masks}
+
+
+def test_json_names_splits_and_groups_beside_other_labels(tmp_path: Path) -> None:
+    members = []
+    for number in range(60):
+        facts = {"split": "test" if number % 6 == 5 else "train", "animal": f"a{number // 6}"}
+        if number % 6 == 5:
+            facts["animal"] = f"b{number}"
+        members += [
+            (f"{number}.png", png_of(number)), (f"{number}.json", json.dumps(facts).encode()),
+            (f"{number}.cls", ("cat", "dog")[number % 2].encode()),
+        ]  # fmt: skip
+    write_tar(tmp_path / "a.tar", members)
+    group = GroupConfig(column="animal")
+    facts, photos = webdataset(tmp_path / "run", tmp_path / "a.tar", group=group)
+    assert num_of(photos) == {"cat": 30, "dog": 30}
+    assert facts["num_test"] == 10
+    assert facts["num_groups"] == 20
 
 
 def test_hostile_members_are_skipped_and_write_nothing(tmp_path: Path) -> None:
