@@ -139,7 +139,7 @@ def run(name: str, count: int, *, seed: int, by_command: bool, work: Path) -> in
     with open(path, "a", encoding="utf-8") as file:
         for outcome in tried:
             row = {"kind": name, "seed": seed, "by": by, **vars(outcome)}
-            row["text"] = row["text"] if outcome.what not in FINE[:2] else ""
+            row["text"] = row["text"] if outcome.what not in FINE[:2] else row["text"][:120]
             file.write(json.dumps(row) + "\n")
             outcomes.append(outcome)
     faults = [outcome for outcome in outcomes if outcome.is_fault]

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fuzz.harness import LAST_RESORT, MAX_MESSAGE, Kind
+from fuzz.harness import LAST_RESORT, Kind
 from fuzz.kinds.runtime_files import write_onnx, write_tflite
 from fuzz.mutations import WORDS, mutated_bytes, mutated_json, mutated_text
 from support import ROOT, save_photo
@@ -189,27 +189,68 @@ SLOW = {"serve", "latency", "runtimes", "devices"}
 """Commands that go on for long with a file that is right."""
 
 
+RIGHT = (
+    "distill data config.yaml --run run --force data",
+    "distill run config.yaml --run run --set seed=2 --force teacher",
+    "distill label config.yaml --shard 1/2",
+    "distill advise config.yaml --backbone efficientnet_b0",
+    "distill tune config.yaml --set tune.num_trials=2",
+    "compress prune config.yaml --set compress.methods=[magnitude]",
+    "compress quantize config.yaml --force quantize --json",
+    "compress quantize notes.keras --data photos --recipe int8:num_images=2 --out out",
+    "compress quantize notes.keras --data photos --max-drop 0.01 --max-bytes 9 --qat-epochs 1",
+    "compress quantize tiny.onnx --recipe int8 --pixels torch --least-runtime tflite=2.14",
+    "compress bundle missing/run --file int8 --out b.zip --no-photos",
+    "evaluate accuracy tiny.tflite --data photos --num-threads 1 --labels labels.txt",
+    "evaluate accuracy config.yaml --set evaluate.num_runs=3 --run run",
+    "evaluate predict tiny.tflite photos/cat/1.png --mean 1,2,3 --std 4,5,6 --channels bgr",
+    "evaluate predict tiny.onnx photos/cat/1.png photos/dog/1.png --fit pad --interpolation area",
+    "evaluate predict tiny.onnx photos/cat/1.png --answers logits --output-layer answers --json",
+    "evaluate predict tiny.tflite photos/cat/1.png --layout nhwc --labels labels.txt --quiet",
+    "evaluate latency config.yaml --device local --verify 3 --run run",
+    "evaluate latency missing.tflite --num-runs 3 --num-threads 1 --profile",
+    "evaluate devices config.yaml --device local --json",
+    "evaluate compare run missing/run --any-state",
+    "evaluate gate run --min-top1 0.9 --max-drop 0.01 --max-p90-ms 3 --max-bytes 1000",
+    "evaluate report config.yaml --run run",
+    "evaluate serve missing.tflite --port 0 --host 127.0.0.1 --workers 2",
+)
+"""Whole command lines, of which the mutated ones are a word away."""
+
+
 def _make_command(rng: random.Random, seeds: Path, folder: Path) -> list[str]:
     for path in seeds.iterdir():
         (folder / path.name).symlink_to(path)
-    program = rng.choice(("distill", "compress", "evaluate"))
-    commands = _commands(program)
-    name = rng.choice(sorted(commands))
-    options = [o for p in commands.get(name, ()) for o in p if o not in NEVER]
+    program, name, *words = rng.choice(RIGHT).split()
     files = [f for f in FILES if name not in SLOW or not f.startswith("tiny")]
-    words = [
-        rng.choice((*files, *files, *_own_words(rng))) for _ in range(rng.choice((0, 1, 1, 2)))
-    ]
-    for _ in range(rng.choice((0, 1, 2, 3, 5))):
-        option = rng.choice(options or ["--quiet"])
-        words.append(rng.choice((option, option, option, option + "x", option[:-1])))
-        if rng.random() < 0.8:
-            words.append(rng.choice((*files, *VALUES, *_own_words(rng), "local", "int8", "auto")))
-    rng.shuffle(words) if rng.random() < 0.2 else None
-    is_run = any(word in ("config.yaml", "photos", ".") for word in words)
-    words += PLACE if is_run and "--set" in options else []
+    values = (*files, *VALUES, *_own_words(rng))
+    if rng.random() < 0.7:
+        for _ in range(rng.choice((1, 1, 2))):
+            _change_words(rng, words, values)
+    else:
+        program = rng.choice(("distill", "compress", "evaluate"))
+        name = rng.choice(sorted(_commands(program)))
+        values = (*values, *(o for names in _commands(program)[name] for o in names))
+        words = [rng.choice(values) for _ in range(rng.choice((0, 1, 2, 4)))]
+        if name in SLOW:
+            words = [word for word in words if not word.startswith("tiny")]
+    words = [word for word in words if word not in NEVER]
+    if program == "distill" or "config.yaml" in words or "--set" in words:
+        words += PLACE if name not in ("backbones", "schema", "predict", "bundle") else []
     name = rng.choice(WORDS) if rng.random() < 0.03 else name
     return [program, *filter(_is_an_argument, [name, *words])]
+
+
+def _change_words(rng: random.Random, words: list[str], values: tuple[str, ...]) -> None:
+    at, change = rng.randrange(len(words)), rng.randrange(8)
+    if change < 5:
+        words[at] = rng.choice(values)
+    elif change == 5:
+        words.insert(at, rng.choice(values))
+    elif change == 6:
+        words[at] = words[at][:-1] + rng.choice(("", "x", "="))
+    elif len(words) > 1:
+        del words[at]
 
 
 def _own_words(rng: random.Random) -> list[str]:
@@ -252,7 +293,8 @@ def _check_command(words: list[str]) -> None:
             handler.close()
     check_ending(code, err.getvalue())
     if code:
-        raise Refused(err.getvalue()[-MAX_MESSAGE:])
+        said = err.getvalue()
+        raise Refused(said[max(said.find("error: "), said.find("╭─ Error"), 0) :])
 
 
 class Refused(Exception):
