@@ -86,7 +86,8 @@ class Cluster:
         has_gpu = bool(ray.cluster_resources().get("GPU"))
         on_worker = ray.remote(max_retries=MAX_RETRIES, num_cpus=1, num_gpus=int(has_gpu))(_answer)
         packed, remaining = ray.put(pickle.dumps(task)), iter(items)
-        setup = {name: os.environ[name] for name in PASSED_ON if name in os.environ}, _versions()
+        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        setup = os.getcwd(), environment, _versions()
         waiting: deque[Any] = deque()
 
         def fill(num_tasks: int) -> None:
@@ -108,7 +109,7 @@ class Cluster:
         try:
             while not ray.wait([reference], timeout=SECONDS_BETWEEN_NOTES)[0]:
                 num_machines = sum(node["Alive"] for node in ray.nodes())
-                log.info("%s; the cluster has %d machines", note(), num_machines)
+                log.info("%s; machines in the cluster: %d", note(), num_machines)
             return ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             log.debug("on a worker: %s", error)
@@ -182,8 +183,12 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _answer(packed: bytes, item: Any, environment: dict[str, str], versions: dict[str, str]) -> Any:
+def _answer(
+    packed: bytes, item: Any, folder: str, environment: dict[str, str], versions: dict[str, str]
+) -> Any:
     """Do one task; this runs on a worker."""
+    if os.path.isdir(folder):  # a config may name files relative to it
+        os.chdir(folder)
     os.environ.update(environment)
     # One task has one CPU, and a machine does as many tasks as it has CPUs.
     for name in THREADS:

@@ -100,9 +100,9 @@ def test_a_cluster_that_does_not_answer_is_named(
 def test_a_worker_with_other_packages_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))  # a worker sets its variables
     versions = clusters._versions()
-    assert clusters._answer(pickle.dumps(len), "abc", {}, versions) == 3
+    assert clusters._answer(pickle.dumps(len), "abc", os.getcwd(), {}, versions) == 3
     with pytest.raises(UserError, match=r"numpy [\d.]+, not 1\.0\. Results would differ"):
-        clusters._answer(pickle.dumps(len), "abc", {}, {**versions, "numpy": "1.0"})
+        clusters._answer(pickle.dumps(len), "abc", "/nowhere", {}, {**versions, "numpy": "1.0"})
 
 
 def test_words_that_do_not_go_together_are_refused() -> None:
