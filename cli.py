@@ -63,7 +63,7 @@ def explain(error: Stopped | Exception) -> tuple[str, int]:
             f"stopped by {error.signal.name}. Finished steps are kept, and unfinished ones as far "
             "as they came: give the same command again to go on."
         )
-        return message, 128 + error.signal
+        return message, error.exit_code
     if isinstance(error, UserError):
         return str(error), error.exit_code
     if full_disk(error) or isinstance(error, OSError):

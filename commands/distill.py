@@ -51,7 +51,7 @@ def _run_to_train(target: str, options: RunOptions) -> "Iterator[tuple[RunDir, E
                 return
             help_to_train(*open_run(target, options, writes=False), group)
     except BaseException as error:
-        end_without_waiting(error.exit_code if isinstance(error, UserError) else 1)
+        end_without_waiting(getattr(error, "exit_code", 1))
         raise
     raise typer.Exit
 

@@ -25,6 +25,7 @@ class Stopped(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.signal = signal.Signals(number)
+        self.exit_code = 128 + number
 
 
 @dataclass

@@ -145,7 +145,7 @@ def test_sigterm_ends_a_program_with_one_sentence() -> None:
         "def busy():\n"
         "    print('busy', flush=True)\n"
         "    time.sleep(60)\n"
-        "cli._program(app)()\n"
+        "cli._program(app, lambda: None)()\n"
     )
     assert code == 128 + signal.SIGTERM
     (error,) = errors

@@ -207,7 +207,9 @@ class EpochKeeper(keras.callbacks.Callback):
         history = self.state.history
         note = f"val top-1 {history[-1].val_accuracy:.1%}" if history else ""
         is_due = time.monotonic() - self.last_save >= SECONDS_BETWEEN_CHECKPOINTS
-        if stop_is_requested() or (is_due and step < self.schedule.steps_per_epoch):
+        must_save = stop_is_requested() or (is_due and step < self.schedule.steps_per_epoch)
+        # Of several processes, the one that writes decides when to stop.
+        if self.writes and must_save:
             self._save_within_epoch(step)
             stop_if_requested()
         self.advance(self.state.epoch * self.schedule.steps_per_epoch + step, note)
