@@ -11,61 +11,85 @@ from commands.distill import app as distill_app
 from commands.evaluate import app as evaluate_app
 from commands.library_output import kept_from_the_terminal
 from configs.backend import check_backend, use_tensorflow
-from configs.errors import UserError, failure_of, ran_out_of_memory
+from configs.errors import UserError, failure_of, full_disk, ran_out_of_memory
+from configs.stopping import Stopped, stop_if_requested, stops_on_signals
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def _program(app: typer.Typer, backend: Callable[[], None]) -> Callable[[], None]:
     """A program. `backend` chooses or checks the backend of Keras before anything imports it."""
 
     def main() -> None:
-        if "--debug" in sys.argv:
-            backend()
-            app()
-        try:
-            backend()
-            with kept_from_the_terminal():
+        with stops_on_signals():
+            if "--debug" in sys.argv:
+                backend()
                 app()
-        except UserError as error:
-            _stop(str(error), error.exit_code)
-        except OSError as error:
-            _stop(_explain(error), 1)
-        except Exception as error:  # the last resort: a bug, or a library's own failure
-            if ran_out_of_memory(error):
-                _stop(
-                    "out of memory. Finished steps are kept. Close other programs, or use fewer "
-                    "or smaller photos, and give the same command again.",
-                    1,
-                )
-            if "No space left" in str(error):
-                _stop(_explain(OSError(errno.ENOSPC, failure_of(error))), 1)
-            _stop(
-                f"{failure_of(error)}\nFinished steps are kept. Run again with --debug to see "
-                "where this happened.",
-                1,
-            )
+            try:
+                backend()
+                with kept_from_the_terminal():
+                    app()
+            except (Stopped, Exception) as error:
+                message, code = _ending(error)
+                print(f"error: {message}", file=sys.stderr)
+                sys.exit(code)
 
     return main
 
 
-def _explain(error: OSError) -> str:
-    where = f" ({error.filename})" if error.filename else ""
-    if error.errno in NO_SPACE:
-        return (
-            f"no space left on the disk{where}. Finished steps are kept. Make room and give the "
-            "same command again, or name a run directory elsewhere with --run."
+def _ending(error: Stopped | Exception) -> tuple[str, int]:
+    """What to print about an error, and the exit code."""
+    try:
+        stop_if_requested()  # what a library made of it is no error of its own
+    except Stopped as stopped:
+        error = stopped
+    if isinstance(error, Stopped):
+        message = (
+            f"stopped by {error.signal.name}. Finished steps are kept, and unfinished ones as far "
+            "as they came: give the same command again to go on."
         )
+        return message, error.exit_code
+    if isinstance(error, UserError):
+        return str(error), error.exit_code
+    if full_disk(error) or isinstance(error, OSError):
+        return _explain(error), 1
+    if ran_out_of_memory(error):
+        message = (
+            "out of memory. Finished steps are kept. Close other programs, or use fewer or "
+            "smaller photos, and give the same command again."
+        )
+        return message, 1
+    # the last resort: a bug, or a library's own failure
+    message = (
+        f"{failure_of(error)}\nFinished steps are kept. Run again with --debug to see where this "
+        "happened."
+    )
+    return message, 1
+
+
+def _explain(error: Exception) -> str:
+    """What an error of a disk or a pipe means, and what to do."""
+    noticed = full_disk(error)
+    if noticed is not None:
+        what = getattr(noticed, "filename", None) or failure_of(noticed)
+        return (
+            f"no space left on the disk ({what}). Finished steps are kept. Make room there and "
+            "give the same command again, or use another disk: with --run for a run, with the "
+            "variable TMPDIR for temporary files."
+        )
+    assert isinstance(error, OSError)
+    name = error.filename
+    where = f" ({name})" if name else ""
     if error.errno == errno.EPIPE:
         return "the program or device at the other end of a pipe is gone. Start the command again."
-    if error.filename:
+    if name and error.errno in NOT_ALLOWED:
+        return (
+            f"{error.strerror}{where}. Finished steps are kept. Make it readable and writable, or "
+            "name a run directory elsewhere with --run."
+        )
+    if name:
         return f"{error.strerror}{where}. Check that the path exists and can be written to."
     return f"{error.strerror or error}. Run again with --debug to see where this happened."
-
-
-def _stop(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
 
 
 distill = _program(distill_app, check_backend)

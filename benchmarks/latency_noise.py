@@ -2,6 +2,7 @@
 
     python benchmarks/latency_noise.py --repeats 20 --json
     python benchmarks/latency_noise.py --recipe onnx.float32 --num-runs 400 --json
+    python benchmarks/latency_noise.py --device browser:headless --repeats 10 --json
 
 Three files are measured together, many times, as `evaluate latency` does it: a stack of 20
 convolutions, a copy of its file, and a stack of 22. The verdicts about each pair are counted.
@@ -20,6 +21,7 @@ import keras
 from compress.recipes import RECIPES
 from compress.recipes.conversion import Conversion
 from configs.records import to_json
+from eval.devices.registry import parse_device
 from eval.timing.differences import difference
 from eval.timing.latency import SpeedDifference
 from eval.timing.measure import measure
@@ -48,8 +50,10 @@ def main() -> None:
     parser.add_argument("--num-runs", type=int, default=200, help="of each file in a repeat")
     parser.add_argument("--num-threads", type=int, default=1)
     parser.add_argument("--recipe", default="tflite.float32", help="or onnx.float32")
+    parser.add_argument("--device", default="local", help="as of evaluate latency")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    device, device_options = parse_device(options.device)
     copies: list[SpeedDifference] = []
     slower: list[SpeedDifference] = []
     floors: list[float] = []
@@ -59,7 +63,11 @@ def main() -> None:
         copy = Path(shutil.copy(one, folder / f"copy{one.suffix}"))
         for number in range(1, options.repeats + 1):
             rows = measure(
-                [one, copy, more], num_threads=options.num_threads, num_runs=options.num_runs
+                [one, copy, more],
+                device=device,
+                options=device_options,
+                num_threads=options.num_threads,
+                num_runs=options.num_runs,
             )
             of_copy, of_more = (difference(rows[file], rows[one]) for file in (copy, more))
             floor = rows[one].noise_floor

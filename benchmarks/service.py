@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -34,6 +35,20 @@ def form(photo: bytes) -> bytes:
     """A photo as the body of a form."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="photo"\r\n\r\n'
     return head.encode() + photo + f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+def start_service(target: Path, workers: int) -> tuple["subprocess.Popen[str]", dict[str, Any]]:
+    """`evaluate serve` on a free port of this machine, and what it says when it answers."""
+    code = "from cli import evaluate; evaluate()"
+    words = [str(target), "--port", "0", "--workers", str(workers), "--json", "--quiet"]
+    service = subprocess.Popen(
+        [sys.executable, "-c", code, "serve", *words], stdout=subprocess.PIPE, text=True
+    )
+    assert service.stdout is not None
+    line = service.stdout.readline()
+    if not line:
+        sys.exit(service.wait())
+    return service, json.loads(line)
 
 
 def ask(url: str, bodies: Iterator[bytes], times_ms: list[float], errors: list[str]) -> None:
@@ -79,14 +94,8 @@ def main() -> None:
     paths = sorted(p for p in arguments.data.rglob("*") if p.suffix.lower() in (".jpg", ".png"))
     photos = random.Random(0).sample(paths, min(NUM_PHOTOS, len(paths)))
     bodies = [form(path.read_bytes()) for path in photos]
-    code = "from cli import evaluate; evaluate()"
-    words = [str(arguments.target), "--port", "0", "--workers", str(arguments.workers), "--json"]
     begin = time.perf_counter()
-    service = subprocess.Popen(
-        [sys.executable, "-c", code, "serve", *words, "--quiet"], stdout=subprocess.PIPE, text=True
-    )
-    assert service.stdout is not None
-    said = json.loads(service.stdout.readline())
+    service, said = start_service(arguments.target, arguments.workers)
     start_s = time.perf_counter() - begin
     process = psutil.Process(service.pid)
     times_ms: list[float] = []

@@ -42,7 +42,8 @@ def main() -> None:
         for start in range(first, options.examples, ROWS_PER_CHUNK):
             memory_mib.append(process.memory_info().rss / 2**20)
             rows = min(ROWS_PER_CHUNK, options.examples - start)
-            yield 3 * rng.standard_normal((rows * options.views, options.classes), "float32")
+            logits = rng.standard_normal((rows * options.views, options.classes), "float32")
+            yield label_format.encode(3 * logits)
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "labels.npy"

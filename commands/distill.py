@@ -1,7 +1,6 @@
 """`distill`: from photos to a trained student, and the whole run."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commands.library_output import end_at_once, end_without_waiting
+from commands.option_groups.sharing import ClusterOptions, ShardOptions
 from commands.options import (
     Result,
     RunOptions,
@@ -51,7 +51,7 @@ def _run_to_train(target: str, options: RunOptions) -> "Iterator[tuple[RunDir, E
                 return
             help_to_train(*open_run(target, options, writes=False), group)
     except BaseException as error:
-        end_without_waiting(error.exit_code if isinstance(error, UserError) else 1)
+        end_without_waiting(getattr(error, "exit_code", 1))
         raise
     raise typer.Exit
 
@@ -116,11 +116,15 @@ def teacher(target: Target, options: StepOptions) -> Result:
 def label(
     target: Target,
     options: StepOptions,
-    shard: Annotated[
-        str | None,
-        typer.Option(metavar="I/N", help="Label only part I of N; --merge joins the parts."),
-    ] = None,
+    where: ShardOptions,
     merge: Annotated[bool, typer.Option("--merge", help="Join the files of all shards.")] = False,
+    parts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Folder or URL of shards: --shard copies its files there, --merge takes them.",
+        ),
+    ] = None,
     verify: Annotated[
         int | None, typer.Option(min=1, help="Compute this many labels again and compare them.")
     ] = None,
@@ -129,18 +133,30 @@ def label(
     from compress.run.execution import take, take_one
     from configs.records import to_json
     from distill.data.pipelines import open_photo_store
-    from distill.labels.shards import merge_step, shard_step
+    from distill.labels.shards import copy_shard, fetch_shards, merge_step, shard_step
     from distill.labels.soft_labels import soft_labels_path
     from distill.labels.verification import verify_soft_labels
 
-    part = _parse_shard(shard, merge=merge, verify=verify)
+    part = where.part()
+    _check_label_options(part, where, merge=merge, parts=parts, verify=verify)
     directory, experiment = open_run(target, options)
     if part is None and not merge:
-        facts = take(directory, experiment, ["label"], target=target, force=options.force).last
+        with where.cluster() as cluster:
+            facts = take(
+                directory,
+                experiment,
+                ["label"],
+                target=target,
+                force=options.force,
+                cluster=cluster,
+            ).last
     else:
         with open_photo_store(directory, experiment) as photos:
-            step = partial(merge_step, photos=photos)
-            if part is not None:
+            if part is None:
+                step = partial(merge_step, photos=photos)
+                if parts:
+                    fetch_shards(directory, experiment, parts)
+            else:
                 step = partial(shard_step, photos=photos, shard=part[0], num_shards=part[1])
             facts = take_one(
                 directory, experiment, step, "label", target=target, force=options.force
@@ -148,6 +164,9 @@ def label(
     path = soft_labels_path(directory, experiment).with_name(*facts["outputs"])
     value = {"examples": facts["num_examples"], "views": facts["num_views"], "path": str(path)}
     text = f"soft labels of {value['examples']} photos x {value['views']} views  {path}"
+    if parts and part:
+        copy_shard(path, parts)
+        text += f"\ncopied to {parts}"
     if verify:
         verified = verify_soft_labels(directory, experiment, verify)
         value |= to_json(verified)
@@ -156,15 +175,20 @@ def label(
     return Result(value, text)
 
 
-def _parse_shard(shard: str | None, *, merge: bool, verify: int | None) -> tuple[int, int] | None:
-    if shard is None:
-        return None
-    if merge or verify:
+def _check_label_options(
+    part: tuple[int, int] | None,
+    where: ShardOptions,
+    *,
+    merge: bool,
+    parts: str | None,
+    verify: int | None,
+) -> None:
+    if part and (merge or verify):
         raise UserError("--shard labels one part; --merge and --verify need all. Give one of them.")
-    match = re.fullmatch(r"([0-9]+)/([0-9]+)", shard)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise UserError(f"--shard {shard}: expected I/N with 1 <= I <= N, as in --shard 1/4.")
-    return int(match[1]), int(match[2])
+    if where.on and merge:
+        raise UserError("--on needs no --merge: it makes one file. Leave one of them out.")
+    if parts and not (part or merge):
+        raise UserError("--parts is for --shard and --merge. Give one of them, or leave it out.")
 
 
 @command(app)
@@ -214,7 +238,7 @@ def advise(
 
 
 @command(app)
-def tune(target: Target, options: RunOptions) -> Result:
+def tune(target: Target, options: RunOptions, where: ClusterOptions) -> Result:
     """Search the settings of the student, within the limits of compress.budget."""
     use_tensorflow()
     from commands.tables.training import trials_table
@@ -224,7 +248,8 @@ def tune(target: Target, options: RunOptions) -> Result:
     from configs.records import to_json
 
     directory, experiment = open_run(target, options)
-    study = run_study(directory, experiment, REGISTRIES)
+    with where.cluster() as cluster:
+        study = run_study(directory, experiment, REGISTRIES, cluster)
     outcome = write_outcome(directory, experiment, REGISTRIES, study)
     text = (
         f"{trials_table(outcome.rows)}\n\n* {outcome.sentence}\nplot: {outcome.page}\n"

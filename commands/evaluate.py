@@ -7,6 +7,7 @@ import typer
 
 from commands.answers import are_files, predict, runtimes, serve
 from commands.contract import ContractOptions
+from commands.option_groups.sharing import ShardOptions
 from commands.options import (
     ConfigOptions,
     Result,
@@ -49,6 +50,7 @@ Threads = Annotated[
 def accuracy(
     target: Targets,
     options: StepOptions,
+    where: ShardOptions,
     contract: ContractOptions,
     data: Annotated[
         Path | None, typer.Option("--data", help="For files: folder of class folders.")
@@ -57,7 +59,7 @@ def accuracy(
 ) -> Result:
     """Score the files of a run, or other files on the test part of a folder of photos."""
     if are_files(target):
-        refuse(target[0], ONLY_RUN, options)
+        refuse(target[0], ONLY_RUN, options, where)
         from compress.bare_files import score_files
 
         files = [Path(word) for word in target]
@@ -67,8 +69,22 @@ def accuracy(
     from compress.run.execution import take
     from compress.run.measure import report_rows
 
+    part = where.part()
     directory, experiment = open_run(target[0], options)
-    take(directory, experiment, ["accuracy"], target=target[0], force=options.force)
+    with where.cluster() as cluster:
+        done = take(
+            directory,
+            experiment,
+            ["accuracy"],
+            target=target[0],
+            force=options.force,
+            cluster=cluster,
+            shard=part,
+        )
+    if part:
+        value = {"shard": part[0], "num_shards": part[1], "num_scored": len(done.manifests)}
+        text = f"part {part[0]} of {part[1]}: {len(done.manifests)} models and files are scored"
+        return Result(value, f"{text}\nAfter all parts: evaluate accuracy {target[0]}")
     return _rows(report_rows(directory, experiment))
 
 
@@ -79,7 +95,9 @@ def latency(
     contract: ContractOptions,
     device: Annotated[
         str | None,
-        typer.Option("--device", help="One device of the config; for files also ssh:pi@kitchen."),
+        typer.Option(
+            "--device", help="One device of the config; for files also ssh:pi@kitchen or browser."
+        ),
     ] = None,
     num_threads: Threads = None,
     num_runs: Annotated[
@@ -123,6 +141,10 @@ def latency(
     wheels: Annotated[
         Path | None, typer.Option("--wheels", help="For an ssh device: a folder with a runtime.")
     ] = None,
+    https: Annotated[
+        bool,
+        typer.Option("--https", help="For a browser: sign a certificate, which threads need."),
+    ] = False,
 ) -> Result:
     """Time the files of a run, or other files, in interleaved rounds."""
     from commands.latency import LatencyOptions, of_files, of_run
@@ -137,6 +159,7 @@ def latency(
         verify=verify,
         data=data,
         wheels=wheels,
+        https=https,
         contract=contract,
     )
     if are_files(target):

@@ -14,7 +14,15 @@ from commands.tables import (
     thermal_table,
 )
 from compress.bare_files import NUM_RUNS, sustain_files, time_files, verify_files
-from compress.run.measure import chosen_devices, sustain_run, time_run, verify_run, with_wheels
+from compress.run.measure import (
+    Rows,
+    chosen_devices,
+    sustain_run,
+    time_run,
+    verify_run,
+    wheels_folder,
+    with_option,
+)
 from configs.errors import UserError
 from configs.records import to_json
 from configs.run_dir import RunDir
@@ -30,6 +38,8 @@ TABLES = {
     "profile": profile_table,
 }
 
+ONE_THREAD = "A browser gives threads to a page over https alone, or on its own machine: --https"
+
 
 @dataclass(frozen=True)
 class LatencyOptions:
@@ -44,7 +54,18 @@ class LatencyOptions:
     verify: int | None
     data: Path | None
     wheels: Path | None
+    https: bool
     contract: ContractOptions
+
+    def on(self, devices: list[Choice]) -> list[Choice]:
+        """The devices, with what these options change of them.
+
+        Raises:
+            UserError: an option has no effect on any of them, or `--wheels` names no wheels.
+        """
+        if self.wheels is not None:
+            devices = with_option(devices, "wheels", wheels_folder(self.wheels))
+        return with_option(devices, "https", True) if self.https else devices
 
     def mode(self) -> Mode | None:
         """The measurement of one file at a time, if the options ask for one.
@@ -85,7 +106,7 @@ def of_files(files: list[Path], options: LatencyOptions) -> Result:
     """Measure files on one device."""
     mode, num_threads = options.mode(), options.num_threads or 1
     name, device_options = parse_device(options.device or "local")
-    (device,) = with_wheels([Choice(name=name, options=device_options)], options.wheels)
+    (device,) = options.on([Choice(name=name, options=device_options)])
     if options.verify:
         rows = verify_files(
             files,
@@ -101,7 +122,7 @@ def of_files(files: list[Path], options: LatencyOptions) -> Result:
     timed = time_files(
         files, device, num_threads=num_threads, num_runs=options.num_runs or NUM_RUNS
     )
-    return Result({"files": timed}, files_table(timed) + speed_note(timed))
+    return Result({"files": timed}, _table(timed, num_threads))
 
 
 def of_run(
@@ -114,7 +135,7 @@ def of_run(
 ) -> Result:
     """Measure the files of a run on the devices of its config, or on one of them."""
     mode = options.mode()
-    devices = with_wheels(chosen_devices(experiment, options.device), options.wheels)
+    devices = options.on(chosen_devices(experiment, options.device))
     if options.verify:
         return _verified(verify_run(run, experiment, options.verify, devices, target=target))
     if mode:
@@ -126,8 +147,19 @@ def of_run(
     tables = []
     for of_device in by_device:
         title = f"{of_device[0]['latency'][0]['device']}\n" if len(by_device) > 1 else ""
-        tables.append(title + files_table(of_device) + speed_note(of_device))
+        tables.append(title + _table(of_device, experiment.evaluate.num_threads))
     return Result({"files": rows}, "\n\n".join(tables))
+
+
+def _table(rows: Rows, num_threads: int) -> str:
+    """The times of files on one device, and what a reader has to know of them.
+
+    Args:
+        num_threads: that the files should have used.
+    """
+    used = min(row["latency"][0]["num_threads"] for row in rows)
+    threads = "" if used == num_threads else f"\n{used} of {num_threads} threads. {ONE_THREAD}"
+    return files_table(rows) + speed_note(rows) + threads
 
 
 def _verified(rows: list[Verification]) -> Result:

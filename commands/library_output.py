@@ -4,25 +4,34 @@ TensorFlow, LiteRT and others greet and warn on file descriptor 2, from C++ code
 of theirs silences. So the descriptor leads to a small process that remembers the last lines, and
 Python's own standard error leads to the terminal. If this process ends without saying that all is
 well, that one prints the lines.
+
+It also ends this process if it was asked to end and does not. Python cannot do that: it hears of a
+signal when a library's C++ code returns.
 """
 
 import atexit
 import io
 import logging
 import os
+import selectors
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-NUM_LINES = 20
+from configs.stopping import SECONDS_TO_STOP, SIGNALS
+
+NUM_LINES = 30
 ALL_IS_WELL = b"\npotstill: the end\n"
 STANDARD_ERROR = 2
-KILLED = (
-    "error: the process was killed or crashed. Finished steps are kept: give the same command "
-    "again to go on.\n"
+KEPT = "Finished steps are kept: give the same command again to go on.\n"
+KILLED = f"error: the process was killed or crashed. {KEPT}"
+TOO_SLOW = (
+    f"error: the process was asked to end, was still busy {SECONDS_TO_STOP:.0f} s later, and was "
+    f"killed. {KEPT}"
 )
 JAX_GAVE_UP = b"JAX distributed service detected fatal errors"
 """JAX ends a process at once when process 0 is gone. Nothing in Python can prevent it."""
@@ -41,7 +50,7 @@ def kept_from_the_terminal() -> Iterator[None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow's first import
     logging.getLogger("absl").setLevel(logging.ERROR)
     terminal = os.dup(STANDARD_ERROR)
-    output = _start_memory(terminal)
+    output, signals = _start_memory(terminal)
     before = sys.stderr
     if _is_standard_error(before):
         sys.stderr = io.TextIOWrapper(
@@ -51,11 +60,15 @@ def kept_from_the_terminal() -> Iterator[None]:
     os.close(output)
     global _is_kept
     _is_kept = True
+    # Python's handler in C writes the number of a signal there at once, whatever the process does.
+    signal.set_wakeup_fd(signals, warn_on_full_buffer=False)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        signal.set_wakeup_fd(-1)
+        os.close(signals)
         sys.stderr.flush()
         sys.stderr = before
         os.write(STANDARD_ERROR, ALL_IS_WELL)
@@ -91,25 +104,55 @@ def _is_standard_error(stream: object) -> bool:
         return False
 
 
-def _start_memory(terminal: int) -> int:
-    """Start the process that remembers the last lines; returns where to write them."""
-    reading, writing = os.pipe()
+def _start_memory(terminal: int) -> tuple[int, int]:
+    """Start the process that remembers the last lines.
+
+    Returns:
+        Where to write them, and where to write the number of a signal that arrived.
+    """
+    program = os.getpid()
+    lines, writing = os.pipe()
+    signals, signalling = os.pipe()
     if os.fork():
-        os.close(reading)
-        return writing
+        os.close(lines)
+        os.close(signals)
+        os.set_blocking(signalling, False)
+        return writing, signalling
     try:
+        for number in SIGNALS:  # they are for the program alone
+            signal.signal(number, signal.SIG_IGN)
         os.close(writing)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program alone
+        os.close(signalling)
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, STANDARD_ERROR):  # a pipe that is read to its end must end
             os.dup2(nothing, descriptor)
-        text, jax_gave_up = b"", False
-        while part := os.read(reading, 1 << 16):
-            jax_gave_up = jax_gave_up or JAX_GAVE_UP in text + part
-            text = b"\n".join((text + part).split(b"\n")[-NUM_LINES:])
-        if ALL_IS_WELL.strip() not in text:
+        text = _remember(lines, signals)
+        if text is None:
+            os.kill(program, signal.SIGKILL)
+            os.write(terminal, TOO_SLOW.encode())
+        elif ALL_IS_WELL.strip() not in text:
             last_words = b"The last lines of the libraries:\n" + text if text.strip() else b""
             killed = KILLED.encode() + last_words
-            os.write(terminal, PROCESS_0_DIED.encode() if jax_gave_up else killed)
+            os.write(terminal, PROCESS_0_DIED.encode() if JAX_GAVE_UP in text else killed)
     finally:
         os._exit(0)
+
+
+def _remember(lines: int, signals: int) -> bytes | None:
+    """The last lines, when the program has ended; None if it was asked to end and does not."""
+    text, deadline = b"", float("inf")
+    with selectors.DefaultSelector() as selector:
+        selector.register(lines, selectors.EVENT_READ)
+        selector.register(signals, selectors.EVENT_READ)
+        while (seconds := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(min(seconds, 3600.0)):
+                part = os.read(key.fd, 1 << 16)
+                if key.fd == lines and not part:
+                    return text
+                if key.fd == lines:
+                    text = b"\n".join((text + part).split(b"\n")[-NUM_LINES:])
+                elif not part:
+                    selector.unregister(signals)
+                elif set(part) & set(SIGNALS):
+                    deadline = min(deadline, time.monotonic() + SECONDS_TO_STOP)
+    return None

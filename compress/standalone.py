@@ -24,7 +24,13 @@ from compress.recipes.conversion import Conversion
 from compress.recipes.write import file_name
 from compress.self_taught import self_taught_qat
 from configs.artifacts import ending
-from configs.errors import StepFailed, UserError, failure_of, ran_out_of_memory
+from configs.errors import (
+    StepFailed,
+    UserError,
+    failure_of,
+    ran_out_of_memory,
+    ran_out_of_space,
+)
 from configs.records import to_json
 from configs.resume import Facts
 from configs.schema.choice import Choice
@@ -147,7 +153,7 @@ def _written(
         except OSError:
             raise  # it is not the recipe's fault, and the next file would fail too
         except Exception as error:
-            if len(choices) == 1 or ran_out_of_memory(error):
+            if len(choices) == 1 or ran_out_of_memory(error) or ran_out_of_space(error):
                 raise  # nothing else is left to finish
             failures[file.name] = failure_of(error)
             log.error("%s failed: %s", file.name, failures[file.name])

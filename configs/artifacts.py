@@ -1,11 +1,12 @@
 """Files that are complete or absent, the digests that name them, and their endings."""
 
+import csv
 import hashlib
 import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,16 @@ def digest(value: Any) -> str:
     """Sixteen hexadecimal digits that identify a JSON-like value, in any order of its keys."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest_of_rows(rows: Iterable[Any]) -> str:
+    """`digest` of the list of these rows, of which one at a time is in memory."""
+    hashed, separator = hashlib.sha256(b"["), b""
+    for row in rows:
+        hashed.update(separator + json.dumps(row, sort_keys=True, default=str).encode())
+        separator = b", "
+    hashed.update(b"]")
+    return hashed.hexdigest()[:16]
 
 
 def file_sha256(path: Path) -> str:
@@ -69,6 +80,17 @@ def unfinished_name(name: str, process: int) -> str:
 
 
 @contextmanager
+def errors_name(path: Path) -> Iterator[None]:
+    """An `OSError` inside the block names `path`. One of a write to an open file names nothing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`, for a block that writes it.
 
@@ -78,10 +100,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     _clear_unfinished(path)
     unfinished = path.with_name(unfinished_name(path.name, os.getpid()))
     try:
-        yield unfinished
-        with open(unfinished, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        with errors_name(path):
+            yield unfinished
+            with open(unfinished, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -100,6 +123,18 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, completely or not at all."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> int:
+    """Write a table row by row, completely or not at all; returns the number of its rows."""
+    num_rows = 0
+    with whole_file(path) as target, open(target, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for row in rows:
+            writer.writerow(row)
+            num_rows += 1
+    return num_rows
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 log = logging.getLogger("potstill")
 
@@ -40,6 +41,15 @@ def track(description: str, total: int) -> Iterator[Advance]:
         yield _cell(description, total)
     else:
         yield _lines(description, total)
+
+
+def announce(text: str) -> None:
+    """Print what a user has to read now, whatever --quiet says. No line of it is wrapped.
+
+    Args:
+        text: may hold ANSI colours.
+    """
+    console.print(Text.from_ansi(text), soft_wrap=True, highlight=False)
 
 
 def _bar() -> Progress:

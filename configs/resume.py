@@ -6,6 +6,7 @@ and passes a `Workspace`, in which the build stores partial work in case the pro
 """
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from configs.artifacts import digest, file_sha256, read_json, write_json
 from configs.errors import UserError
+from configs.stopping import stop_if_requested
 
 log = logging.getLogger("potstill")
 
@@ -153,7 +155,9 @@ def take_step(step: Step, *, force: bool = False, wait: bool = False) -> Facts:
 
     Raises:
         UserError: another process is working on this step.
+        Stopped: this process was asked to end.
     """
+    stop_if_requested()
     # Processes that only check a finished step need no lock, so they never hinder each other.
     if not force and not step.was_begun and is_current(step.manifest, step.inputs):
         log.info("%s: up to date", step.name)
@@ -176,6 +180,10 @@ def take_step(step: Step, *, force: bool = False, wait: bool = False) -> Facts:
 def _make_artifact(step: Step) -> Facts:
     """Build an artifact, then write its manifest atomically."""
     start = time.monotonic()
+    if step.manifest.exists():
+        # From now on all its files are newer than it, even if the clock was set back. A kill would
+        # leave new files beside this old manifest, and their digests will tell.
+        os.utime(step.manifest, (0, 0))
     paths, facts = step.build(step.workspace)
     outputs = {
         str(path.relative_to(step.manifest.parent)): {

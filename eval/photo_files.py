@@ -17,6 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 from PIL.JpegImagePlugin import JpegImageFile
 
+from eval.packed_photos import LostPhoto, packed_photo
 from eval.photo_colours import to_rgb
 
 # Pillow warns of damaged EXIF and of large photos; `catch_warnings` is not safe in threads.
@@ -55,7 +56,7 @@ DAMAGED = (
 
 
 PhotoSource = Path | BytesIO
-"""A photo file, or one that is in memory."""
+"""A photo file, a photo inside a file (`packed_photo`), or one that is in memory."""
 
 
 class UnreadablePhoto(Exception):
@@ -129,6 +130,7 @@ def decoded_photo(path: PhotoSource, max_short_side: int | None = None) -> Itera
     """
     with ExitStack() as stack:
         try:
+            path = _unpacked(path)
             if _num_bytes(path) == 0:
                 raise UnreadablePhoto("empty file")
             image = stack.enter_context(_open(path))
@@ -195,14 +197,25 @@ def photo_header(photo: BytesIO) -> tuple[str, int]:
         raise UnreadablePhoto(f"damaged ({error})") from None
 
 
+def _unpacked(path: PhotoSource) -> PhotoSource:
+    """The photo, in memory if it lies inside a larger file."""
+    if isinstance(path, BytesIO):
+        return path
+    if path.suffix.lower() in RAW_SUFFIXES:
+        raise UnreadKind("RAW photos of cameras are not read. Export them as JPEG")
+    packed = packed_photo(path)
+    try:
+        return path if packed is None else BytesIO(packed.read())
+    except LostPhoto as error:
+        raise UnreadablePhoto(str(error)) from None
+
+
 def _num_bytes(path: PhotoSource) -> int:
     return path.getbuffer().nbytes if isinstance(path, BytesIO) else Path(path).stat().st_size
 
 
 def _open(path: PhotoSource) -> Image.Image:
     """The file with its header read; a JPEG may exceed Pillow's limit."""
-    if not isinstance(path, BytesIO) and Path(path).suffix.lower() in RAW_SUFFIXES:
-        raise UnreadKind("RAW photos of cameras are not read. Export them as JPEG")
     try:
         return Image.open(path)
     except UnidentifiedImageError:

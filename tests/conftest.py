@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from object_storage import new_clients, put_files, s3_endpoint
 from support import ROOT, Outcome, command, save_photo
+
+__all__ = ["new_clients", "put_files", "s3_endpoint"]
+
+LONGEST = ("test_smoke.py", "test_bridge.py", "test_student.py")
+"""Files of tests that take a minute or more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: at the end, no worker waits for another."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +47,12 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outcome = command("distill", "run", "smoke", "--run", path)
     assert outcome.code == 0, outcome.err
     return path
+
+
+@pytest.fixture
+def settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos are remembered at once, even if they were written a moment ago."""
+    monkeypatch.setattr("distill.data.scanning.known.SETTLED_NS", 0)
 
 
 @pytest.fixture

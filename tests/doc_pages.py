@@ -24,7 +24,8 @@ from markdown_it.token import Token
 from support import ROOT
 
 PROGRAMS = ("distill", "compress", "evaluate")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
 SHELL = ("sh", "bash", "console")
 MARK = re.compile(r"<!-- (runs|parsed: )(.*?) -->")
 FILE = re.compile(r"<!-- file: (.+?) -->")

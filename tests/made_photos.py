@@ -14,6 +14,7 @@ from configs.run_dir import RunDir
 from configs.schema.data import DataConfig
 from distill.data.manifest import Photo, _photos
 from distill.data.scan import data_step
+from eval.photo_files import decode_photo
 
 LABELS = ("cat", "dog")
 
@@ -32,7 +33,7 @@ def png_of(seed: int) -> bytes:
 def data_of(run: Path, **settings: Any) -> tuple[Facts, list[Photo]]:
     """The facts and the photos of the data step."""
     facts = take_step(data_step(RunDir(run), DataConfig(**settings)))
-    return facts, _photos(RunDir(run))
+    return facts, list(_photos(RunDir(run)))
 
 
 def skipped_of(run: Path) -> dict[str, str]:
@@ -42,7 +43,7 @@ def skipped_of(run: Path) -> dict[str, str]:
 
 
 def stored_pixels(run: Path, photo: Photo, facts: Facts) -> np.ndarray:
-    return np.asarray(Image.open(run / "data" / facts["root"] / photo.path).convert("RGB"))
+    return decode_photo(run / "data" / facts["root"] / photo.path)
 
 
 def num_of(photos: list[Photo]) -> Counter[str]:

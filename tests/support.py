@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from PIL import Image
 from eval.timing.latency import Latency
 
 ROOT = Path(__file__).resolve().parents[1]
+AXE = "axe-core@4.14.1"
+"""The package whose rules for accessibility pages are checked by."""
 
 
 def save_photo(path: Path, *, seed: int, size: tuple[int, int] = (24, 20)) -> Path:
@@ -21,6 +25,44 @@ def save_photo(path: Path, *, seed: int, size: tuple[int, int] = (24, 20)) -> Pa
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     Image.fromarray(coarse).resize(size, Image.Resampling.BILINEAR).save(path)
     return path
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing may catch it."""
+
+
+_watchers: list[Callable[[str], None]] = []
+
+
+def _note_opened(event: str, arguments: tuple[Any, ...]) -> None:
+    if _watchers and event == "open" and isinstance(arguments[0], str | os.PathLike):
+        for watch in _watchers:
+            watch(os.fspath(arguments[0]))
+
+
+sys.addaudithook(_note_opened)  # for as long as the process lives
+
+
+@contextmanager
+def opened_files(below: Path = Path(), *, fail_after: int | None = None) -> Iterator[list[str]]:
+    """The paths that Python opens in the block, as the interpreter itself reports them.
+
+    Args:
+        fail_after: so many files below `below`, opening one raises Killed.
+    """
+    opened: list[str] = []
+
+    def watch(path: str) -> None:
+        opened.append(path)
+        num_below = sum(Path(p).is_relative_to(below) for p in opened) if fail_after else 0
+        if fail_after is not None and num_below > fail_after:
+            raise Killed
+
+    _watchers.append(watch)
+    try:
+        yield opened
+    finally:
+        _watchers.remove(watch)
 
 
 @dataclass(frozen=True)

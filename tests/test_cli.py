@@ -102,6 +102,51 @@ def test_a_killed_process_says_how_to_go_on() -> None:
     assert "last lines" not in result.stderr
 
 
+def stopped(code: str) -> tuple[int, list[str]]:
+    """The exit code and the errors of a process that gets SIGTERM when it has printed a line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.terminate()
+    _, errors = process.communicate(timeout=30)
+    return process.returncode, errors.splitlines()
+
+
+def test_sigterm_ends_a_program_with_one_sentence() -> None:
+    code, errors = stopped(
+        "import cli, time, typer\n"
+        "app = typer.Typer()\n"
+        "@app.command()\n"
+        "def busy():\n"
+        "    print('busy', flush=True)\n"
+        "    time.sleep(60)\n"
+        "cli._program(app)()\n"
+    )
+    assert code == 128 + signal.SIGTERM
+    (error,) = errors
+    assert error.startswith("error: stopped by SIGTERM. Finished steps are kept")
+
+
+def test_sigterm_ends_a_program_that_is_busy_in_a_library() -> None:
+    code, errors = stopped(
+        "import commands.library_output as module\n"
+        "from collections import deque\n"
+        "from functools import partial\n"
+        "from itertools import chain, repeat\n"
+        "from configs.stopping import stops_on_signals\n"
+        "module.SECONDS_TO_STOP = 0.2\n"
+        "with stops_on_signals(), module.kept_from_the_terminal():\n"
+        # It prints a line, and then goes on in C without end.
+        "    deque(chain(map(partial(print, flush=True), ['busy']), repeat(0)), maxlen=0)\n"
+    )
+    (error,) = errors
+    assert code == -signal.SIGKILL
+    assert error.startswith("error: the process was asked to end, was still busy")
+
+
 def test_an_error_of_a_library_is_one_sentence(tmp_path: Path) -> None:
     result = python(
         "import cli, commands.distill as module\n"

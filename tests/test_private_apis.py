@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
+
 from test_rooms import ROOT, SOURCES, name_of
 
 PRIVATE_MODULES = (

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import ssl
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,9 +29,19 @@ def request(
     method: str = "GET",
     body: bytes | None = None,
     headers: dict[str, str] | None = None,
+    context: ssl.SSLContext | None = None,
 ) -> Response:
-    """One request over a connection of its own. The path is sent as it is."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    """One request over a connection of its own. The path is sent as it is.
+
+    Args:
+        context: whom to trust, for https.
+    """
+    address = urlsplit(url).netloc
+    connection = (
+        http.client.HTTPSConnection(address, timeout=60, context=context)
+        if context
+        else http.client.HTTPConnection(address, timeout=60)
+    )
     try:
         connection.request(method, path, body, headers or {})
         response = connection.getresponse()

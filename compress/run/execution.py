@@ -4,13 +4,23 @@ import logging
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 
 from compress.prune import check_order
 from compress.run.pipeline import COMMANDS, NEEDS, STEPS, Context
 from configs.artifacts import read_json, write_text
-from configs.errors import OutOfMemory, StepFailed, UserError, failure_of, ran_out_of_memory
+from configs.errors import (
+    OutOfMemory,
+    StepFailed,
+    UserError,
+    failure_of,
+    ran_out_of_memory,
+    ran_out_of_space,
+)
 from configs.loading.experiment import to_yaml
 from configs.registry import nearest
+from configs.remote.cluster import Cluster
 from configs.resume import Facts, Step, is_current, take_step
 from configs.run_dir import RunDir
 from configs.schema import Experiment
@@ -65,8 +75,14 @@ def take(
     *,
     target: str,
     force: list[str] | None = None,
+    cluster: Cluster | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Taken:
     """Take some steps in their order, after a check that what they need was done.
+
+    Args:
+        cluster: does the tasks of large steps; None for this process.
+        shard: (I, N) takes the I-th of N steps, and every N-th after it; None takes all.
 
     Raises:
         UserError: a step that is needed was not done, or was done for another config.
@@ -83,13 +99,15 @@ def take(
     manifests: list[Facts] = []
     # All models of this call share one store of decoded photos.
     with open_photo_store(run, experiment) as photos:
-        context = Context(run, experiment, photos)
+        context = Context(run, experiment, photos, cluster=cluster)
         for name in names:
             again = name in (force or [])
             if name in WRITE_FILES:
                 manifests = _write_files(context, name, force=again)
             else:
-                manifests = [_take(step, name, force=again) for step in STEPS[name](context)]
+                first, every = (shard[0] - 1, shard[1]) if shard else (0, 1)
+                steps = islice(STEPS[name](context), first, None, every)
+                manifests = [_take(step, name, force=again) for step in steps]
     return Taken(manifests, context.failures)
 
 
@@ -107,6 +125,8 @@ def _write_files(context: Context, name: str, *, force: bool) -> list[Facts]:
         except (OutOfMemory, OSError):
             raise  # it is not the recipe's fault, and the next file would fail too
         except Exception as error:
+            if ran_out_of_space(error):
+                raise
             failed[step.name] = failure_of(error)
             log.error("%s failed: %s", step.name, failed[step.name])
             log.debug("where it failed", exc_info=True)
@@ -185,10 +205,14 @@ def ensure(run: RunDir, experiment: Experiment, names: list[str], target: str) -
 def _photos_are_elsewhere(run: RunDir, experiment: Experiment) -> bool:
     """Whether the run was copied to a machine without its photos.
 
-    The photos of a data set that a name stands for (tfds:cats_vs_dogs) were unpacked into the run.
+    The photos of a data set that a name stands for (tfds:cats_vs_dogs) were unpacked into the run,
+    and so were those in a storage. Only the data step looks there again.
     """
     manifest, path = run.photos_manifest.with_suffix(".json"), experiment.data.path
-    is_here = ":" not in experiment.data.source if path is None else path.exists()
+    if path is None:
+        is_here = ":" not in experiment.data.source
+    else:
+        is_here = isinstance(path, Path) and path.exists()
     if is_here or not manifest.exists():
         return False
     return bool(read_json(manifest)["inputs"]["data"] == experiment.data.as_input())

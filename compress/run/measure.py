@@ -170,23 +170,32 @@ def chosen_devices(experiment: Experiment, label: str | None) -> list[Choice]:
     return [devices[label]]
 
 
-def with_wheels(devices: list[Choice], wheels: Path | None) -> list[Choice]:
-    """The devices, with the folder of `--wheels` for those that take wheels.
+def with_option(devices: list[Choice], key: str, value: object) -> list[Choice]:
+    """The devices, with an option for those that have it.
 
     Raises:
-        UserError: none takes wheels, or the folder has none.
+        UserError: none has it.
     """
-    if wheels is None:
-        return devices
-    folder = wheels.expanduser().resolve()
-    if not any(folder.glob("*.whl")):
-        raise UserError(f"--wheels {wheels}: no .whl file there. Collect some with pip download.")
-    if not any("wheels" in DEVICES.options(device.name) for device in devices):
+    able = {device.name for device in devices if key in DEVICES.options(device.name)}
+    if not able:
         names = ", ".join(device.name for device in devices)
-        raise UserError(f"--wheels has no effect on {names}: nothing is installed there.")
+        kinds = ", ".join(name for name in DEVICES.names() if key in DEVICES.options(name))
+        raise UserError(f"--{key} has no effect on {names}. It is for {kinds} devices.")
     return [
-        Choice(name=device.name, options={**device.options, "wheels": str(folder)})
-        if "wheels" in DEVICES.options(device.name)
+        Choice(name=device.name, options={**device.options, key: value})
+        if device.name in able
         else device
         for device in devices
     ]
+
+
+def wheels_folder(wheels: Path) -> str:
+    """The folder of `--wheels`, as a device takes it.
+
+    Raises:
+        UserError: there are no wheels in it.
+    """
+    folder = wheels.expanduser().resolve()
+    if not any(folder.glob("*.whl")):
+        raise UserError(f"--wheels {wheels}: no .whl file there. Collect some with pip download.")
+    return str(folder)

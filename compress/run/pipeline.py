@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from compress.prune import method_step
 from compress.recipes.write import file_name, keeps_float32
 from compress.run.files import file_steps, method_chain, sources
+from configs.remote.cluster import Cluster
 from configs.resume import Step
 from configs.run_dir import RunDir
 from configs.schema import Experiment
@@ -67,12 +68,14 @@ class Context:
     Attributes:
         photos: decoded photos, shared by all models that the command trains.
         failures: files that could not be written, and why. The other steps go on without them.
+        cluster: does the tasks of large steps; None for this process.
     """
 
     run: RunDir
     experiment: Experiment
     photos: PhotoStore
     failures: dict[str, str] = field(default_factory=dict)
+    cluster: Cluster | None = None
 
     @property
     def files(self) -> list[str]:
@@ -92,7 +95,7 @@ def _teacher(context: Context) -> Steps:
 
 def _label(context: Context) -> Steps:
     run, experiment = context.run, context.experiment
-    yield soft_labels_step(run, experiment, context.photos)
+    yield soft_labels_step(run, experiment, context.photos, context.cluster)
 
 
 def _student(context: Context) -> Steps:
@@ -134,11 +137,13 @@ def _quantize(context: Context) -> Steps:
 def _accuracy(context: Context) -> Steps:
     run, experiment = context.run, context.experiment
     for name in [*model_names(experiment), *further_seeds(experiment), *curve_names(experiment)]:
-        yield model_predictions_step(run, experiment, name)
+        yield model_predictions_step(run, experiment, name, context.cluster)
     splits, threads = run_photos(run), experiment.evaluate.num_threads
     for name in context.files:
         scored = [splits.validation, splits.test]
-        yield file_predictions_step(run, run.file(name), scored, num_threads=threads)
+        yield file_predictions_step(
+            run, run.file(name), scored, num_threads=threads, cluster=context.cluster
+        )
     corrupted = corrupted_photos(experiment, paths=splits.test.paths, labels=splits.test.labels)
     if corrupted is not None:
         for name in model_names(experiment):

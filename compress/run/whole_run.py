@@ -57,6 +57,7 @@ def _rest_in_tensorflow(run: RunDir, force: list[str]) -> Taken:
     child = subprocess.run(
         [sys.executable, "-c", COMMAND, "run", str(run), "--json", *words],
         stdout=subprocess.PIPE,
+        stderr=_standard_error(),
         text=True,
         env=with_tensorflow(alone(os.environ)),
     )
@@ -67,3 +68,11 @@ def _rest_in_tensorflow(run: RunDir, force: list[str]) -> Taken:
             f"kept. Go on with: distill run {run}"
         )
     return Taken([], failures=json.loads(lines[-1]).get("failures", {}))
+
+
+def _standard_error() -> int | None:
+    """Where Python writes: the descriptor 2 of a command leads to what remembers its last words."""
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):  # in a notebook
+        return None

@@ -6,9 +6,12 @@ with the same settings. That one lives in the same folder, so its training goes 
 """
 
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -20,8 +23,10 @@ from configs.errors import StepFailed, UserError
 from configs.loading.experiment import to_yaml
 from configs.records import from_json, to_json
 from configs.registry import Registry
+from configs.remote.cluster import Cluster
 from configs.run_dir import RunDir
 from configs.schema import Experiment
+from distill.data.photo_store import PhotoStore
 from distill.data.pipelines import open_photo_store
 
 log = logging.getLogger("potstill")
@@ -33,8 +38,16 @@ CONTINUES = "continues"
 ERROR = "error"
 
 
-def run_study(run: RunDir, experiment: Experiment, registries: Mapping[str, Registry]) -> Any:
+def run_study(
+    run: RunDir,
+    experiment: Experiment,
+    registries: Mapping[str, Registry],
+    cluster: Cluster | None = None,
+) -> Any:
     """Run trials until there are as many as the config asks for; returns the Optuna study.
+
+    Args:
+        cluster: each of its workers runs trials; None for this process alone.
 
     Raises:
         UserError: the space does not fit, the study was made with another space, or Optuna is
@@ -47,36 +60,73 @@ def run_study(run: RunDir, experiment: Experiment, registries: Mapping[str, Regi
     (run.path / "tune").mkdir(exist_ok=True)
     study = _open_study(optuna, run, experiment)
     with open_photo_store(run, experiment) as photos:
-        share_steps(run, experiment, photos)
-        start, num_before = time.monotonic(), _num_done(study)
-        while True:
-            with _next_trial(optuna, study, run, experiment) as trial:
-                if trial is None:
-                    break
-                settings = suggest(trial, experiment.tune.space)
-                done, wanted = _num_done(study), experiment.tune.trials
-                left = (time.monotonic() - start) * (wanted - done) / max(done - num_before, 1)
-                log.info(
-                    "trial %d (%d of %d%s): %s", shown_number(trial), done + 1, wanted,
-                    f", about {left / 60:.0f} min left" if done > num_before else "",
-                    describe(settings),
-                )  # fmt: skip
-                try:
-                    file = run_trial(run, experiment, registries, settings, photos)
-                except (StepFailed, UserError) as error:
-                    log.warning("this trial failed: %s", error)
-                    trial.set_user_attr(ERROR, str(error))
-                    study.tell(trial, state=optuna.trial.TrialState.FAIL)
-                    continue
-                trial.set_user_attr(FILE, to_json(file))
-                study.tell(trial, file.val_top1)
-                log.info(
-                    "%s: validation top-1 %.1f %%, %.2f ms%s", file.name, 100 * file.val_top1,
-                    file.p50_ms, f" ({file.why})" if file.why else "",
-                )  # fmt: skip
+        share_steps(run, experiment, photos, cluster)
+        if cluster is None:
+            _run_trials(optuna, study, run, experiment, registries, photos)
+    if cluster is not None:
+        num_tasks = min(cluster.num_workers, experiment.tune.trials)
+        worker = TrialWorker(RunDir(run.path.absolute()), experiment)
+        wanted = experiment.tune.trials
+        for _ in cluster.map(
+            worker, range(num_tasks), lambda: f"{_num_done(study)} of {wanted} trials are done"
+        ):
+            log.info("a worker has no more trials; %d of %d are done", _num_done(study), wanted)
     if not finished_trials(study):
         raise StepFailed("no trial was finished; the log says why each of them failed.")
     return study
+
+
+@dataclass(frozen=True)
+class TrialWorker:
+    """The task of a cluster: runs trials until there are enough, beside other workers."""
+
+    run: RunDir
+    experiment: Experiment
+
+    def __call__(self, number: int) -> None:
+        from compress.config_choices import REGISTRIES
+
+        optuna = _optuna()
+        study = _open_study(optuna, self.run, self.experiment)
+        with open_photo_store(self.run, self.experiment) as photos:
+            _run_trials(optuna, study, self.run, self.experiment, REGISTRIES, photos)
+
+
+def _run_trials(
+    optuna: Any,
+    study: Any,
+    run: RunDir,
+    experiment: Experiment,
+    registries: Mapping[str, Registry],
+    photos: PhotoStore,
+) -> None:
+    """Run trials until enough are done, or running in other processes."""
+    start, num_before = time.monotonic(), _num_done(study)
+    while True:
+        with _next_trial(optuna, study, run, experiment) as trial:
+            if trial is None:
+                break
+            settings = suggest(trial, experiment.tune.space)
+            done, wanted = _num_done(study), experiment.tune.trials
+            left = (time.monotonic() - start) * (wanted - done) / max(done - num_before, 1)
+            log.info(
+                "trial %d (%d of %d%s): %s", shown_number(trial), done + 1, wanted,
+                f", about {left / 60:.0f} min left" if done > num_before else "",
+                describe(settings),
+            )  # fmt: skip
+            try:
+                file = run_trial(run, experiment, registries, settings, photos)
+            except (StepFailed, UserError) as error:
+                log.warning("this trial failed: %s", error)
+                trial.set_user_attr(ERROR, str(error))
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                continue
+            trial.set_user_attr(FILE, to_json(file))
+            study.tell(trial, file.val_top1)
+            log.info(
+                "%s: validation top-1 %.1f %%, %.2f ms%s", file.name, 100 * file.val_top1,
+                file.p50_ms, f" ({file.why})" if file.why else "",
+            )  # fmt: skip
 
 
 def finished_trials(study: Any) -> list[tuple[Any, TrialFile]]:
@@ -116,7 +166,13 @@ def _open_study(optuna: Any, run: RunDir, experiment: Experiment) -> Any:
     """The study of a run, with the config's own values as its first trial."""
     space = experiment.tune.model_dump(mode="json")["space"]
     with _claim(run):
-        backend = optuna.storages.journal.JournalFileBackend(str(run.path / "tune" / "study.log"))
+        path = run.path / "tune" / "study.log"
+        # The system releases this lock of a killed process. Optuna's own would stay, and one in a
+        # folder that is named relatively would be waited for without end.
+        lock = FileLock(path.with_name("study.lock"))
+        with lock:
+            _drop_half_line(path)
+        backend = optuna.storages.journal.JournalFileBackend(str(path), lock)
         study = optuna.create_study(
             study_name="tune",
             storage=optuna.storages.JournalStorage(backend),
@@ -135,8 +191,17 @@ def _open_study(optuna: Any, run: RunDir, experiment: Experiment) -> Any:
     return study
 
 
+def _drop_half_line(path: Path) -> None:
+    """Remove the entry that a full disk cut off: with the next one behind it, none can be read."""
+    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
 def _sampler(optuna: Any, experiment: Experiment, num_trials: int) -> Any:
-    """The sampler of the next trial. Its seed differs, or each process would draw the same."""
+    """The sampler of the next trial.
+
+    Its seed differs, or each process would draw the same. Kills do not change it.
+    """
 
     def excess(trial: Any) -> list[float]:
         return [trial.user_attrs[FILE]["excess"]] if FILE in trial.user_attrs else [0.0]
@@ -159,11 +224,10 @@ def _claim(run: RunDir) -> Iterator[None]:
 def _next_trial(optuna: Any, study: Any, run: RunDir, experiment: Experiment) -> Iterator[Any]:
     """A new trial of this process, while its lock is held; None if enough are done or running."""
     with _claim(run):
-        running = _release_killed(optuna, study, run)
+        running = _release_killed(optuna, study, run, experiment)
         trial, lock = None, None
         if _num_done(study) + running < experiment.tune.trials:
-            num_trials = len(study.get_trials(deepcopy=False))
-            study.sampler = _sampler(optuna, experiment, num_trials)
+            study.sampler = _sampler(optuna, experiment, len(_begun(study)))
             trial = study.ask()
             lock = _lock_of(run, trial.number)
             lock.acquire(timeout=0)
@@ -174,7 +238,7 @@ def _next_trial(optuna: Any, study: Any, run: RunDir, experiment: Experiment) ->
             lock.release()
 
 
-def _release_killed(optuna: Any, study: Any, run: RunDir) -> int:
+def _release_killed(optuna: Any, study: Any, run: RunDir, experiment: Experiment) -> int:
     """Begin trials of killed processes again; returns how many trials other processes run."""
     running = 0
     for trial in study.get_trials(deepcopy=False):
@@ -187,7 +251,10 @@ def _release_killed(optuna: Any, study: Any, run: RunDir) -> int:
             running += 1
             continue
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={CONTINUES: trial.number})
+        # One that was killed before it had all settings draws them again, as it did.
+        is_whole = len(trial.params) == len(experiment.tune.space)
+        settings = trial.params if is_whole else trial.system_attrs.get("fixed_params", {})
+        study.enqueue_trial(settings, user_attrs={CONTINUES: trial.number})
         lock.release()
     return running
 
@@ -200,11 +267,13 @@ def _lock_of(run: RunDir, number: int) -> FileLock:
 
 def _num_done(study: Any) -> int:
     """Trials that were finished or failed by themselves, not by a kill."""
+    return sum(trial.state.name in ("COMPLETE", "FAIL") for trial in _begun(study))
+
+
+def _begun(study: Any) -> list[Any]:
+    """The trials that were begun, without those that were killed and are begun again."""
     trials = study.get_trials(deepcopy=False)
-    # A trial that waits in the queue counts once it runs.
     continued = {trial.user_attrs.get(CONTINUES) for trial in trials}
-    return sum(
-        trial.state.name == "COMPLETE"
-        or (trial.state.name == "FAIL" and trial.number not in continued)
-        for trial in trials
-    )
+    return [
+        trial for trial in trials if trial.state.name != "WAITING" and trial.number not in continued
+    ]

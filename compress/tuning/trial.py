@@ -11,6 +11,7 @@ from configs.errors import StepFailed
 from configs.loading.experiment import with_settings
 from configs.records import from_json, to_json
 from configs.registry import Registry
+from configs.remote.cluster import Cluster
 from configs.resume import Built, Step, Workspace, take_step
 from configs.run_dir import RunDir
 from configs.schema import Experiment
@@ -52,9 +53,11 @@ class TrialFile:
     why: str
 
 
-def share_steps(run: RunDir, experiment: Experiment, photos: PhotoStore) -> None:
-    """Do what all trials share, or wait for the process that does it."""
-    context = Context(run, experiment, photos)
+def share_steps(
+    run: RunDir, experiment: Experiment, photos: PhotoStore, cluster: Cluster | None = None
+) -> None:
+    """Do what all trials share, on a cluster if there is one, or wait for who does it."""
+    context = Context(run, experiment, photos, cluster=cluster)
     for name in SHARED_STEPS:
         for step in STEPS[name](context):
             take_step(step, wait=True)

@@ -23,7 +23,7 @@ def load_experiment(
     registries: Mapping[str, Registry],
     overrides: list[str] | None = None,
     *,
-    photos: Path | None = None,
+    photos: Path | str | None = None,
     source: str = "folder",
 ) -> Experiment:
     """The experiment that a YAML file describes, checked and with every default filled in.
@@ -33,7 +33,7 @@ def load_experiment(
             feature_loss, schedule, optimizer, method, recipe, device, corruption, tracker.
         overrides: "key.path=value" texts. They replace values of the file. The value is YAML,
             except for a path, which is taken as it stands.
-        photos: a folder or file of photos that replaces the source of the file.
+        photos: a folder or file of photos, or its URL, that replaces the source of the file.
         source: what replaces it; folder with `photos` only.
 
     Raises:

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
+from configs.remote.storage import is_url
+
 
 def _check_text(value: Any) -> Any:
     if not isinstance(value, str | Path):
@@ -28,5 +30,15 @@ def is_utf8(path: Path) -> bool:
         return False
     return True
 
+
+def _place(value: Any) -> str | Path:
+    """A URL as it stands, or an absolute path."""
+    if is_url(_check_text(value)):
+        return str(value).rstrip("/")
+    return _absolute(Path(value))
+
+
+UserPlace = Annotated[str | Path, BeforeValidator(_place)]
+"""A path, or the URL of a file or folder in object storage: s3://bucket/photos."""
 
 UserPath = Annotated[Path, BeforeValidator(_check_text), AfterValidator(_absolute)]

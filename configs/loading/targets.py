@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from configs.artifacts import ending, write_text
 from configs.errors import UserError
@@ -12,6 +12,7 @@ from configs.loading.experiment import load_experiment, to_yaml
 from configs.loading.paths import is_utf8
 from configs.loading.yaml_text import read_yaml
 from configs.registry import Registry
+from configs.remote.storage import is_url
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 
@@ -29,13 +30,13 @@ class _Target:
     Attributes:
         config: the YAML file to read.
         run: the run directory, unless the user names another one.
-        photos: the folder or file of photos that the target is, if it is one.
+        photos: the folder or file of photos that the target is, if it is one, or its URL.
         source: the source of photos that the target names, as in `tfds:cats_vs_dogs`.
     """
 
     config: Path
     run: Path
-    photos: Path | None = None
+    photos: Path | str | None = None
     source: str = "folder"
 
 
@@ -90,6 +91,9 @@ def _resolve(target: str, registries: Registries) -> _Target:
         return _Target(path, Path("runs") / path.stem)
     if bundled.is_file():
         return _Target(bundled, Path("runs") / target)
+    if is_url(target):
+        name = PurePosixPath(target).name.partition(".")[0] or "photos"
+        return _Target(CONFIGS / "photos.yaml", Path("runs") / name, photos=target)
     kind, colon, name = target.partition(":")
     sources = registries().get("source") if colon or path.is_file() else None
     if sources is not None and path.is_file() and sources.name_by_ending(path.name):
@@ -102,8 +106,8 @@ def _resolve(target: str, registries: Registries) -> _Target:
     problem = "is not a config" if path.exists() else "does not exist"
     raise UserError(
         f"{target} {problem}. Expected a config file (.yaml), a folder of photos or a file with "
-        "them (.zip, .csv, .parquet, .npz, COCO's .json), hf:NAME or tfds:NAME, a run directory, "
-        f"or the name of a bundled config: {names}."
+        "them (.zip, .csv, .parquet, .npz, COCO's .json), their URL (s3://bucket/photos), hf:NAME "
+        f"or tfds:NAME, a run directory, or the name of a bundled config: {names}."
     )
 
 
@@ -151,7 +155,14 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
+class _LogFile(logging.FileHandler):
+    """A log that says nothing when its disk is full: the step that fails says it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
 def _log_to(path: Path) -> None:
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(_JsonLines())
     logging.getLogger("potstill").addHandler(handler)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from configs.loading.paths import UserPath
+from configs.loading.paths import UserPlace
 from configs.records import Share, Strict
 from configs.resume import Facts
 
@@ -50,15 +50,19 @@ class DataConfig(Strict):
     """Where photos come from. folder: one folder per class, or split folders (train/, test/ and the
     like) that hold one folder per class; or a file that one of the next four reads. archive: a ZIP
     or tar of such a folder. table: CSV or Parquet. numpy: an .npz of arrays. coco: the boxes of
-    annotations. hf:NAME and tfds:NAME: a data set of Hugging Face (or a folder with one) and of
-    TensorFlow Datasets. digits: the handwritten digits of scikit-learn."""
-    path: UserPath | None = None
-    """The folder or file of photos, relative to the folder in which the command runs."""
-    photos: UserPath | None = None
-    """The folder that paths in a table or in annotations are relative to. null: its own."""
+    annotations. webdataset:PATTERN: tars of samples, as in shards/train-{000..009}.tar. hf:NAME and
+    tfds:NAME: a data set of Hugging Face (or a folder with one) and of TensorFlow Datasets. digits:
+    the handwritten digits of scikit-learn."""
+    path: UserPlace | None = None
+    """The folder or file of photos, relative to the folder in which the command runs; or its URL in
+    object storage, such as s3://bucket/photos."""
+    photos: UserPlace | None = None
+    """The folder, or its URL, that paths in a table or in annotations are relative to. null: its
+    own."""
     columns: ColumnsConfig = ColumnsConfig()
-    unlabelled: UserPath | None = None
-    """A folder of more photos, without labels. The teacher labels them for the student."""
+    unlabelled: UserPlace | None = None
+    """A folder of more photos, or its URL, without labels. The teacher labels them for the
+    student."""
     labels_per_class: Annotated[int, Field(gt=0)] | None = None
     """Hide the labels of all training photos but this many of each class, to see what labels are
     worth. The student learns from the others as from photos without labels."""
@@ -81,8 +85,10 @@ class DataConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _absolute_folder(cls, values: Any) -> Any:
-        """hf:FOLDER means the same wherever a command starts."""
+        """hf:FOLDER and webdataset:PATTERN mean the same wherever a command starts."""
         source = values.get("source") if isinstance(values, dict) else None
+        if isinstance(source, str) and source.startswith("webdataset:") and source[11:]:
+            return {**values, "source": f"webdataset:{Path(source[11:]).expanduser().absolute()}"}
         if isinstance(source, str) and source.startswith("hf:") and Path(source[3:]).is_dir():
             return {**values, "source": f"hf:{Path(source[3:]).resolve()}"}
         return values

@@ -83,7 +83,9 @@ def durations(run: RunDir, experiment: Experiment, photos: PhotoStore) -> list[S
         num_photos = len(teacher_examples(run, teacher.labels))
         steps.append(
             StepDuration(
-                "teacher", _training(teacher, pace, num_photos, num_validation), _how(teacher, pace)
+                "teacher",
+                training_seconds(teacher, pace, num_photos, num_validation),
+                _how(teacher, pace),
             )
         )
         per_view = pace.answer + pace.view
@@ -91,7 +93,7 @@ def durations(run: RunDir, experiment: Experiment, photos: PhotoStore) -> list[S
         how = f"{num_student} photos x {num_views} views, {1000 * per_view:.0f} ms each"
         steps.append(StepDuration("soft labels", num_student * num_views * per_view, how))
     pace = measure_pace(student, views)
-    seconds = _training(student, pace, num_student, num_validation)
+    seconds = training_seconds(student, pace, num_student, num_validation)
     names = ["student", *(["control"] if student.control else [])] * student.seeds
     names += ["control"] * len(student.label_curve)
     for name in dict.fromkeys(names):
@@ -133,8 +135,10 @@ def time_text(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _training(config: TrainingConfig, pace: Pace, num_photos: int, num_validation: int) -> float:
-    """Seconds of a training."""
+def training_seconds(
+    config: TrainingConfig, pace: Pace, num_photos: int, num_validation: int
+) -> float:
+    """Seconds of a training on so many photos."""
     plan = make_plan(config, num_photos=num_photos)
     once = num_photos * (pace.answer + pace.view)
     if plan.num_cached_views is not None:

@@ -1,17 +1,19 @@
 """The manifest of a run, data/manifest.csv: one row for each photo that is used."""
 
 import csv
-import io
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from configs.artifacts import ending, read_json, write_text
+from configs.artifacts import ending, read_json, write_csv
 from configs.run_dir import RunDir
+from distill.data.paths import PathsBelow, of_rows
 
 SPLITS = ("train", "validation", "test")
 
@@ -23,12 +25,11 @@ UNLABELLED = "unlabelled"
 Labels = Literal["shown", "all"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Photo:
     """One row of the manifest.
 
     Attributes:
-        id: the first 16 digits of `sha256`.
         path: relative to the root of the source, or absolute.
         label: the name of its class; "" for a photo without a label.
         width, height: in pixels, with the photo upright.
@@ -36,7 +37,6 @@ class Photo:
         group: photos of one group are on one side of every split; "" for none.
     """
 
-    id: str
     path: str
     label: str
     split: str
@@ -45,8 +45,13 @@ class Photo:
     sha256: str
     group: str = ""
 
+    @property
+    def id(self) -> str:
+        """The first 16 digits of `sha256`."""
+        return self.sha256[:16]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Skipped:
     """A file that is not used.
 
@@ -66,13 +71,14 @@ class Examples:
     """The photos of one or more splits, each split in the order of its ids.
 
     Attributes:
+        paths: of their files; made as they are asked for, because a `Path` takes 600 bytes.
         labels: class indices, int32 (examples,); -1 for a photo without a label.
         classes: the names of all classes, in the order of their indices.
         empty_classes: the names of class folders without a usable photo; they are no classes.
     """
 
     ids: list[str]
-    paths: list[Path]
+    paths: Sequence[Path]
     labels: np.ndarray
     classes: list[str]
     empty_classes: tuple[str, ...] = ()
@@ -98,11 +104,15 @@ class Examples:
         """At most so many of the photos, always the same: their ids are random digests."""
         return self._rows(np.argsort(self.ids)[:count].tolist())
 
+    def part(self, rows: range) -> "Examples":
+        """The photos of these rows."""
+        return self._rows(rows)
+
     def _rows(self, rows: Sequence[int]) -> "Examples":
         return replace(
             self,
             ids=[self.ids[row] for row in rows],
-            paths=[self.paths[row] for row in rows],
+            paths=of_rows(self.paths, rows),
             labels=self.labels[rows],
         )
 
@@ -142,12 +152,12 @@ def describe_empty(classes: Sequence[str]) -> str:
 def write_manifest(run: RunDir, photos: list[Photo], skipped: list[Skipped]) -> list[Path]:
     """Write data/manifest.csv and data/skipped.csv; returns their paths."""
     skipped_csv = run.photos_manifest.with_name("skipped.csv")
-    columns = [field.name for field in fields(Photo)]
+    columns = ["id", *(field.name for field in fields(Photo))]
     if not any(photo.group for photo in photos):
         columns.remove("group")  # as in older runs, so that nothing is trained again
     rows = ([getattr(photo, name) for name in columns] for photo in photos)
-    write_text(run.photos_manifest, _csv(columns, rows))
-    write_text(skipped_csv, _csv(["path", "reason"], [(s.path, s.reason) for s in skipped]))
+    write_csv(run.photos_manifest, columns, rows)
+    write_csv(skipped_csv, ["path", "reason"], ((s.path, s.reason) for s in skipped))
     return [run.photos_manifest, skipped_csv]
 
 
@@ -157,19 +167,13 @@ def write_near_duplicates(run: RunDir, near: Sequence[Sequence[Photo]]) -> Path:
     The split of a photo that is left out is empty.
     """
     path = run.photos_manifest.with_name("near_duplicates.csv")
-    rows = [
+    rows = (
         (number, photo.path, photo.label, photo.split)
         for number, photos in enumerate(near, 1)
         for photo in photos
-    ]
-    write_text(path, _csv(["number", "path", "label", "split"], rows))
+    )
+    write_csv(path, ["number", "path", "label", "split"], rows)
     return path
-
-
-def _csv(columns: list[str], rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerows([columns, *rows])
-    return text.getvalue()
 
 
 def stored_root(run: RunDir, root: Path) -> str:
@@ -187,16 +191,25 @@ def load_examples(run: RunDir, *splits: str) -> Examples:
     Raises:
         UserError: the run has no manifest yet.
     """
-    photos = _photos(run)
-    return _examples(run, [photo for split in splits for photo in photos if photo.split == split])
+    return _examples(run, _photos(run, *splits))
 
 
-def _photos(run: RunDir) -> list[Photo]:
-    with open(run.photos_manifest, newline="", encoding="utf-8") as file:
-        return [_photo(row) for row in csv.DictReader(file)]
+def _photos(run: RunDir, *splits: str) -> Iterator[Photo]:
+    """The photos of these splits, one split after the other, or all of them.
+
+    The table is read anew for each split: memory holds one row at a time.
+    """
+    for split in splits or ("",):
+        with open(run.photos_manifest, newline="", encoding="utf-8") as file:
+            rows = csv.reader(file)
+            columns = next(rows)
+            place = columns.index("split")
+            for row in rows:
+                if not split or row[place] == split:
+                    yield _photo(dict(zip(columns, row, strict=True)))
 
 
-def _examples(run: RunDir, photos: list[Photo]) -> Examples:
+def _examples(run: RunDir, photos: Iterable[Photo]) -> Examples:
     facts = read_json(run.photos_manifest.with_suffix(".json"))
     # Manifests of older versions do not name empty class folders.
     empty = facts.get("empty_classes", [])
@@ -212,10 +225,8 @@ def photo_sides(run: RunDir) -> list[int]:
 
 def student_examples(run: RunDir) -> Examples:
     """What a student learns from: the training photos, then the photos without labels."""
-    photos = _photos(run)
-    shown = [photo for photo in photos if photo.split == "train"]
-    others = [replace(photo, label="") for photo in photos if photo.split == UNLABELLED]
-    return _examples(run, [*shown, *others])
+    others = (replace(photo, label="") for photo in _photos(run, UNLABELLED))
+    return _examples(run, chain(_photos(run, "train"), others))
 
 
 def teacher_examples(run: RunDir, labels: Labels = "shown") -> Examples:
@@ -225,8 +236,8 @@ def teacher_examples(run: RunDir, labels: Labels = "shown") -> Examples:
         labels: "all" adds the photos whose labels are hidden.
     """
     splits = ("train",) if labels == "shown" else ("train", UNLABELLED)
-    photos = [photo for photo in _photos(run) if photo.split in splits]
-    return _examples(run, [photo for photo in photos if photo.label])
+    photos = (photo for photo in _photos(run) if photo.split in splits)
+    return _examples(run, (photo for photo in photos if photo.label))
 
 
 def with_hidden_labels(photos: Iterable[Photo], labels_per_class: int) -> list[Photo]:
@@ -247,19 +258,25 @@ def with_hidden_labels(photos: Iterable[Photo], labels_per_class: int) -> list[P
 
 
 def _photo(row: dict[str, str]) -> Photo:
+    del row["id"]  # the start of the digest
     size = {side: int(row[side]) for side in ("width", "height")}
     return Photo(**{**row, **size})  # type: ignore[arg-type]
 
 
 def make_examples(
-    photos: Sequence[Photo], root: Path, classes: list[str], empty_classes: Sequence[str] = ()
+    photos: Iterable[Photo], root: Path, classes: list[str], empty_classes: Sequence[str] = ()
 ) -> Examples:
     """Examples of these photos; `root` is what their paths are relative to."""
     indices = {"": -1, **{name: i for i, name in enumerate(classes)}}
+    ids, names, labels = [], [], array("i")
+    for photo in photos:
+        ids.append(photo.id)
+        names.append(photo.path)
+        labels.append(indices[photo.label])
     return Examples(
-        ids=[photo.id for photo in photos],
-        paths=[root / photo.path for photo in photos],
-        labels=np.array([indices[photo.label] for photo in photos], "int32"),
+        ids=ids,
+        paths=PathsBelow(root, names),
+        labels=np.array(labels, "int32"),
         classes=classes,
         empty_classes=tuple(empty_classes),
     )

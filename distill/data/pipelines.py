@@ -113,7 +113,7 @@ class ViewSource:
         )
 
     def _photo(self, index: np.int64) -> np.ndarray:
-        return self.photos.photo(self.examples.ids[index], self.examples.paths[index])
+        return self.photos.photo(self.examples.ids[index], self.examples.paths[int(index)])
 
     def _ids(self) -> tf.Tensor:
         return tf.constant([int(digits[:15], 16) for digits in self.examples.ids], tf.int64)
@@ -121,7 +121,7 @@ class ViewSource:
 
 def open_photo_store(run: RunDir, experiment: Experiment) -> PhotoStore:
     """The store for all models of a run. Photos that do not fit in memory go to its disk."""
-    return PhotoStore(_largest_image(experiment), overflow_to=run.path)
+    return PhotoStore(largest_image(experiment), overflow_to=run.path)
 
 
 def labelled_views(
@@ -153,11 +153,12 @@ def view_inputs(run: RunDir, experiment: Experiment) -> dict[str, Any]:
         "manifest": file_sha256(run.photos_manifest),
         "views": experiment.views.model_dump(mode="json"),
         "seed": experiment.seed,
-        "largest_image": _largest_image(experiment),
+        "largest_image": largest_image(experiment),
     }
 
 
-def _largest_image(experiment: Experiment) -> int:
+def largest_image(experiment: Experiment) -> int:
+    """The largest input of the networks of a run, in pixels."""
     return max(experiment.teacher.image_size, experiment.student.image_size)
 
 

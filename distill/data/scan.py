@@ -2,14 +2,13 @@
 
 import logging
 import math
-import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from configs.artifacts import digest, read_json
+from configs.artifacts import read_json
 from configs.errors import UserError
-from configs.resume import Built, Step, Workspace
+from configs.resume import HIDDEN, Built, Step, Workspace
 from configs.run_dir import RunDir
 from configs.schema.data import DataConfig
 from distill.data.manifest import (
@@ -28,14 +27,16 @@ from distill.data.manifest import (
     write_manifest,
     write_near_duplicates,
 )
-from distill.data.reading import read_all, without_duplicates
+from distill.data.scanning.known import KnownPhotos, SourceState, state_of_files
+from distill.data.scanning.reading import read_all, without_duplicates
 from distill.data.sources import SOURCES, list_photos
 from distill.data.sources.folder import unlabelled_files
 from distill.data.sources.folders import files_below
 from distill.data.sources.listing import ListedFile, Listing, Place
+from distill.data.sources.stored.copies import copied
 from distill.data.splitting.groups import with_groups
 from distill.data.splitting.rule import SplitRule
-from distill.data.splitting.split import split_photos
+from distill.data.splitting.split import near_duplicates_of, split_photos
 
 log = logging.getLogger("potstill")
 
@@ -44,7 +45,7 @@ DEFAULTS = DataConfig()
 
 def data_step(run: RunDir, data: DataConfig) -> Step:
     """Scan and split the photos. A file that was added, removed or changed makes it stale."""
-    listing, listing_digest = list_source(data, run)
+    listing, state = list_source(data, run)
     manifest = run.photos_manifest.with_suffix(".json")
 
     def build(workspace: Workspace) -> Built:
@@ -52,7 +53,13 @@ def data_step(run: RunDir, data: DataConfig) -> Step:
         find_near = data.near_duplicates
         if find_near is None:
             find_near = not _was_split_before(manifest)
-        scanned = scan(listing, rule, max_skipped=data.max_skipped, find_near=find_near)
+        scanned = scan(
+            listing,
+            rule,
+            max_skipped=data.max_skipped,
+            find_near=find_near,
+            memory=run.photos_manifest.parent / HIDDEN,
+        )
         photos, skipped = scanned.photos, scanned.skipped
         if data.labels_per_class is not None:
             photos = with_hidden_labels(photos, data.labels_per_class)
@@ -74,8 +81,18 @@ def data_step(run: RunDir, data: DataConfig) -> Step:
             "skipped_endings": count_endings(skipped),
         }
 
-    inputs = {"data": data.as_input(), "listing": listing_digest}
+    inputs = {"data": data.as_input(), "listing": state.listing}
+    if _looks_at_inodes(manifest):
+        inputs["inodes"] = state.inodes
     return Step("data", manifest, inputs, build)
+
+
+def _looks_at_inodes(manifest: Path) -> bool:
+    """Whether a photo that was replaced by one of the same size and date is noticed.
+
+    Runs of older versions stay up to date without.
+    """
+    return not manifest.exists() or "inodes" in read_json(manifest).get("inputs", {})
 
 
 def _was_split_before(manifest: Path) -> bool:
@@ -111,7 +128,8 @@ def scan_flat_folder(path: Path) -> dict[str, Examples]:
     """
     listing = Listing(path, [ListedFile(name, "", None) for name in files_below(path, path)])
     rule = SplitRule(validation=DEFAULTS.validation, test=DEFAULTS.test)
-    candidates, skipped = read_all(listing, rule)
+    with KnownPhotos(None) as known:
+        candidates, skipped = read_all(listing, rule, known)
     unique, duplicates = without_duplicates(candidates)
     skipped += duplicates
     photos = sorted((candidate.photo for candidate in unique), key=lambda photo: photo.id)
@@ -128,27 +146,20 @@ def scan_flat_folder(path: Path) -> dict[str, Examples]:
     return {split: make_examples(part, path, []) for split, part in splits.items()}
 
 
-def list_source(data: DataConfig, run: RunDir) -> tuple[Listing, str]:
-    """The files of the source, and a digest of their names, sizes and modification times."""
+def list_source(data: DataConfig, run: RunDir) -> tuple[Listing, SourceState]:
+    """The files of the source, and their state."""
     listing = list_photos(data, run.photos_manifest.parent)
     if not data.use_splits:
         files = [f if f.split == UNLABELLED else replace(f, split=None) for f in listing.files]
         listing = replace(listing, files=files)
     if data.unlabelled is not None:
-        unlabelled = [
-            ListedFile(path, "", UNLABELLED) for path in unlabelled_files(data.unlabelled)
-        ]
+        folder = data.unlabelled
+        if isinstance(folder, str):
+            folder, _ = copied(run.photos_manifest.parent, folder, name="unlabelled")
+        unlabelled = [ListedFile(path, "", UNLABELLED) for path in unlabelled_files(folder)]
         listing = replace(listing, files=[*listing.files, *unlabelled])
     listing = with_groups(listing, data.group)
-    rows = []
-    for file in listing.files:
-        path = listing.root / file.path
-        stat = os.stat(path) if os.path.exists(path) else None
-        size, changed = (stat.st_size, stat.st_mtime_ns) if stat else (None, None)
-        row = [file.path, file.label, file.split, size, changed]
-        later = [value for value in (file.group, file.name, file.problem) if value]
-        rows.append([*row, *later])
-    return listing, digest(rows)
+    return listing, state_of_files(listing, run.photos_manifest.parent)
 
 
 @dataclass(frozen=True)
@@ -174,6 +185,7 @@ def scan(
     max_skipped: float,
     find_near: bool = True,
     in_run: bool = True,
+    memory: Path | None = None,
 ) -> Scanned:
     """Open every file, skip what cannot be used, and give each photo its split.
 
@@ -182,6 +194,7 @@ def scan(
     Args:
         find_near: whether near-duplicates are looked for and kept on one side.
         in_run: whether the user can set `data.max_skipped`.
+        memory: a folder with what earlier scans have learned, see `KnownPhotos`; None: nothing.
 
     Raises:
         UserError: too many photos cannot be used, or the others cannot train a classifier.
@@ -192,9 +205,11 @@ def scan(
             "on. Their sum must be below 1."
         )
     train_rule = rule.beside_folders(listing)
-    candidates, skipped = read_all(listing, train_rule, thumbnails=find_near)
-    unique, duplicates = without_duplicates(candidates)
-    split = split_photos(unique, train_rule, find_near=find_near)
+    with KnownPhotos(memory) as known:
+        candidates, skipped = read_all(listing, train_rule, known, thumbnails=find_near)
+        candidates, duplicates = without_duplicates(candidates)
+        near = near_duplicates_of(candidates, known.thumbnails()) if find_near else []
+    split = split_photos(candidates, train_rule, near)
     skipped += [*duplicates, *split.left_out]
     photos = sorted(split.photos, key=lambda photo: photo.id)
     _check_lost(listing.root, len(photos), skipped, max_skipped=max_skipped, in_run=in_run)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from configs.artifacts import errors_name
 from configs.progress import track
 from distill.data.pipelines import LabelReader
 
@@ -44,6 +45,11 @@ class LabelFormat:
         # The log-sum-exp of the others, not of all: to subtract two large sums would give noise.
         top = [("logits", "<f2", shape), ("classes", index, shape), ("others", "<f4")]
         return np.dtype([*top, *features])
+
+    @property
+    def view_bytes(self) -> int:
+        """The bytes of one view."""
+        return int(self.dtype.itemsize * math.prod(self.shape(1, 1)))
 
     def shape(self, num_rows: int, num_views: int) -> tuple[int, ...]:
         """The shape of the file's array."""
@@ -110,13 +116,13 @@ def write_label_file(
     Args:
         path: the file that grows; it may hold some labels already.
         rows: indices of the examples; the first is a multiple of ROWS_PER_CHUNK.
-        chunks_from: returns the logits of all chunks from the one that begins with this example,
-            each float32 (examples * views, classes + features).
+        chunks_from: returns all chunks from the one that begins with this example, as `encode`
+            stores them, (examples * views, ...). Several chunks may come as one array.
         noun: what progress calls them.
     """
     assert rows.start % ROWS_PER_CHUNK == 0, rows
-    header = _header(label_format, len(rows), num_views)
-    row_bytes = label_format.dtype.itemsize * math.prod(label_format.shape(1, num_views))
+    header = label_header(label_format, len(rows), num_views)
+    row_bytes = label_format.view_bytes * num_views
     # The file is not mapped: its pages would count as memory of this process.
     with open(path, "ab+") as file, track(noun, len(rows) * num_views) as advance:
         size = file.seek(0, os.SEEK_END)
@@ -127,15 +133,16 @@ def write_label_file(
             file.write(header)
         chunks = chunks_from(rows.start + done)
         while done < len(rows):
-            answers = next(chunks)
-            file.write(label_format.encode(answers).tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-            done += len(answers) // num_views
+            stored = next(chunks)
+            with errors_name(path):
+                file.write(stored.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+            done += len(stored) // num_views
             advance(done * num_views)
 
 
-def _header(label_format: LabelFormat, num_rows: int, num_views: int) -> bytes:
+def label_header(label_format: LabelFormat, num_rows: int, num_views: int) -> bytes:
     """The header of a `.npy` file of these labels."""
     buffer = io.BytesIO()
     content = {

@@ -7,12 +7,18 @@ import numpy as np
 
 from configs.artifacts import digest, whole_file
 from configs.errors import UserError
+from configs.remote.storage import fetch, is_url, joined, put, stored_files
 from configs.resume import Built, Step, Workspace, is_current
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.data.manifest import student_examples
 from distill.data.photo_store import PhotoStore
-from distill.labels.label_file import ROWS_PER_CHUNK, num_stored_features, shard_rows
+from distill.labels.label_file import (
+    ROWS_PER_CHUNK,
+    label_header,
+    num_stored_features,
+    shard_rows,
+)
 from distill.labels.soft_labels import (
     soft_label_format,
     soft_label_inputs,
@@ -65,21 +71,46 @@ def merge_step(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Step:
             experiment, examples, num_features=num_stored_features(shards[0])
         )
         num_views = experiment.soft_labels.num_views
-        with whole_file(path) as unfinished:
-            labels = np.lib.format.open_memmap(
-                unfinished,
-                mode="w+",
-                dtype=label_format.dtype,
-                shape=label_format.shape(len(examples), num_views),
-            )
-            for number, shard in enumerate(shards, start=1):
-                rows = shard_rows(len(examples), number, len(shards))
-                labels[rows.start : rows.stop] = np.load(shard, mmap_mode="r")
-            labels.flush()
-            del labels
+        # Nothing is written through a map: on a full disk that kills the process (SIGBUS).
+        with whole_file(path) as unfinished, open(unfinished, "wb") as file:
+            file.write(label_header(label_format, len(examples), num_views))
+            for shard in shards:
+                labels = np.load(shard, mmap_mode="r")
+                for first in range(0, len(labels), ROWS_PER_CHUNK):
+                    file.write(labels[first : first + ROWS_PER_CHUNK].tobytes())
         return [path], {"num_examples": len(examples), "num_views": num_views}
 
     return Step(whole.name, whole.manifest, whole.inputs, build)
+
+
+def copy_shard(shard: Path, place: str) -> None:
+    """Copy the file of a shard, and then its manifest, to a folder or URL."""
+    for path in (shard, shard.with_suffix(".json")):
+        put(path, joined(_url(place), path.name))
+
+
+def fetch_shards(run: RunDir, experiment: Experiment, place: str) -> None:
+    """Copy the shards of these soft labels from a folder or URL, as far as they are not here.
+
+    Raises:
+        UserError: there are none.
+    """
+    name = digest(soft_label_inputs(run, experiment))
+    files = [file for file in stored_files(_url(place), below=False) if file.name.startswith(name)]
+    if not files:
+        raise UserError(
+            f"{place} holds no shards of these soft labels ({name}). Make them with the same "
+            f"config: distill label TARGET --shard 1/2 --parts {place}, and --shard 2/2."
+        )
+    # A manifest comes last, so that it is never there without its labels.
+    for file in sorted(files, key=lambda file: file.name.endswith(".json")):
+        target = run.soft_labels(name).with_name(file.name)
+        if not target.exists() or target.stat().st_size != file.num_bytes:
+            fetch(joined(_url(place), file.name), target)
+
+
+def _url(place: str) -> str:
+    return place if is_url(place) else Path(place).resolve().as_uri()
 
 
 def _complete_shards(

@@ -9,6 +9,7 @@ from typing import Any
 
 from configs.artifacts import digest
 from configs.errors import UserError
+from configs.remote.cluster import Cluster
 from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from configs.schema import Experiment
@@ -18,17 +19,24 @@ from distill.data.pipelines import LabelReader, student_views, view_inputs
 from distill.feature_losses import facts_of
 from distill.features import FeatureKind
 from distill.labels.label_file import LabelFormat, label_reader
+from distill.labels.tasks import label_on
 from distill.labels.view_logits import label_views
 from distill.teacher import load_teachers, teacher_digest
 
 
-def soft_labels_step(run: RunDir, experiment: Experiment, photos: PhotoStore) -> Step:
-    """Label every view of every training photo with the teacher's logits."""
+def soft_labels_step(
+    run: RunDir, experiment: Experiment, photos: PhotoStore, cluster: Cluster | None = None
+) -> Step:
+    """Label every view of every training photo with the teacher's logits.
+
+    Args:
+        cluster: labels the chunks; None for this process. The file is the same.
+    """
     path = soft_labels_path(run, experiment)
 
     def build(workspace: Workspace) -> Built:
         rows = range(len(student_examples(run)))
-        return write_labels(run, experiment, photos, path, rows, workspace)
+        return write_labels(run, experiment, photos, path, rows, workspace, cluster)
 
     inputs = soft_label_inputs(run, experiment)
     return Step("soft labels", path.with_suffix(".json"), inputs, build)
@@ -62,15 +70,23 @@ def write_labels(
     path: Path,
     rows: range,
     workspace: Workspace,
+    cluster: Cluster | None = None,
 ) -> Built:
     """Label the photos of these rows; returns the file, and what its manifest says."""
     view_source = student_views(run, experiment, photos)
     if not workspace.has_moved("labels.npy", path):
-        teachers = load_teachers(run, experiment, stored_features(experiment))
+        features = stored_features(experiment)
+        teachers = load_teachers(run, experiment, features)
         label_format = soft_label_format(
             experiment, view_source.examples, num_features=teachers[0].num_features
         )
-        label_views(teachers, view_source, workspace.file("labels.npy"), label_format, rows=rows)
+        unfinished = workspace.file("labels.npy")
+        if cluster is None:
+            label_views(teachers, view_source, unfinished, label_format, rows=rows)
+        else:
+            label_on(
+                cluster, run, experiment, unfinished, label_format, rows=rows, features=features
+            )
         workspace.move("labels.npy", path)
     return [path], {"num_examples": len(rows), "num_views": view_source.num_views}
 

@@ -47,25 +47,32 @@ def label_views(
 
     A killed labelling continues with the labels that the file holds.
     """
-    num_views = view_source.num_views
-    # So no batch holds views of two chunks, and batches are the same in every shard.
-    assert label_file.ROWS_PER_CHUNK % BATCH_SIZE == 0
 
     def chunks_from(first: int) -> Iterator[np.ndarray]:
-        numbers = tf.data.Dataset.range(first * num_views, rows.stop * num_views)
-        pairs = numbers.map(lambda number: (number // num_views, number % num_views))
-        batches = _label_batches(teachers, view_source, pairs, BATCH_SIZE)
-        batches_per_chunk = label_file.ROWS_PER_CHUNK * num_views // BATCH_SIZE
-        while chunk := list(itertools.islice(batches, batches_per_chunk)):
-            yield np.concatenate(chunk)
+        return stored_chunks(teachers, view_source, label_format, range(first, rows.stop))
 
     write_label_file(
         path,
         label_format,
         rows=rows,
-        num_views=num_views,
+        num_views=view_source.num_views,
         chunks_from=chunks_from,
     )
+
+
+def stored_chunks(
+    teachers: list[Teacher], view_source: ViewSource, label_format: LabelFormat, rows: range
+) -> Iterator[np.ndarray]:
+    """The labels of all views of the examples in `rows`, chunk by chunk, as they are stored."""
+    num_views = view_source.num_views
+    # So no batch holds views of two chunks, and batches are the same in every part of the rows.
+    assert label_file.ROWS_PER_CHUNK % BATCH_SIZE == 0
+    numbers = tf.data.Dataset.range(rows.start * num_views, rows.stop * num_views)
+    pairs = numbers.map(lambda number: (number // num_views, number % num_views))
+    batches = _label_batches(teachers, view_source, pairs, BATCH_SIZE)
+    batches_per_chunk = label_file.ROWS_PER_CHUNK * num_views // BATCH_SIZE
+    while chunk := list(itertools.islice(batches, batches_per_chunk)):
+        yield label_format.encode(np.concatenate(chunk))
 
 
 def _label_batches(

@@ -9,7 +9,7 @@ from configs.contract import OWN_CONTRACT, InputContract
 from configs.progress import track
 from distill.data.manifest import Examples
 from distill.data.pipelines import evaluation_images
-from distill.frozen import answers_of
+from distill.frozen import Answers, answers_of
 from distill.training.strategies.lesson import EVALUATION_BATCH
 from eval.scoring.probabilities import as_probabilities
 
@@ -44,13 +44,26 @@ def model_outputs(
     """What a Keras model answers as it is, float32 (examples, outputs); arguments as above."""
     height, width = model.input_shape[1:3]
     answers = answers_of(model)
-    outputs = {}
-    for split, examples in splits.items():
-        batches = evaluation_images(examples, (height, width), EVALUATION_BATCH, contract)
-        of_split: list[np.ndarray] = []
-        with track(f"{name} {split}: accuracy", len(examples)) as advance:
-            for images, _ in batches:
-                of_split.append(answers(images))
-                advance(sum(map(len, of_split)))
-        outputs[split] = np.concatenate(of_split)
-    return outputs
+    return {
+        split: photo_outputs(
+            answers, examples, (height, width), name=f"{name} {split}", contract=contract
+        )
+        for split, examples in splits.items()
+    }
+
+
+def photo_outputs(
+    answers: Answers,
+    examples: Examples,
+    image_size: tuple[int, int],
+    *,
+    name: str,
+    contract: InputContract = OWN_CONTRACT,
+) -> np.ndarray:
+    """What `answers` says about whole photos, float32 (examples, outputs)."""
+    outputs: list[np.ndarray] = []
+    with track(f"{name}: accuracy", len(examples)) as advance:
+        for images, _ in evaluation_images(examples, image_size, EVALUATION_BATCH, contract):
+            outputs.append(answers(images))
+            advance(sum(map(len, outputs)))
+    return np.concatenate(outputs)

@@ -1,16 +1,22 @@
 """Answers of the models about the validation and test photos, for the report."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from configs.artifacts import file_sha256, whole_file
 from configs.progress import track
+from configs.remote.cluster import Cluster
+from configs.remote.parts import kept_rows
 from configs.resume import Built, Step, Workspace, output_sha256
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from configs.schema.training import GivenTeacherConfig
-from distill.data.manifest import load_examples
+from distill.data.manifest import Examples, load_examples
+from distill.frozen import answers_of
 from distill.model_file import load_model
 from distill.teacher import (
     Teacher,
@@ -20,16 +26,21 @@ from distill.teacher import (
     mean_log_probabilities,
     teacher_digest,
 )
-from distill.trained.answers import model_probabilities
+from distill.trained.answers import photo_outputs
 from distill.trained.temperature import fold_temperature, temperature_input, temperature_of
 from eval.scoring.corruption.photos import CorruptedPhotos, corrupted_step, save_answers
 from eval.scoring.probabilities import as_probabilities
 
 
-def model_predictions_step(run: RunDir, experiment: Experiment, name: str) -> Step:
+def model_predictions_step(
+    run: RunDir, experiment: Experiment, name: str, cluster: Cluster | None = None
+) -> Step:
     """Save the probabilities of one model on both splits, as `.npz` with one array for each.
 
     They are those of its files: with the temperature that is folded into them.
+
+    Args:
+        cluster: shares the photos among its workers; None for this process.
     """
     path = run.predictions(name)
     inputs = {
@@ -39,21 +50,50 @@ def model_predictions_step(run: RunDir, experiment: Experiment, name: str) -> St
     }
 
     def build(workspace: Workspace) -> Built:
-        splits = {split: load_examples(run, split) for split in ("validation", "test")}
-        if _is_given(experiment, name):
-            teachers = load_teachers(run, experiment)
-            probs = {
-                split: as_probabilities(evaluation_logits(teachers, examples))
-                for split, examples in splits.items()
-            }
-        else:
-            model = load_model(run.model(name))
-            fold_temperature(model, temperature_of(run, experiment, name))
-            probs = model_probabilities(model, splits, name=name)
+        task = ModelAnswers(RunDir(run.path.absolute()), experiment, name)
+        probs = {}
+        for split in ("validation", "test"):
+            num_photos = len(load_examples(run, split))
+            if cluster is None:
+                outputs = task((split, range(num_photos)))
+            else:
+                outputs = kept_rows(
+                    cluster, workspace, task, split=split, num_rows=num_photos, name=name
+                )
+            # All rows together decide what the answers are.
+            probs[split] = as_probabilities(outputs)
         save_predictions(path, probs)
         return [path], {}
 
     return Step(f"predictions of {name}", path.with_suffix(".json"), inputs, build)
+
+
+@dataclass(frozen=True)
+class ModelAnswers:
+    """What a model of a run answers about some photos of a split; a task of a cluster."""
+
+    run: RunDir
+    experiment: Experiment
+    name: str
+
+    def __call__(self, part: tuple[str, range]) -> np.ndarray:
+        """Float32 (rows, outputs)."""
+        split, rows = part
+        return self._answers(self._splits[split].part(rows))
+
+    @cached_property
+    def _splits(self) -> dict[str, Examples]:
+        return {split: load_examples(self.run, split) for split in ("validation", "test")}
+
+    @cached_property
+    def _answers(self) -> Callable[[Examples], np.ndarray]:
+        if _is_given(self.experiment, self.name):
+            teachers = load_teachers(self.run, self.experiment)
+            return partial(evaluation_logits, teachers)
+        model = load_model(self.run.model(self.name))
+        fold_temperature(model, temperature_of(self.run, self.experiment, self.name))
+        size, answers = model.input_shape[1:3], answers_of(model)
+        return lambda photos: photo_outputs(answers, photos, size, name=self.name)
 
 
 def corrupted_model_step(

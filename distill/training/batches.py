@@ -265,15 +265,17 @@ def _targets(
     examples: Examples, soft_labels: LabelReader | None
 ) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
     """Returns the function that makes the targets of a batch, from the four parts of its views."""
-    # The row of a photo without a label (-1) is all zeros.
-    one_hot = examples.labels[:, None] == np.arange(len(examples.classes))
-    one_hot = one_hot.astype("float32")
+    classes = np.arange(len(examples.classes))
+
+    def one_hot(indices: np.ndarray) -> np.ndarray:
+        # The row of a photo without a label (-1) is all zeros.
+        return (examples.labels[indices, None] == classes).astype("float32")
 
     def targets(
         indices: np.ndarray, views: np.ndarray, partners: np.ndarray, own_weights: np.ndarray
     ) -> np.ndarray:
         own = own_weights[:, None]
-        labels = own * one_hot[indices] + (1 - own) * one_hot[partners]
+        labels = own * one_hot(indices) + (1 - own) * one_hot(partners)
         if soft_labels is None:
             return labels
         return np.concatenate([labels, soft_labels(indices, views)], axis=1)

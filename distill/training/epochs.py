@@ -15,6 +15,7 @@ import numpy as np
 from configs.errors import StepFailed
 from configs.progress import Advance
 from configs.schema.choice import Choice
+from configs.stopping import Stopped, stop_if_requested, stop_is_requested
 from distill.training.checkpoint import (
     Checkpoint,
     EpochRow,
@@ -89,7 +90,8 @@ class ValidationScores:
 class EpochKeeper(keras.callbacks.Callback):
     """Validates, records the history and writes checkpoints while a model is trained.
 
-    A checkpoint is written at the end of every epoch, and every few minutes within one.
+    A checkpoint is written at the end of every epoch, every few minutes within one, and when the
+    process is asked to end.
 
     Args:
         patience_from: epochs before this one never count as stale: they belong to early phases.
@@ -204,18 +206,34 @@ class EpochKeeper(keras.callbacks.Callback):
         step = self.first_step + batch + 1
         history = self.state.history
         note = f"val top-1 {history[-1].val_accuracy:.1%}" if history else ""
-        self.advance(self.state.epoch * self.schedule.steps_per_epoch + step, note)
         is_due = time.monotonic() - self.last_save >= SECONDS_BETWEEN_CHECKPOINTS
-        if self.writes and is_due and step < self.schedule.steps_per_epoch:
-            seconds = time.monotonic() - self.epoch_start
-            self.state = dataclasses.replace(self.state, step=step, seconds=seconds)
-            self.save()
+        must_save = stop_is_requested() or (is_due and step < self.schedule.steps_per_epoch)
+        # Of several processes, the one that writes decides when to stop.
+        if self.writes and must_save:
+            self._save_within_epoch(step)
+            stop_if_requested()
+        self.advance(self.state.epoch * self.schedule.steps_per_epoch + step, note)
+
+    def _save_within_epoch(self, step: int) -> None:
+        seconds = time.monotonic() - self.epoch_start
+        self.state = dataclasses.replace(self.state, step=step, seconds=seconds)
+        self.save()
+
+    def end_trained_epoch(self) -> None:
+        """End an epoch whose updates are all in the checkpoint, but whose validation is not."""
+        self.on_epoch_begin(self.state.epoch)
+        self.on_epoch_end(self.state.epoch, self.model.get_metrics_result())
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self.schedule.ema_momentum is not None:
             self.weights = _values(self.model.trainable_variables)
             self._average()
-        scores = self.score()
+        try:
+            scores = self.score()
+        except Stopped:
+            self.undo_averaging()
+            self._save_within_epoch(self.schedule.steps_per_epoch)
+            raise
         trained = {name: float(value) for name, value in (logs or {}).items()}
         if not math.isfinite(trained["loss"]) or not math.isfinite(scores.val_loss):
             raise StepFailed(
@@ -253,14 +271,15 @@ class EpochKeeper(keras.callbacks.Callback):
 
 def validate(model: keras.Model, batches: Batches) -> ValidationScores:
     """Score a model on the validation split."""
-    logits_by_batch, labels_by_batch = [], []
+    losses, is_right = [], []
     for images, labels in batches():
-        logits_by_batch.append(np.asarray(model.predict_on_batch(images)))
-        labels_by_batch.append(labels)
-    logits = np.concatenate(logits_by_batch).astype("float64")
-    labels = np.concatenate(labels_by_batch)
-    loss = -log_softmax(logits)[np.arange(len(labels)), labels].mean()
-    return ValidationScores(float(loss), float((logits.argmax(axis=1) == labels).mean()))
+        stop_if_requested()
+        # Only two numbers of each photo stay: logits of a thousand classes would fill the memory.
+        logits = np.asarray(model.predict_on_batch(images)).astype("float64")
+        losses.append(-log_softmax(logits)[np.arange(len(labels)), labels])
+        is_right.append(logits.argmax(axis=1) == labels)
+    loss, accuracy = (np.concatenate(values).mean() for values in (losses, is_right))
+    return ValidationScores(float(loss), float(accuracy))
 
 
 def _assign(variables: list[Any], values: list[np.ndarray]) -> None:

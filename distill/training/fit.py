@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from configs.progress import track
+from configs.stopping import stop_waits
 from distill.losses import Objective
 from distill.training.checkpoint import EpochRow
 from distill.training.epochs import (
@@ -47,9 +48,9 @@ def fit(
 ) -> list[EpochRow]:
     """Train `model` in place; a killed training continues at its last checkpoint.
 
-    Checkpoints are written at the end of an epoch and every few minutes within one. They hold
-    everything that decides how the training continues, so a killed training ends in the same
-    place as an undisturbed one.
+    Checkpoints are written at the end of an epoch, every few minutes within one, and when the
+    process is asked to end. They hold everything that decides how the training continues, so a
+    killed training ends in the same place as an undisturbed one.
 
     Args:
         train: (initial epoch, initial step in it) -> dataset of (images, targets) from there to
@@ -103,7 +104,8 @@ def fit(
                 was_begun = True
             if begin_only:
                 return []
-            _train_phase(model, train, keeper, phase.end)
+            with stop_waits():  # for the end of an update
+                _train_phase(model, train, keeper, phase.end)
     keeper.assign_result()
     return list(keeper.state.history)
 
@@ -114,6 +116,9 @@ def _train_phase(
     """Train up to the epoch `end`, or until the keeper has enough."""
     while not keeper.finished and keeper.state.epoch < end:
         epoch, step = keeper.state.epoch, keeper.state.step
+        if step == keeper.schedule.steps_per_epoch:
+            keeper.end_trained_epoch()
+            continue
         # Keras trains whole epochs only: the rest of an interrupted one is a fit of its own.
         model.fit(
             train(epoch, step),

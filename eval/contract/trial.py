@@ -28,7 +28,7 @@ MAX_IMBALANCE = 3
 class TrialPhotos:
     """Labelled photos for a trial: files, and the name of the class of each."""
 
-    paths: list[Path]
+    paths: Sequence[Path]
     names: list[str]
 
     @property

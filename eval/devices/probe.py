@@ -97,7 +97,11 @@ class MachineState:
 
 @dataclass(frozen=True)
 class Ready:
-    """The first message of a probe: its file is loaded and was executed once."""
+    """The first message of a probe: its file is loaded and was executed once.
+
+    Attributes:
+        num_threads: where they are other than those that were asked for.
+    """
 
     load_ms: float
     first_ms: float
@@ -106,6 +110,7 @@ class Ready:
     batch: int
     delegate: Delegate | None = None
     state: MachineState = MachineState()
+    num_threads: int | None = None
 
     @property
     def runtime_name(self) -> str:

@@ -17,8 +17,10 @@ from eval.devices.machine import Machine
 from eval.devices.probe import Finished, MachineState, OperatorTime, Ready
 from eval.devices.ssh import Board
 
-ADDRESSES = ("host", "serial")
+ADDRESSES = ("host", "serial", "called")
 """The options that say which machine of its kind a device is."""
+DETAILS = ("openvino", "headless", "webgpu")
+"""Options that are part of a label, and may follow the name on a command line: browser:headless."""
 
 Options = Mapping[str, Any]
 """The options of a device, as a config or the command line gives them."""
@@ -28,7 +30,7 @@ def device_label(name: str, options: Options) -> str:
     """What results call a device: local, ssh:pi@kitchen or local (openvino, cores 1 2)."""
     address = next((options[key] for key in ADDRESSES if options.get(key)), None)
     label = name if address is None else f"{name}:{address}"
-    details = ["openvino"] if options.get("openvino") else []
+    details = [key for key in DETAILS if options.get(key)]
     if options.get("cores"):
         details.append(f"cores {' '.join(map(str, options['cores']))}")
     return f"{label} ({', '.join(details)})" if details else label
@@ -160,6 +162,40 @@ def android(serial: str = "", benchmark_model: str = "", adb: str = "adb") -> It
         yield phone
 
 
+@DEVICES.add
+@contextmanager
+def browser(
+    called: str = "",
+    headless: bool = False,
+    https: bool = False,
+    webgpu: bool = False,
+    port: int = 0,
+    program: str = "",
+) -> Iterator[Device]:
+    """A browser, on a phone or elsewhere: whoever opens the printed address runs the files there.
+
+    Files run on WebAssembly, .tflite in LiteRT.js and .onnx in ONNX Runtime Web. The answers of
+    each file are compared with those of this machine before it is timed.
+
+    Args:
+        called: a name of yours, to tell several phones apart.
+        headless: start a headless Chromium on this machine.
+        https: sign a certificate for this machine, because browsers give threads to pages over
+            https alone, or on their own machine.
+        webgpu: run on the graphics processor by WebGPU instead.
+        port: of the address; 0 for any that is free.
+        program: the Chromium to start; by default the one that is found here.
+    """
+    try:
+        from eval.devices.browser.device import Browser
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed: pip install 'potstill[serve]'") from None
+    with Browser(
+        headless=headless, https=https, webgpu=webgpu, port=port, program=program
+    ) as device:
+        yield device
+
+
 def path_here(text: str) -> Path:
     """A path on this machine, with `~` for the home directory here.
 
@@ -201,8 +237,8 @@ def parse_device(text: str) -> tuple[str, dict[str, Any]]:
     """The name and the checked options of a device on a command line.
 
     Args:
-        text: a name (local), name:address (ssh:pi@kitchen), or an entry of a config
-            ("{name: ssh, host: pi@kitchen, python: python3.11}").
+        text: a name (local), name:address (ssh:pi@kitchen), name:detail (browser:headless), or an
+            entry of a config ("{name: ssh, host: pi@kitchen, python: python3.11}").
 
     Raises:
         UserError: there is no such device or option.
@@ -214,6 +250,8 @@ def parse_device(text: str) -> tuple[str, dict[str, Any]]:
     if not address:
         return name, DEVICES.check(name, {})
     allowed = DEVICES.options(name)
+    if address in DETAILS and address in allowed:
+        return name, DEVICES.check(name, {address: True})
     key = next((key for key in ADDRESSES if key in allowed), None)
     if key is None:
         raise UserError(f"--device {text}: the device {name} has no address.")

@@ -39,6 +39,18 @@ class DeviceLost(StepFailed):
     """A device went away in the middle of something; it may come back."""
 
 
+def time_limit(seconds: float, *, executions: int, slowest_ms: float, num_bytes: int) -> float:
+    """How many seconds the answer to a request may take.
+
+    Args:
+        seconds: what it may take besides its executions and its way.
+        executions: how many executions it asks for.
+        slowest_ms: of the executions so far.
+        num_bytes: of the request.
+    """
+    return seconds + num_bytes / BYTES_PER_SECOND + executions * SLOWDOWN * slowest_ms / 1000
+
+
 def new_marker() -> str:
     """What every answer of one probe begins with; drawn at random, so no other output does."""
     return f"potstill-{secrets.token_hex(8)}"
@@ -176,8 +188,12 @@ class ProbeSession:
             executions: how many executions the request asks for.
         """
         data = f"{json.dumps(request)}\n".encode() if request else b""
-        limit = ANSWER_SECONDS if seconds is None else seconds
-        limit += len(data) / BYTES_PER_SECOND + executions * SLOWDOWN * self._slowest_ms / 1000
+        limit = time_limit(
+            ANSWER_SECONDS if seconds is None else seconds,
+            executions=executions,
+            slowest_ms=self._slowest_ms,
+            num_bytes=len(data),
+        )
         other_lines: deque[str] = deque(maxlen=3)
         try:
             for line in self._lines.exchange(data, limit):

@@ -1,5 +1,6 @@
 """Whether files give the same answers on a device as here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def _compare(
     )
 
 
-def spread(photos: list[Path], count: int) -> list[Path]:
+def spread(photos: Sequence[Path], count: int) -> list[Path]:
     """At most `count` of the photos, spread evenly over the classes that they are sorted by."""
     places = np.linspace(0, len(photos) - 1, min(count, len(photos))).round().astype(int)
     return [photos[place] for place in places]

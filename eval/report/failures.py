@@ -1,5 +1,6 @@
 """Where a file fails: by class, and photo by photo."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from eval.packed_photos import container_of
 from eval.scoring.file_rows import FileRow
 from eval.scoring.predictions import Photos
 
@@ -220,7 +222,7 @@ def _most_confident(
     return [
         _failure(test, classes, number, probs)
         for number in numbers[:MAX_PHOTOS]
-        if test.paths[number].exists()  # a report can be made where the photos are not
+        if os.path.exists(container_of(test.paths[number]))  # a report may be made elsewhere
     ]
 
 

@@ -3,6 +3,7 @@
 import csv
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 
@@ -156,7 +157,7 @@ def _data_facts(run: RunDir, experiment: Experiment, photos: RunPhotos) -> DataF
     student = read_json(run.model_dir("student") / "manifest.json")
     data = experiment.data
     return DataFacts(
-        source=data.source if data.path is None else f"{data.source} {data.path.name}",
+        source=data.source if data.path is None else f"{data.source} {Path(data.path).name}",
         classes=photos.classes,
         num_train=facts["num_train"],
         num_validation=facts["num_validation"],

@@ -1,6 +1,6 @@
 """Predictions of a file on the validation and test photos, stored on disk."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,8 @@ from configs.artifacts import file_sha256, whole_file
 from configs.contract import OWN_CONTRACT, InputContract
 from configs.errors import StepFailed, UserError
 from configs.progress import track
+from configs.remote.cluster import Cluster
+from configs.remote.parts import kept_rows
 from configs.resume import Built, Step, Workspace
 from configs.run_dir import RunDir
 from eval.contract.file_contract import open_under
@@ -27,7 +29,7 @@ class Photos:
     """The photos of one split: files and class indices, which are -1 for photos without labels."""
 
     split: str
-    paths: list[Path]
+    paths: Sequence[Path]
     labels: np.ndarray
 
     @property
@@ -131,18 +133,70 @@ def file_probabilities(
         return predict_file(path, batches, contract, num_threads, advance)
 
 
+@dataclass(frozen=True)
+class FileAnswers:
+    """The task of a cluster: a file of a run answers about some photos of a split.
+
+    Attributes:
+        paths: of the photos, by split.
+    """
+
+    path: Path
+    paths: dict[str, list[Path]]
+    num_threads: int
+
+    def __call__(self, part: tuple[str, range]) -> np.ndarray:
+        split, rows = part
+        size = open_under(self.path, OWN_CONTRACT, self.num_threads).input_shape[:2]
+        read = partial(evaluation_image, fitting=OWN_CONTRACT)
+        paths = self.paths[split][rows.start : rows.stop]
+        batches = evaluation_batches(paths, size, BATCH_SIZE, read)
+        return file_outputs(self.path, batches, num_threads=self.num_threads)[0]
+
+
+def _probabilities_on(
+    cluster: Cluster, workspace: Workspace, path: Path, splits: list[Photos], num_threads: int
+) -> dict[str, np.ndarray]:
+    """`file_probabilities` of each split, with the photos shared among the workers."""
+    paths = {photos.split: [p.absolute() for p in photos.paths] for photos in splits}
+    task = FileAnswers(path.absolute(), paths, num_threads)
+    # All rows together decide what the answers are, where the file does not say it.
+    kind = open_under(path, OWN_CONTRACT, num_threads).answers
+    return {
+        split: as_probabilities(
+            kept_rows(
+                cluster, workspace, task, split=split, num_rows=len(of_split), name=path.name
+            ),
+            kind,
+        )
+        for split, of_split in paths.items()
+    }
+
+
 def file_predictions_step(
-    run: RunDir, path: Path, splits: list[Photos], *, num_threads: int
+    run: RunDir,
+    path: Path,
+    splits: list[Photos],
+    *,
+    num_threads: int,
+    cluster: Cluster | None = None,
 ) -> Step:
-    """The step that runs one file of the run on the validation and test photos."""
+    """The step that runs one file of the run on the validation and test photos.
+
+    Args:
+        cluster: shares the photos among its workers; None for this process.
+    """
     target = run.predictions(path.name)
     inputs = {"photos": file_sha256(run.photos_manifest), "file": model_sha256(path)}
 
     def build(workspace: Workspace) -> Built:
-        probs = {
-            photos.split: file_probabilities(path, photos, num_threads=num_threads)
-            for photos in splits
-        }
+        if cluster is None:
+            probs = {
+                photos.split: file_probabilities(path, photos, num_threads=num_threads)
+                for photos in splits
+            }
+        else:
+            probs = _probabilities_on(cluster, workspace, path, splits, num_threads)
         with whole_file(target) as unfinished:
             np.savez(unfinished, **probs)  # type: ignore[arg-type]
         return [target], {}

@@ -49,8 +49,12 @@ class Package:
         return f"{self.name}@{self.version}"
 
 
-LITERT_BUILDS = ("litert_wasm_internal", "litert_wasm_compat_internal")
-"""With one thread: for browsers with relaxed SIMD, and for those without."""
+LITERT_BUILDS = (
+    "litert_wasm_internal",
+    "litert_wasm_compat_internal",
+    "litert_wasm_threaded_internal",
+)
+"""For browsers with relaxed SIMD, for those without, and with threads."""
 
 PACKAGES = (
     Package(
@@ -79,6 +83,8 @@ PACKAGES = (
         {
             "package/dist/ort.wasm.bundle.min.mjs": "ort.mjs",
             "package/dist/ort-wasm-simd-threaded.wasm": "ort.wasm",
+            "package/dist/ort.webgpu.bundle.min.mjs": "ort-webgpu.mjs",
+            "package/dist/ort-wasm-simd-threaded.asyncify.wasm": "ort-webgpu.wasm",
         },
     ),
 )
@@ -88,9 +94,10 @@ IMPORTED = {"litert.js": {b'"@litertjs/wasm-utils"': b'"./wasm-utils.js"'}}
 
 
 def runtimes_folder() -> Path:
-    """Where the runtimes lie: in the user's cache, one folder for each set of versions."""
+    """Where the runtimes lie: in the user's cache, one folder for each set of files."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "potstill" / "browser" / digest([p.sha256 for p in PACKAGES])
+    parts = [[package.sha256, dict(package.members)] for package in PACKAGES]
+    return Path(cache) / "potstill" / "browser" / digest(parts)
 
 
 def installed_runtimes() -> dict[str, Path]:

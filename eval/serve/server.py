@@ -6,10 +6,11 @@ import logging
 import os
 import signal
 import socket
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from configs.errors import UserError
@@ -70,12 +71,21 @@ def default_workers() -> int:
     return min(os.cpu_count() or 1, 8)
 
 
-def make_server(app: FastAPI, limits: Limits | None = None) -> uvicorn.Server:
-    """A server that answers until SIGINT or SIGTERM. It finishes the requests in progress first."""
+def make_server(
+    app: ASGIApp, limits: Limits | None = None, certificate: Path | None = None
+) -> uvicorn.Server:
+    """A server that answers until SIGINT or SIGTERM. It finishes the requests in progress first.
+
+    Args:
+        certificate: a PEM file with a certificate and its key; it makes the server speak https.
+    """
     accepted = limits or Limits()
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    # It warns of every damaged form, and strangers would fill the terminal or the log.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         app,
+        ssl_certfile=certificate,
         http=timed_protocol(accepted.header_seconds),
         ws="none",
         log_config=None,
@@ -92,6 +102,7 @@ def stop_on_signals(server: uvicorn.Server) -> None:
     """From now on SIGINT and SIGTERM stop the server, even before it runs."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)
+    signal.set_wakeup_fd(-1)  # nobody else limits how long the server may take to stop
 
 
 class _Server(uvicorn.Server):

@@ -108,7 +108,7 @@ def _latency(
     reports_means = len(times_ms) < num_runs
     return Latency(
         device=device,
-        num_threads=num_threads,
+        num_threads=ready.num_threads or num_threads,
         num_runs=num_runs,
         num_warmup=max(turn.num_warmup for turn in turns),
         runtime=ready.runtime_name,

@@ -149,7 +149,7 @@ def _measure_alone(
     return Measurement(
         device=label,
         runtime=ready.runtime_name,
-        num_threads=num_threads,
+        num_threads=ready.num_threads or num_threads,
         state=ready.state,
         result=result,
     )

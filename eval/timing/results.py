@@ -65,7 +65,7 @@ def device_inputs(device: str, options: Options) -> dict[str, object]:
     tool = path_here(options["benchmark_model"]) if options.get("benchmark_model") else None
     return {
         "name": device,
-        **{key: value for key, value in options.items() if key != "wheels"},
+        **{key: value for key, value in options.items() if key not in ("wheels", "port")},
         "tool": file_sha256(tool) if tool and tool.is_file() else None,
         "host": to_json(this_machine()) if device == "local" else None,
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.artifacts import write_text
+from configs.artifacts import errors_name, write_text
 from configs.errors import StepFailed, UserError
 from configs.records import from_json, to_json
 from eval.devices.probe import Finished, Ready
@@ -71,7 +71,7 @@ class Journal:
     def add(self, turns: list[Turn]) -> None:
         """Store a round."""
         if self._path is not None:
-            with self._path.open("a") as file:
+            with errors_name(self._path), self._path.open("a") as file:
                 print(json.dumps(to_json(turns)), file=file, flush=True)
 
 

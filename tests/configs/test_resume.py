@@ -1,4 +1,5 @@
 import multiprocessing
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,6 +119,24 @@ def test_an_output_of_a_killed_rebuild_is_not_taken_for_the_old_one(tmp_path: Pa
     with whole_file(tmp_path / "thing" / "model.txt") as unfinished:
         unfinished.write_text("CONTENT")
     take_step(make_step(run, built, inputs={}))
+    assert built == ["built", "built"]
+
+
+def test_the_same_holds_when_the_clock_was_set_back_in_between(tmp_path: Path) -> None:
+    run, built = RunDir(tmp_path), list[str]()
+    take_step(make_step(run, built, inputs={}))
+    artifact = tmp_path / "thing" / "model.txt"
+
+    def killed(workspace: Workspace) -> Built:
+        with whole_file(artifact) as unfinished:
+            unfinished.write_text("CONTENT")
+        os.utime(artifact, (1e9, 1e9))  # as by a clock of 2001
+        raise KeyboardInterrupt
+
+    step = make_step(run, built, inputs={})
+    with pytest.raises(KeyboardInterrupt):
+        take_step(Step(step.name, step.manifest, step.inputs, killed), force=True)
+    take_step(step)
     assert built == ["built", "built"]
 
 

@@ -1,5 +1,7 @@
 """Tiny model files: the answer is the mean colour of the image times a fixed matrix."""
 
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from eval.serve.runtimes import PACKAGES
+from support import AXE
 
 # One class more than colours: class 3 is what grey images are.
 MATRIX = np.array([[4, 0, 0, 1], [0, 4, 0, 1], [0, 0, 4, 1]], "float32") / 255
@@ -89,3 +94,19 @@ def tflite_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         files[name] = folder / f"colours-{name}.tflite"
         files[name].write_bytes(converter.convert())
     return files
+
+
+@pytest.fixture(scope="session")
+def npm_archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runtimes and axe-core, as npm packs them."""
+    folder = tmp_path_factory.mktemp("npm")
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not here")
+    words = [package.words for package in PACKAGES]
+    result = subprocess.run(
+        [npm, "pack", "--silent", *words, AXE], cwd=folder, capture_output=True, text=True
+    )
+    if result.returncode:
+        pytest.skip(f"npm does not reach its registry: {result.stderr[-200:]}")
+    return folder

@@ -10,12 +10,13 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ from PIL import Image
 from configs.resume import HIDDEN
 
 TINY_PROGRAM = Path(__file__).with_name("tiny_program.py")
+OF_TRIALS = {"trial", "file", "p50_ms", "bytes", "exceeds", "chosen"}
+"""What differs in the table of a search. A trial that was killed gets another number, and of files
+that are equally right the faster one is named."""
 MAX_COPIES = 50
 """More copies are not tried for ten kills of a command."""
 
@@ -94,25 +98,27 @@ class Duration:
     seconds: float
 
 
-def write_photos(folder: Path) -> None:
-    """Three classes of a hundred coloured photos."""
+def write_photos(folder: Path, num_per_class: int = 100) -> None:
+    """Three classes of coloured photos."""
     rng = np.random.default_rng(1)
     for label, colour in COLOURS.items():
         (folder / label).mkdir(parents=True)
-        for number in range(100):
+        for number in range(num_per_class):
             pixels = np.array(colour) + rng.normal(0, 60, (32, 32, 3))
             photo = Image.fromarray(np.clip(pixels, 0, 255).astype("uint8"))
             photo.save(folder / label / f"{number}.png")
 
 
 @contextmanager
-def started(words: str, *, cwd: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def started(
+    words: str, *, cwd: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """One of the three programs in a process of its own, and the file with its standard error."""
     with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "errors", "wb") as errors:
         process = subprocess.Popen(
             [sys.executable, str(TINY_PROGRAM), *words.split()],
             cwd=cwd,
-            env={**os.environ, "TF_DETERMINISTIC_OPS": "1"},
+            env={**os.environ, "TF_DETERMINISTIC_OPS": "1", **(environment or {})},
             stdout=subprocess.DEVNULL,
             stderr=errors,
         )
@@ -149,11 +155,13 @@ def run_to_end(words: str, *, cwd: Path) -> Duration:
     return Duration(first_line, time.monotonic() - begins[first_line])
 
 
-def run_and_kill(words: str, *, cwd: Path, first_line: str, seconds: float) -> bool:
-    """Start a command and kill it so many seconds after this line.
+def run_and_kill(
+    words: str, *, cwd: Path, first_line: str, seconds: float, number: int = signal.SIGKILL
+) -> float | None:
+    """Start a command and send it a signal so many seconds after this line.
 
     Returns:
-        Whether it was still at work.
+        How many seconds it took to end; None if it had ended before.
     """
     with started(words, cwd=cwd) as (process, errors):
         for line, _ in line_times(process, errors):
@@ -162,9 +170,14 @@ def run_and_kill(words: str, *, cwd: Path, first_line: str, seconds: float) -> b
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
-            return True  # killed on the way out
+            start = time.monotonic()
+            process.send_signal(number)
+            process.wait(60)
+            text = errors.read_text()
+            assert "Traceback" not in text, text
+            return time.monotonic() - start
         assert process.returncode == 0, errors.read_text()
-        return False
+        return None
 
 
 def remove_written(command: Command, folder: Path) -> None:
@@ -196,7 +209,8 @@ def ending(folder: Path) -> dict[str, object]:
     """What a finished folder holds, without what differs from run to run, by file."""
     contents: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and HIDDEN not in path.parts and path.name != "log.jsonl":
+        is_content = path.name != "log.jsonl" and path.suffix != ".lock"
+        if path.is_file() and HIDDEN not in path.parts and is_content:
             read = CONTENTS.get(path.suffix, lambda path: "there")
             contents[path.relative_to(folder).as_posix()] = read(path)
     return contents
@@ -237,9 +251,11 @@ def _onnx_weights(path: Path) -> str:
     return _digest(iter([*arrays, *(node.op_type.encode() for node in graph.node)]))
 
 
-def _history(path: Path) -> list[dict[str, str]]:
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table, without what was measured or chosen by it."""
+    left_out = {"seconds"} | (OF_TRIALS if path.name == "trials.csv" else set())
     with open(path, newline="") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+        return [{k: v for k, v in row.items() if k not in left_out} for row in csv.DictReader(file)]
 
 
 def _json(path: Path) -> object:
@@ -255,7 +271,7 @@ def _json(path: Path) -> object:
 CONTENTS: dict[str, Callable[[Path], object]] = {
     ".keras": _keras_weights,
     ".onnx": _onnx_weights,
-    ".csv": _history,
+    ".csv": _rows,
     ".json": _json,
     ".npy": _bytes,
     ".npz": _bytes,

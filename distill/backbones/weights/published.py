@@ -14,7 +14,7 @@ from typing import BinaryIO
 from keras.src.backend import config as keras_config
 
 from configs.artifacts import whole_file
-from configs.errors import StepFailed, UserError
+from configs.errors import StepFailed, UserError, ran_out_of_space
 from configs.progress import track
 
 CATALOGUE = Path(__file__).parents[1] / "catalogue.json"
@@ -93,6 +93,8 @@ def published_file(published: Published, *, of: str, instead: str) -> Path:
     try:
         _download(published, path)
     except (OSError, ValueError) as error:
+        if ran_out_of_space(error):
+            raise
         reason = error.reason if type(error) is urllib.error.URLError else error
         raise StepFailed(
             f"the ImageNet weights of {of} cannot be downloaded: {reason}\n"

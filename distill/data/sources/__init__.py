@@ -5,11 +5,13 @@ To add a source, write one function under `@SOURCES.add` in a file here.
 
 import importlib
 import pkgutil
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePath
 
 from configs.errors import UserError
 from configs.schema.data import DataConfig, GroupConfig
 from distill.data.sources.listing import SOURCES, Listing, Place
+from distill.data.sources.stored.copies import copied
 
 __all__ = ["SOURCES", "list_photos"]
 
@@ -26,8 +28,9 @@ def list_photos(data: DataConfig, run_data: Path) -> Listing:
         UserError: the source cannot be read, or a setting has no effect on it.
     """
     kind, _, name = data.source.partition(":")
-    if kind == "folder" and data.path is not None and data.path.is_file():
-        kind = SOURCES.name_by_ending(data.path.name) or kind
+    is_stored = isinstance(data.path, str)
+    if kind == "folder" and data.path is not None and (is_stored or Path(data.path).is_file()):
+        kind = SOURCES.name_by_ending(PurePath(data.path).name) or kind
     list_files, facts = SOURCES[kind], SOURCES.facts(kind)
     if name and "named" not in facts:
         raise UserError(
@@ -43,14 +46,27 @@ def list_photos(data: DataConfig, run_data: Path) -> Listing:
     ):
         if is_set and setting not in facts.get("reads", ()):
             raise UserError(f"data.{setting} has no effect on source {kind}. Leave it out.")
-    return list_files(
-        Place(
-            path=data.path,
-            run_data=run_data,
-            name=name,
-            photos=data.photos,
-            columns=data.columns,
-            group_column=data.group.column if isinstance(data.group, GroupConfig) else None,
-            has_groups=data.group is not None,
-        )
+    path, photos = data.path, data.photos
+    notes: list[str] = []
+    if isinstance(path, str):
+        if "named" in facts or kind == "digits":
+            raise UserError(f"data.path is {path}, but source {kind} reads no URL.")
+        if "photos" in facts.get("reads", ()) and photos is None:
+            photos = path.rpartition("/")[0]
+        path, notes = copied(run_data, path, is_file=kind != "folder")
+    place = Place(
+        path=path,
+        run_data=run_data,
+        name=name,
+        photos=photos,
+        columns=data.columns,
+        group_column=data.group.column if isinstance(data.group, GroupConfig) else None,
+        has_groups=data.group is not None,
     )
+    if path == data.path:
+        return list_files(place)
+    try:
+        listing = list_files(place)
+    except UserError as error:
+        raise UserError(str(error).replace(str(path), str(data.path))) from None
+    return replace(listing, notes=[*listing.notes, *notes])

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from configs.artifacts import unfinished_name
+from configs.artifacts import errors_name, unfinished_name
 from configs.errors import UserError
 from configs.resume import Facts
 from distill.data.sources.folder import folder
@@ -85,9 +85,10 @@ def _write(member: Member, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(unfinished_name("photo", os.getpid()))
     try:
-        with member.open() as content, open(unfinished, "wb") as file:
-            shutil.copyfileobj(content, file)
-        finish(unfinished, target)
+        with errors_name(target):
+            with member.open() as content, open(unfinished, "wb") as file:
+                shutil.copyfileobj(content, file)
+            finish(unfinished, target)
     finally:
         unfinished.unlink(missing_ok=True)
 

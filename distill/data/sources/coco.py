@@ -17,6 +17,7 @@ from PIL import Image
 
 from configs.errors import UserError
 from distill.data.sources.listing import SOURCES, Listing, Place
+from distill.data.sources.stored.copies import copies_of
 from distill.data.sources.unpacked import RawPhoto, state_of, unpacked_photos
 from eval.metadata import class_name
 from eval.photo_files import UnreadablePhoto, decoded_photo
@@ -57,12 +58,14 @@ class Annotated:
 def coco(place: Place) -> Listing:
     """Crops of the boxes. The boxes of one photo are a group, so that none is on two sides."""
     path = place.file("COCO annotations (.json)")
-    photos = place.photos or path.parent
     annotated, classes, num_crowds = _read(path)
+    expected_in = photos = place.photos or path.parent
+    if isinstance(photos, str):
+        photos = copies_of(place.run_data, photos, [a.file_name for a in annotated])
     if annotated and not any((photos / a.file_name).exists() for a in annotated[:100]):
         raise UserError(
-            f"{path} names {annotated[0].file_name}, which is not in {photos}. Name the folder of "
-            "the photos: --set data.photos=FOLDER"
+            f"{path} names {annotated[0].file_name}, which is not in {expected_in}. Name the "
+            "folder of the photos: --set data.photos=FOLDER"
         )
     # A photo that is repaired or exchanged gives other crops.
     states = [

@@ -106,6 +106,14 @@ def split_of_name(name: str) -> str | None:
     return next((split for split, form in SPLIT_NAMES.items() if form.fullmatch(letters)), None)
 
 
+def split_of_shard(name: str) -> str | None:
+    """The split in the name of a file, train-00000-of-00001.tar, or in that of its folders."""
+    path = Path(name)
+    stem = path.stem.partition("-of-")[0].rstrip("0123456789").rstrip("-")
+    names = [stem, *reversed(path.parent.parts)]
+    return next((split for part in names if (split := split_of_name(part))), None)
+
+
 def folders_in(path: Path) -> list[str]:
     """The names of the folders directly inside, in order, without hidden ones and JUNK."""
     with os.scandir(path) as entries:
@@ -127,9 +135,11 @@ def files_below(root: Path, start: Path) -> Iterator[str]:
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not is_junk(name))
+        below = os.path.relpath(parent, root)
+        prefix = "" if below == os.curdir else f"{below}{os.sep}"
         for name in sorted(names):
             if not is_junk(name):
-                yield os.path.relpath(os.path.join(parent, name), root)
+                yield prefix + name
 
 
 def _split_folder(root: Path, folder: Path, split: str) -> Layout:

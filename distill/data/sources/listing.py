@@ -6,6 +6,7 @@ from pathlib import Path
 from configs.errors import UserError
 from configs.registry import Registry
 from configs.schema.data import ColumnsConfig
+from eval.packed_photos import shown_path
 
 SOURCES = Registry("source")
 """Functions that list the files of a `Place`. Facts that a source declares where it registers:
@@ -24,7 +25,7 @@ class Place:
         path: `data.path`.
         run_data: the folder of the run that a source may write to.
         name: what follows the colon of `data.source`.
-        photos: `data.photos`, what paths in a file are relative to.
+        photos: `data.photos`, what paths in a file are relative to: a folder or its URL.
         columns: `data.columns`, where photos and labels stand in a table.
         group_column: `data.group.column`.
         has_groups: whether `data.group` is set, so that folders inside a class may be groups.
@@ -33,7 +34,7 @@ class Place:
     path: Path | None
     run_data: Path = Path()
     name: str = ""
-    photos: Path | None = None
+    photos: Path | str | None = None
     columns: ColumnsConfig | None = None
     group_column: str | None = None
     has_groups: bool = False
@@ -55,7 +56,7 @@ class Place:
         return self.path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ListedFile:
     """A file that may be a photo.
 
@@ -78,7 +79,7 @@ class ListedFile:
     @property
     def source_name(self) -> str:
         """What its source calls it."""
-        return self.name or self.path
+        return self.name or shown_path(self.path)
 
 
 @dataclass(frozen=True)

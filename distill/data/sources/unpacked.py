@@ -5,17 +5,17 @@ a killed one continues, and a source that did not change is not unpacked again.
 """
 
 import csv
-import io
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from sys import intern
 
-from configs.artifacts import digest, unfinished_name, write_text
+from configs.artifacts import digest, errors_name, unfinished_name, write_csv
 from configs.progress import Advance, track
-from configs.resume import Built, Facts, Step, Workspace, take_step
+from configs.resume import Built, Facts, Step, Workspace, is_current, take_step
 from distill.data.sources.listing import ListedFile
 
 FIXED_TIME = 946_684_800
@@ -29,6 +29,7 @@ ENDINGS = {
 """By the first bytes of a file. All others are called .jpg: the content decides when it is read."""
 
 PHOTOS_IN_A_FOLDER = 1000
+UNPACKED = "unpacked.json"
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,7 @@ def unpacked_folder(run_data: Path, inputs: Facts, write: Callable[[Path], Facts
         inputs: what tells this source, in this state, from all others.
         write: gets an empty folder, or one in which a killed process has written; returns facts.
     """
-    folder = run_data / "photos"
-    root = folder / digest(inputs)
+    folder, root = run_data / "photos", _folder_of(run_data, inputs)
 
     def build(workspace: Workspace) -> Built:
         root.mkdir(parents=True, exist_ok=True)
@@ -68,9 +68,20 @@ def unpacked_folder(run_data: Path, inputs: Facts, write: Callable[[Path], Facts
                 shutil.rmtree(other)
         return [], facts
 
-    step = Step("unpack", folder / "unpacked.json", inputs, build)
+    step = Step("unpack", folder / UNPACKED, inputs, build)
     take_step(step, force=not root.is_dir(), wait=True)
     return root
+
+
+def is_unpacked(run_data: Path, inputs: Facts) -> bool:
+    """Whether the folder for these inputs is there, complete."""
+    return _folder_of(run_data, inputs).is_dir() and is_current(
+        run_data / "photos" / UNPACKED, inputs
+    )
+
+
+def _folder_of(run_data: Path, inputs: Facts) -> Path:
+    return run_data / "photos" / digest(inputs)
 
 
 def unpacked_photos(
@@ -88,20 +99,27 @@ def unpacked_photos(
 
     def write(root: Path) -> Facts:
         with track("unpacking", total) as advance:
-            rows = list(_write_all(root, photos(), advance))
-        text = io.StringIO()
-        names = [field.name for field in fields(ListedFile)]
-        csv.writer(text).writerows([names, *map(astuple, rows)])
-        write_text(root / "index.csv", text.getvalue())
-        return {"num_photos": len(rows)}
+            num = write_listing(root / "index.csv", _write_all(root, photos(), advance))
+        return {"num_photos": num}
 
     root = unpacked_folder(run_data, inputs, write)
-    with open(root / "index.csv", newline="", encoding="utf-8") as file:
-        _, *rows = csv.reader(file)
-    return root, [
-        ListedFile(path, label, split or None, group, name, problem)
-        for path, label, split, group, name, problem in rows
-    ]
+    return root, list(read_listing(root / "index.csv"))
+
+
+def write_listing(path: Path, files: Iterable[ListedFile]) -> int:
+    """Write a table of files, which `read_listing` reads; returns their number."""
+    return write_csv(path, [field.name for field in fields(ListedFile)], map(astuple, files))
+
+
+def read_listing(path: Path) -> Iterator[ListedFile]:
+    """The files of a table that `write_listing` wrote."""
+    with open(path, newline="", encoding="utf-8") as table:
+        rows = csv.reader(table)
+        next(rows)
+        for name, label, split, group, source_name, problem in rows:
+            # One text for all photos of a class, not one for each photo.
+            split_or_none = intern(split) or None
+            yield ListedFile(name, intern(label), split_or_none, group, source_name, problem)
 
 
 def _write_all(root: Path, photos: Iterator[RawPhoto], advance: Advance) -> Iterator[ListedFile]:
@@ -125,15 +143,16 @@ def write_once(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(unfinished_name(path.name, os.getpid()))
     try:
-        unfinished.write_bytes(content)
-        finish(unfinished, path)
+        with errors_name(path):
+            unfinished.write_bytes(content)
+            finish(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def finish(unfinished: Path, path: Path) -> None:
+def finish(unfinished: Path, path: Path, seconds: int = FIXED_TIME) -> None:
     """Give a written file its time and its name."""
-    os.utime(unfinished, (FIXED_TIME, FIXED_TIME))
+    os.utime(unfinished, (seconds, seconds))
     os.replace(unfinished, path)
 
 

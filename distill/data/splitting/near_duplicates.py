@@ -6,9 +6,10 @@ to the right and downwards. The correlation of two thumbnails, whole or cropped,
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -36,7 +37,15 @@ MAX_CANDIDATES = 200
 ROWS_AT_ONCE, COLUMNS_AT_ONCE = 8, 8192
 """Hashes that are compared together: so few stay in the cache of a core."""
 
-PAIRS_AT_ONCE = 1024
+PAIRS_AT_ONCE, HASHES_AT_ONCE, PLACES_AT_ONCE = 1024, 4096, 512
+
+MAX_ALL_PAIRS = 2**15
+"""Up to so many photos are all compared with all. That takes a second; beyond, it grows fourfold
+with every doubling."""
+
+NUM_BITS, NUM_ORDERS, WINDOW = 112, 64, 64
+"""More photos are sorted by their hashes this number of times. In each order, a photo is compared
+with so many that follow."""
 
 
 def thumbnail(image: Image.Image) -> bytes | None:
@@ -48,44 +57,48 @@ def thumbnail(image: Image.Image) -> bytes | None:
     return pixels.tobytes() if pixels.std() >= MIN_CONTRAST else None
 
 
-def near_duplicates(thumbnails: Sequence[bytes | None]) -> list[list[int]]:
+def near_duplicates(pixels: np.ndarray, rows: np.ndarray) -> list[list[int]]:
     """Groups of two and more photos in which every one is nearly the same as another one.
 
+    Args:
+        pixels: thumbnails, uint8 (photos, SIDE, SIDE); they may be mapped from the disk.
+        rows: of `pixels`, those that are compared.
+
     Returns:
-        The indices of the photos of each group, ascending.
+        The places in `rows` of the photos of each group, ascending.
     """
-    rows = [row for row, content in enumerate(thumbnails) if content is not None]
-    pixels = np.frombuffer(b"".join(c for c in thumbnails if c is not None), "uint8")
-    pairs = near_pairs(pixels.reshape(len(rows), SIDE, SIDE))
+    pairs = near_pairs(pixels, rows)
     first, second = pairs.T
     graph = coo_array((np.ones(len(pairs)), (first, second)), shape=(len(rows), len(rows)))
     _, group_of = connected_components(graph, directed=False)
     groups: dict[int, list[int]] = {}
-    for index in np.unique(pairs):
-        groups.setdefault(group_of[index], []).append(rows[index])
+    for index in np.unique(pairs).tolist():
+        groups.setdefault(group_of[index], []).append(index)
     return list(groups.values())
 
 
-def near_pairs(pixels: np.ndarray) -> np.ndarray:
-    """The pairs of photos that are nearly the same.
-
-    Args:
-        pixels: thumbnails, uint8 (photos, SIDE, SIDE).
+def near_pairs(pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The pairs of photos that are nearly the same; arguments as above.
 
     Returns:
-        Indices, int64 (pairs, 2), the smaller one first. None where too many photos are alike.
+        Places in `rows`, int64 (pairs, 2), the smaller one first. None where too many photos are
+        alike.
     """
+    hashes = np.zeros((len(rows), 2), "uint64")
+    for start in range(0, len(rows), HASHES_AT_ONCE):
+        part = slice(start, start + HASHES_AT_ONCE)
+        hashes[part] = difference_hash(pixels[rows[part]])
     parts = [np.empty((0, 2), "int64")]
     num_candidates = 0
-    for candidates in _in_batches(_candidates(difference_hash(pixels))):
+    for candidates in _in_batches(_candidates(hashes)):
         num_candidates += len(candidates)
-        if num_candidates > MAX_CANDIDATES * len(pixels):
+        if num_candidates > MAX_CANDIDATES * len(rows):
             log.warning(
                 "these photos look too much alike to find near-duplicates among them. If several "
                 "show one thing, as bursts do, say so with data.group."
             )
             return parts[0]
-        first, second = candidates.T
+        first, second = rows[candidates].T
         is_near = correlation(pixels[first], pixels[second]) >= MIN_CORRELATION
         parts.append(candidates[is_near])
     return np.concatenate(parts)
@@ -132,6 +145,10 @@ def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def _candidates(hashes: np.ndarray) -> Iterator[np.ndarray]:
     """The pairs whose hashes differ little, in parts: int64, (pairs, 2)."""
+    return _of_all_pairs(hashes) if len(hashes) <= MAX_ALL_PAIRS else _of_neighbours(hashes)
+
+
+def _of_all_pairs(hashes: np.ndarray) -> Iterator[np.ndarray]:
     high, low = np.ascontiguousarray(hashes.T)
     for start in range(0, len(hashes), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
@@ -143,6 +160,55 @@ def _candidates(hashes: np.ndarray) -> Iterator[np.ndarray]:
             if is_near.any():
                 pairs = np.stack(np.nonzero(is_near), axis=1) + np.array([start, left])
                 yield pairs[pairs[:, 0] < pairs[:, 1]]
+
+
+def _of_neighbours(hashes: np.ndarray) -> Iterator[np.ndarray]:
+    """Neighbours in several orders, each by other bits first: time grows with the photos only.
+
+    Photos that differ in few bits are close in some of the orders (Charikar 2002, section 3,
+    doi:10.1145/509907.509965). A pair comes once.
+    """
+    rng, num = np.random.default_rng(0), len(hashes)
+    seen = np.empty(0, "int64")
+    for _ in range(NUM_ORDERS):
+        in_order = np.argsort(_shuffled_bits(hashes, rng.permutation(NUM_BITS)), kind="stable")
+        found = np.unique(np.concatenate([*_within_window(hashes[in_order], in_order)]))
+        found = found[~np.isin(found, seen, assume_unique=True)]
+        seen = np.union1d(seen, found)
+        yield np.stack(np.divmod(found, num), axis=1)
+
+
+def _shuffled_bits(hashes: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """A number of 64 bits of each hash, in this order, uint64 (photos,)."""
+    result = np.empty(len(hashes), ">u8")
+    for start in range(0, len(hashes), HASHES_AT_ONCE):
+        part = slice(start, start + HASHES_AT_ONCE)
+        bits = np.unpackbits(np.ascontiguousarray(hashes[part]).view("uint8"), axis=1)
+        result[part] = np.packbits(bits[:, order[:64]], axis=1).view(">u8").ravel()
+    return result.astype("uint64")
+
+
+def _within_window(ordered: np.ndarray, numbers: np.ndarray) -> Iterator[np.ndarray]:
+    """first * photos + second of the pairs at most WINDOW places apart that differ little.
+
+    Args:
+        ordered: hashes, uint64 (photos, 2).
+        numbers: which photo each is, int64 (photos,).
+    """
+    num = len(numbers)
+    high, low = np.ascontiguousarray(np.pad(ordered, ((0, WINDOW), (0, 0))).T)
+    yield np.empty(0, "int64")
+    for start in range(0, num, PLACES_AT_ONCE):
+        part = slice(start, min(start + PLACES_AT_ONCE, num) + WINDOW)
+        num_bits = sum(
+            np.bitwise_count(windows[:, 1:] ^ windows[:, :1])
+            for windows in (sliding_window_view(half[part], WINDOW + 1) for half in (high, low))
+        )
+        place, distance = np.nonzero(num_bits <= MAX_BITS)
+        first, second = start + place, start + place + distance + 1
+        is_inside = second < num
+        pair = np.stack([numbers[first[is_inside]], numbers[second[is_inside]]])
+        yield pair.min(axis=0) * num + pair.max(axis=0)
 
 
 def _views(pixels: np.ndarray) -> np.ndarray:

@@ -2,14 +2,15 @@
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 
 from configs.errors import UserError
 from distill.data.manifest import UNLABELLED, Photo, Skipped
-from distill.data.reading import Candidate
+from distill.data.scanning.reading import Candidate
 from distill.data.splitting.near_duplicates import near_duplicates
 from distill.data.splitting.rule import SplitRule
 from distill.data.splitting.units import (
@@ -44,8 +45,20 @@ class SplitPhotos:
     num_groups: int = 0
 
 
+def near_duplicates_of(candidates: Sequence[Candidate], thumbnails: np.ndarray) -> list[list[int]]:
+    """Which candidates are nearly the same, set by set.
+
+    Args:
+        thumbnails: uint8, (rows, SIDE, SIDE); candidates name their row.
+    """
+    of_candidate = np.fromiter((c.thumbnail for c in candidates), "int64", len(candidates))
+    compared = np.flatnonzero(of_candidate >= 0)
+    sets = near_duplicates(thumbnails, of_candidate[compared])
+    return [compared[rows].tolist() for rows in sets]
+
+
 def split_photos(
-    candidates: Sequence[Candidate], rule: SplitRule, *, find_near: bool
+    candidates: Sequence[Candidate], rule: SplitRule, near: Sequence[Sequence[int]]
 ) -> SplitPhotos:
     """Each photo in its split, with no group and no near-duplicate on two sides.
 
@@ -54,51 +67,75 @@ def split_photos(
     learned.
 
     Args:
-        find_near: whether to look for near-duplicates.
+        near: the rows of candidates that are nearly the same, set by set.
 
     Raises:
         UserError: the given splits put one group on two sides.
     """
-    near = near_duplicates([c.thumbnail for c in candidates]) if find_near else []
     left_out: dict[int, Skipped] = {}
     for rows in near:
         left_out |= _lower_sides(candidates, rows)
     _refuse_split_groups(candidates)
     groups = [candidate.photo.group for candidate in candidates]
     unit_of = units_of(groups, [[row for row in rows if row not in left_out] for rows in near])
-    units = _units_to_split(candidates, unit_of, left_out)
+    units, alone = _units_to_split(candidates, unit_of, left_out)
     draw_sides = balanced_sides if any(groups) else sides_by_content
-    sides = draw_sides(units.values(), rule)
-    photos: dict[int, Photo] = {}
+    sides = draw_sides(chain(units.values(), _units_alone(candidates, alone)), rule)
+    photos: list[Photo | None] = [None] * len(candidates)
     for row, candidate in enumerate(candidates):
         unit = units.get(int(unit_of[row]))
-        split = candidate.photo.split if unit is None else sides[unit.key]
+        photo = candidate.photo
+        split = photo.split if unit is None else sides[unit.key]
+        if alone[row]:
+            split = sides[photo.sha256]
         if not candidate.has_split_folder and row not in left_out:
-            photos[row] = replace(candidate.photo, split=split)
-        elif candidate.photo.split == UNLABELLED and SIDES[split]:
+            photos[row] = photo if photo.split == split else replace(photo, split=split)
+        elif photo.split == UNLABELLED and SIDES[split]:
             reason = f"a photo of its group, or nearly the same photo, is in the {split} split"
-            left_out[row] = Skipped(candidate.photo.path, reason)
+            left_out[row] = Skipped(photo.path, reason)
         elif row not in left_out:
-            photos[row] = candidate.photo
+            photos[row] = photo
     if any(groups):
-        _log_groups(units.values(), sides)
+        _log_groups([*units.values(), *_units_alone(candidates, alone)], sides)
     return SplitPhotos(
-        list(photos.values()),
+        [photo for photo in photos if photo is not None],
         list(left_out.values()),
-        [[photos.get(r, replace(candidates[r].photo, split="")) for r in rows] for rows in near],
+        [[photos[r] or replace(candidates[r].photo, split="") for r in rows] for rows in near],
         len(set(groups) - {""}),
     )
 
 
 def _units_to_split(
     candidates: Sequence[Candidate], unit_of: np.ndarray, left_out: Mapping[int, Skipped]
-) -> dict[int, Unit]:
-    """The units that hold photos whose split is to be drawn, by their numbers."""
+) -> tuple[dict[int, Unit], np.ndarray]:
+    """The units that hold photos whose split is to be drawn, by their numbers.
+
+    Photos that are alone in their unit, and in no group, are not among them: there are so many
+    that they would fill the memory. The second array, bool (photos,), says which these are.
+    """
+    is_single = np.bincount(unit_of, minlength=1)[unit_of] == 1
+    alone = np.array(
+        [
+            is_single[row] and not candidate.photo.group and not candidate.has_split_folder
+            for row, candidate in enumerate(candidates)
+        ],
+        bool,
+    )
     rows_of: dict[int, list[int]] = defaultdict(list)
-    for row, candidate in enumerate(candidates):
-        if not candidate.has_split_folder and row not in left_out:
+    for row in np.flatnonzero(~alone).tolist():
+        if not candidates[row].has_split_folder and row not in left_out:
             rows_of[int(unit_of[row])].append(row)
-    return {number: _unit([candidates[r].photo for r in rows]) for number, rows in rows_of.items()}
+    alone[list(left_out)] = False
+    units = {number: _unit([candidates[r].photo for r in rows]) for number, rows in rows_of.items()}
+    return units, alone
+
+
+def _units_alone(candidates: Sequence[Candidate], alone: np.ndarray) -> Iterator[Unit]:
+    """The units of photos that are alone. Those of one class share their counts."""
+    counts: dict[str, Counter[str]] = {}
+    for row in np.flatnonzero(alone).tolist():
+        photo = candidates[row].photo
+        yield Unit(photo.sha256, counts.setdefault(photo.label, Counter([photo.label])))
 
 
 def _unit(photos: Sequence[Photo]) -> Unit:

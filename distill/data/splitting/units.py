@@ -27,7 +27,7 @@ FEW_GROUPS = 10
 """A class with fewer groups is named: its scores rest on a handful of them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unit:
     """Photos that stay together.
 

@@ -82,14 +82,14 @@ class Group:
 
         if self._has_ended.is_set():
             return
-        if error is not None and not isinstance(error, (UserError, KeyboardInterrupt)):
+        if isinstance(error, Exception) and not isinstance(error, UserError):
             self._wait_until_all_live()
         self._has_ended.set()
         try:
             if error is not None:
                 reason = failure_of(error) if isinstance(error, Exception) else "it was interrupted"
                 self._client.key_value_set(f"{FAILURES}{self.index}", reason)
-                time.sleep(2 * BEAT_SECONDS)  # the others read it before the store is gone
+                time.sleep(1.5 * BEAT_SECONDS)  # the others read it before the store is gone
                 return
             if self.is_first:
                 self.call(END)

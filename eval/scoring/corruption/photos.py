@@ -1,7 +1,7 @@
 """Corrupted test photos, and the steps that run models and files on them."""
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class CorruptedPhotos:
             photo.
     """
 
-    paths: list[Path]
+    paths: Sequence[Path]
     labels: np.ndarray
     kinds: list[str]
     max_short_side: int
@@ -72,7 +72,7 @@ class CorruptedPhotos:
 
 
 def corrupted_photos(
-    experiment: Experiment, *, paths: list[Path], labels: np.ndarray
+    experiment: Experiment, *, paths: Sequence[Path], labels: np.ndarray
 ) -> CorruptedPhotos | None:
     """The first test photos of a run: a random sample, because they are ordered by digest.
 

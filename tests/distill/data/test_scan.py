@@ -370,6 +370,23 @@ def test_a_missing_folder_of_unlabelled_photos_is_an_error(
         data_step(RunDir(tmp_path / "run"), data)
 
 
+def test_a_photo_that_is_replaced_during_the_scan_is_scanned_again(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    data, replaced = DataConfig(path=photo_folder), photo_folder / "cat" / "0.png"
+    step = data_step(RunDir(tmp_path / "run"), data)  # the files are listed
+    content = save_photo(tmp_path / "other.png", seed=77_777, size=(30, 31)).read_bytes()
+    replaced.write_bytes(content[: len(content) // 2])  # while it is copied
+    facts = take_step(step)
+    assert facts["num_skipped"] == 1
+    replaced.write_bytes(content)
+    facts = take_step(data_step(RunDir(tmp_path / "run"), data))
+    assert facts["num_skipped"] == 0
+    take_step(data_step(RunDir(tmp_path / "undisturbed"), data))
+    manifests = [tmp_path / run / "data" / "manifest.csv" for run in ("run", "undisturbed")]
+    assert manifests[0].read_text() == manifests[1].read_text()
+
+
 def test_split_folders_are_looked_up_once_and_not_for_every_photo(photo_folder: Path) -> None:
     class Counted(list):
         num_passes = 0

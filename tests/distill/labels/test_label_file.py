@@ -61,7 +61,7 @@ def test_classes_beyond_65535_keep_their_numbers(tmp_path) -> None:
         top,
         rows=range(1),
         num_views=2,
-        chunks_from=lambda first: iter([logits]),
+        chunks_from=lambda first: iter([top.encode(logits)]),
     )
     read = label_reader(path, top)
     first, second = read(np.array([0, 0]), np.array([0, 1]))
@@ -81,8 +81,9 @@ def test_features_follow_the_logits_and_do_not_change_them(tmp_path, top_k: int 
     alone, both = LabelFormat(20, top_k), LabelFormat(20, top_k, num_features=7)
     path = tmp_path / "labels.npy"
     answers = np.hstack([LOGITS, features])
+    stored = both.encode(answers)
     write_label_file(
-        path, both, rows=range(3), num_views=2, chunks_from=lambda first: iter([answers])
+        path, both, rows=range(3), num_views=2, chunks_from=lambda first: iter([stored])
     )
     assert num_stored_features(path) == 7
     indices, views = np.array([2, 0]), np.array([1, 0])
@@ -99,8 +100,9 @@ def test_features_are_standardized_by_one_view_of_each_example(tmp_path) -> None
     # Views take turns: the first view of the first example, the second of the second ...
     features = np.array([[1, 5, 0], [9, 9, 9], [9, 9, 9], [3, 5, 1]], "float32")
     answers = np.hstack([np.full((4, 2), 7, "float32"), features])
+    stored = label_format.encode(answers)
     write_label_file(
-        path, label_format, rows=range(2), num_views=2, chunks_from=lambda first: iter([answers])
+        path, label_format, rows=range(2), num_views=2, chunks_from=lambda first: iter([stored])
     )
     mean, deviation = feature_statistics(path)
     assert mean == pytest.approx([2, 5, 0.5])
@@ -129,7 +131,7 @@ def test_a_killed_labelling_continues_at_its_first_unfinished_chunk(
     def chunks_from(first: int) -> Iterator[np.ndarray]:
         for start in range(first, 100, 8):
             starts.append(start)
-            yield logits[start * 6 : (start + 8) * 6]
+            yield label_format.encode(logits[start * 6 : (start + 8) * 6])
 
     def write() -> bytes:
         write_label_file(

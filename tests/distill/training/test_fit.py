@@ -1,8 +1,11 @@
 import json
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from configs.records import to_json
+from configs.stopping import Stopped, stops_on_signals
 from distill.losses import label_objective
 from distill.training import epochs
 from distill.training.checkpoint import (
@@ -19,7 +23,7 @@ from distill.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from distill.training.epochs import Schedule, validate
+from distill.training.epochs import Batches, Schedule, validate
 from distill.training.fit import LabelledAccuracy, fit
 
 RNG = np.random.default_rng(0)
@@ -70,14 +74,16 @@ def train(
     kill_at: tuple[int, int] | None = None,
     model: keras.Model | None = None,
     targets: np.ndarray = ONE_HOT,
+    train: Callable[[int, int], Any] | None = None,
+    validation: Batches = lambda: iter([(IMAGES, LABELS)]),
     **schedule,
 ) -> tuple[keras.Model, list[EpochRow], list[int]]:
     model = model or tiny_model()
     prepared = []
     history = fit(
         model,
-        train=lambda epoch, step: batches(epoch, step, targets=targets, kill_at=kill_at),
-        validation=lambda: iter([(IMAGES, LABELS)]),
+        train=train or (lambda epoch, step: batches(epoch, step, targets=targets, kill_at=kill_at)),
+        validation=validation,
         objective=label_objective(0.0),
         schedule=Schedule(4, 6, learning_rate=0.01, weight_decay=1e-4, **schedule),
         checkpoint=path,
@@ -107,6 +113,44 @@ def test_a_training_that_was_killed_ends_like_the_undisturbed_one(
         assert [getattr(row, name) for row in resumed_history] == pytest.approx(
             [getattr(row, name) for row in history], rel=1e-4
         )
+    for resumed_array, array in zip(resumed.get_weights(), undisturbed.get_weights(), strict=True):
+        # float32 sums in another order, over a dozen updates
+        assert np.allclose(resumed_array, array, atol=1e-5)
+
+
+def test_a_training_that_is_asked_to_end_saves_its_state(tmp_path: Path) -> None:
+    undisturbed, history, _ = train(tmp_path / "a.npz", ema_momentum=0.8)
+    path = tmp_path / "b.npz"
+
+    def asked_in_the_second_epoch(epoch: int, step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for number, batch in enumerate(batches(epoch, step, targets=ONE_HOT)):
+            if number == 8:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    def asked_in_its_validation() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield IMAGES, LABELS
+
+    faults: list[dict[str, Any]] = [
+        {"train": asked_in_the_second_epoch},
+        {"validation": asked_in_its_validation},
+    ]
+    states = []
+    for fault in faults:
+        with stops_on_signals(), pytest.raises(Stopped):
+            train(path, ema_momentum=0.8, **fault)
+        stored = load_checkpoint(path)
+        assert stored is not None
+        states.append((stored.state.epoch, stored.state.step))
+    (first_epoch, first_step), second = states
+    assert first_epoch == 1
+    assert 0 < first_step < 6
+    assert second == (1, 6)  # all updates are done
+    resumed, resumed_history, _ = train(path, ema_momentum=0.8)
+    assert [row.loss for row in resumed_history] == pytest.approx(
+        [row.loss for row in history], rel=1e-4
+    )
     for resumed_array, array in zip(resumed.get_weights(), undisturbed.get_weights(), strict=True):
         # float32 sums in another order, over a dozen updates
         assert np.allclose(resumed_array, array, atol=1e-5)

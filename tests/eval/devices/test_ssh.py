@@ -3,15 +3,11 @@
 import json
 import logging
 import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,83 +22,18 @@ from eval.devices.session import DeviceLost
 from eval.devices.ssh import device_path
 from eval.timing.measure import measure
 from eval.timing.rounds import Journal
+from ssh_server import SSHD, Server, ssh_server
 from support import Outcome
 
 ssh = DEVICES["ssh"]
-SSHD = shutil.which("sshd") or shutil.which("/usr/sbin/sshd")
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running sshd; `config` calls it `board` and has its host key."""
-
-    config: Path
-    cache: Path
-    process: subprocess.Popen[bytes]
-
-    def cut(self) -> None:
-        """End every connection, as pulling the cable does; the server keeps running."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        for child in children.read_text().split():
-            os.kill(int(child), signal.SIGKILL)
-
-    def call_folders(self) -> list[Path]:
-        return list(self.cache.glob("potstill/call-*"))
-
-
-def key(path: Path) -> Path:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
-    return path
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if SSHD is None:
         pytest.skip("no OpenSSH server here")
-    folder = tmp_path_factory.mktemp("sshd")
-    host_key, user_key = key(folder / "host"), key(folder / "user")
-    chatty_key = key(folder / "chatty")
-    # It prints the command, JSON lines and half a line before the command, and a line after it.
-    banner = (
-        r"""command="echo \"$SSH_ORIGINAL_COMMAND\"; """
-        r"""printf '{\"motd\": 1}\n{\n{\"ready\": true}'; """
-        r"""sh -c \"$SSH_ORIGINAL_COMMAND\"; code=$?; echo Bye; exit $code" """
-    )
-    (folder / "authorized_keys").write_text(
-        (folder / "user.pub").read_text() + banner + (folder / "chatty.pub").read_text()
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    cache = folder / "cache"
-    (folder / "sshd_config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\nPidFile none\nUsePAM no\n"
-        f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nPermitRootLogin yes\n"
-        f"SetEnv XDG_CACHE_HOME={cache}\n"
-    )
-    public = (folder / "host.pub").read_text()
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {public}")
-    config = folder / "ssh_config"
-    config.write_text(
-        f"Host *\n HostName 127.0.0.1\n Port {port}\n"
-        f"Host board stranger\n IdentityFile {user_key}\n"
-        f"Host chatty\n IdentityFile {chatty_key}\n"
-        "Host stranger\n UserKnownHostsFile /dev/null\n"
-        f"Host locked\n IdentityFile {host_key}\n"
-        f"Host board locked chatty\n UserKnownHostsFile {folder}/known_hosts\n IdentitiesOnly yes\n"
-    )
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # where root's sshd locks itself in
-    process = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"], stderr=-3)
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if not probe.connect_ex(("127.0.0.1", port)):
-                break
-        time.sleep(0.05)
-    yield Server(config, cache, process)
-    process.terminate()
-    process.wait()
+    with ssh_server(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
 
 
 def test_files_are_timed_there_and_nothing_is_left(

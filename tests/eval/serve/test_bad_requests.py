@@ -122,6 +122,14 @@ def test_what_is_not_a_form_with_a_photo_is_refused(
     assert response.value["detail"]
 
 
+def test_a_damaged_form_logs_nothing(
+    serve_here: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    body = b"--" + b"x" * 5000
+    assert request(serve_here(), "/predict", "POST", body, FORM).status == 400
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +10,11 @@ from PIL import Image
 
 from chromium import Chromium
 from eval.serve.answers import predict_photos
-from eval.serve.runtimes import PACKAGES, fetch_runtimes
+from eval.serve.runtimes import fetch_runtimes
 from running_service import Service, start
-from support import save_photo
+from support import AXE, save_photo
 from web_client import request
 
-AXE = "axe-core@4.14.1"
 INT8_STEP = 1 / 256
 
 
@@ -48,29 +46,13 @@ def test_a_browser_gets_the_files_that_are_served_and_no_other(
 
 
 @pytest.fixture(scope="module")
-def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runtimes and axe-core, as npm packs them."""
-    folder = tmp_path_factory.mktemp("npm")
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("npm is not here")
-    words = [package.words for package in PACKAGES]
-    result = subprocess.run(
-        [npm, "pack", "--silent", *words, AXE], cwd=folder, capture_output=True, text=True
-    )
-    if result.returncode:
-        pytest.skip(f"npm does not reach its registry: {result.stderr[-200:]}")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def shown(
-    archives: Path, tflite_files: dict[str, Path], onnx_file: Path, tmp_path_factory
+    npm_archives: Path, tflite_files: dict[str, Path], onnx_file: Path, tmp_path_factory
 ) -> Iterator[tuple[Service, list[Path]]]:
     """A service whose page runs files in the browser, too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        fetch_runtimes(archives)
+        fetch_runtimes(npm_archives)
         files = [tflite_files["int8-inside"], tflite_files["float32"], onnx_file]
         running = start(*files)
         yield running, files
@@ -149,12 +131,12 @@ def test_of_100_jpegs_nearly_all_get_the_same_answer(
 def test_the_page_is_accessible_and_fits(
     shown: tuple[Service, list[Path]],
     browser: Chromium,
-    archives: Path,
+    npm_archives: Path,
     tmp_path: Path,
     width: int,
     scheme: str,
 ) -> None:
-    shutil.unpack_archive(archives / f"{AXE.replace('@', '-')}.tgz", tmp_path / "axe", "gztar")
+    shutil.unpack_archive(npm_archives / f"{AXE.replace('@', '-')}.tgz", tmp_path / "axe", "gztar")
     browser.resize(width, 900, scheme)
     browser.open(shown[0].url)
     browser.wait_for("document.getElementById('served').textContent.startsWith('3 files')")

@@ -1,1 +1,1 @@
-"""Photos that are rows of a table: CSV and Parquet files, data sets of the Hugging Face hub."""
+"""Photos inside larger files: rows of CSV and Parquet, samples in tars, data sets of the hub."""

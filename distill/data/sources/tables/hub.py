@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from configs.artifacts import ending
-from configs.errors import UserError
-from distill.data.sources.folders import files_below, split_of_name
+from configs.errors import UserError, ran_out_of_space
+from distill.data.sources.folders import files_below, split_of_shard
 from distill.data.sources.listing import SOURCES, Listing, Place
 from distill.data.sources.tables.parquet import Parts, list_parquet
 
@@ -57,6 +57,8 @@ def _of_hub(name: str) -> Parts:
                 name, repo_type="dataset", revision=revision, allow_patterns=["*.parquet"]
             )
         except (OSError, ValueError, HFValidationError) as error:  # hub errors are OSErrors
+            if ran_out_of_space(error):
+                raise
             problem = error
             break
         if parts := _parts(Path(folder)):
@@ -72,12 +74,4 @@ def _of_hub(name: str) -> Parts:
 def _parts(folder: Path) -> Parts:
     """The files with rows, in order, each with its split."""
     names = [name for name in files_below(folder, folder) if ending(name) in (".parquet", ".arrow")]
-    return [(folder / name, _split_of(name)) for name in names if "cache-" not in name]
-
-
-def _split_of(name: str) -> str | None:
-    """The split in the name of a file, or in that of a folder that it lies in."""
-    path = Path(name)
-    stem = path.stem.partition("-of-")[0].rstrip("0123456789").rstrip("-")
-    names = [stem, *reversed(path.parent.parts)]
-    return next((split for part in names if (split := split_of_name(part))), None)
+    return [(folder / name, split_of_shard(name)) for name in names if "cache-" not in name]

@@ -1,19 +1,34 @@
 """Parquet and Arrow files: rows with paths, or with the bytes of photos."""
 
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from configs.artifacts import ending
 from configs.errors import UserError
-from distill.data.sources.listing import Listing, Place
+from configs.resume import Facts
+from distill.data.sources.listing import ListedFile, Listing, Place
 from distill.data.sources.tables.columns import Columns, find_columns, row_of
-from distill.data.sources.unpacked import RawPhoto, state_of, unpacked_photos
+from distill.data.sources.unpacked import (
+    RawPhoto,
+    is_unpacked,
+    read_listing,
+    state_of,
+    unpacked_folder,
+    unpacked_photos,
+    write_listing,
+)
+from eval.packed_photos import row_path
+from eval.photo_files import PHOTO_SUFFIXES
 
 ROWS_AT_ONCE = 64
+MAX_GROUP_BYTES = 2**25
+"""Files with more bytes of photos in a row group are unpacked. The hub writes 100 rows a group."""
 
 Parts = list[tuple[Path, str | None]]
 """Files, each with the split that its name says."""
@@ -33,11 +48,80 @@ def list_parquet(parts: Parts, place: Place) -> Listing:
         "parquet": [[path.name, split, state_of(path)] for path, split in parts],
         "columns": vars(columns),
     }
+    # A run of an older version stays with the photos that it has unpacked.
+    if _can_stay(parts, columns) and not is_unpacked(place.run_data, inputs):
+        root = Path(os.path.commonpath([path.parent.resolve() for path, _ in parts]))
+        found = partial(_files_in_place, parts, columns, names, root)
+        folder = unpacked_folder(
+            place.run_data,
+            {**inputs, "in_place": True},
+            lambda folder: {"num_photos": write_listing(folder / "index.csv", found())},
+        )
+        return Listing(root, list(read_listing(folder / "index.csv")), sorted(names))
     photos = partial(_photos, parts, columns, names)
     root, files = unpacked_photos(
         place.run_data, inputs, photos, sum(_num_rows(path) for path, _ in parts)
     )
     return Listing(root, files, sorted(names))
+
+
+def _can_stay(parts: Parts, columns: Columns) -> bool:
+    """Whether photos are read where they lie: to read one, all of its row group are read."""
+    import pyarrow.parquet as pq
+
+    if any(ending(path) != ".parquet" for path, _ in parts):
+        return False
+    for path, _ in parts:
+        with _readable(path):
+            metadata = pq.read_metadata(path)
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            parts_of_group = map(group.column, range(group.num_columns))
+            photos = (c for c in parts_of_group if _is_part_of(c.path_in_schema, columns.photo))
+            if sum(c.total_uncompressed_size for c in photos) > MAX_GROUP_BYTES:
+                return False
+    return True
+
+
+def _is_part_of(path: str, column: str) -> bool:
+    return path == column or path.startswith(f"{column}.")
+
+
+def _files_in_place(
+    parts: Parts, columns: Columns, names: list[str], root: Path
+) -> Iterator[ListedFile]:
+    """The photos of Parquet files, none of which is read."""
+    import pyarrow.parquet as pq
+
+    for path, split in parts:
+        shard = path.resolve().relative_to(root).as_posix()
+        wanted = [name for name in columns.names if name != columns.photo]
+        number = 0
+        with _readable(path), pq.ParquetFile(path) as file:
+            if "path" in _fields(file.schema_arrow.field(columns.photo).type):
+                wanted.append(f"{columns.photo}.path")
+            for group in range(file.num_row_groups):
+                batches = file.iter_batches(row_groups=[group], columns=wanted)
+                rows = (values for batch in batches for values in batch.to_pylist())
+                for place, values in enumerate(rows):
+                    number += 1
+                    row = row_of(
+                        columns, _named(values, columns, names), f"row {number} of {path}", split
+                    )
+                    _, name = _content(values.get(columns.photo))
+                    file_name = _file_name(name or f"row {number}")
+                    yield ListedFile(
+                        row_path(shard, columns.photo, group, place, file_name),
+                        row.label, row.split, row.group, name, row.problem,
+                    )  # fmt: skip
+
+
+def _file_name(name: str) -> str:
+    """A name with the ending of a photo; what its kind is the content says when it is read."""
+    path = PurePosixPath(name)
+    stem = re.sub(r"[^\w-]+", "-", path.stem).strip("-") or "photo"
+    kind = ending(path.name)
+    return stem + (kind if kind in PHOTO_SUFFIXES else ".jpg")
 
 
 def holds_bytes(path: Path, place: Place) -> bool:
@@ -92,11 +176,16 @@ def _rows(
         for batch in _batches(path, columns.names):
             for values in batch.to_pylist():
                 number += 1
-                label = values.get(columns.label)
-                if names and isinstance(label, int):
-                    # The hub writes -1 for a label that nobody knows.
-                    values[columns.label] = names[label] if 0 <= label < len(names) else None
-                yield number, values
+                yield number, _named(values, columns, names)
+
+
+def _named(values: Facts, columns: Columns, names: list[str]) -> Facts:
+    """The values of a row with the name of its class in place of the number."""
+    label = values.get(columns.label)
+    if names and isinstance(label, int):
+        # The hub writes -1 for a label that nobody knows.
+        values[columns.label] = names[label] if 0 <= label < len(names) else None
+    return values
 
 
 def _batches(path: Path, names: list[str]) -> Iterator[Any]:
@@ -139,7 +228,7 @@ def _columns(schema: Any, place: Place, path: Path) -> Columns:
 
     def is_photo(kind: Any) -> bool:
         if pa.types.is_struct(kind):
-            return "bytes" in {kind.field(i).name for i in range(kind.num_fields)}
+            return "bytes" in _fields(kind)
         return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
     photos = [field.name for field in schema if is_photo(field.type)]
@@ -150,6 +239,15 @@ def _columns(schema: Any, place: Place, path: Path) -> Columns:
         str(path),
         photo=photos[0] if len(photos) == 1 else None,
         label=labels[0] if len(labels) == 1 else None,
+    )
+
+
+def _fields(kind: Any) -> set[str]:
+    """The names in a struct; of another type none."""
+    import pyarrow as pa
+
+    return (
+        {kind.field(i).name for i in range(kind.num_fields)} if pa.types.is_struct(kind) else set()
     )
 
 

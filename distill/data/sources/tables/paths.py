@@ -2,12 +2,15 @@
 
 import csv
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from configs.artifacts import ending
 from configs.errors import UserError
+from configs.remote.storage import is_url
 from distill.data.sources.listing import SOURCES, ListedFile, Listing, Place
+from distill.data.sources.stored.copies import copies_of
 from distill.data.sources.tables.columns import Columns, find_columns, row_of
 from distill.data.sources.tables.parquet import holds_bytes, list_parquet, parquet_rows
 
@@ -29,16 +32,38 @@ def table(place: Place) -> Listing:
         columns, rows = parquet_rows(path, place)
     else:
         columns, rows = _csv_rows(path, place)
-    root = place.photos or path.parent
     files = list(_files(path, columns, rows))
     if not files:
         raise UserError(f"{path} holds no rows. {EXPECTED}")
+    expected_in, files = _with_one_root(path, place.photos or path.parent, files)
+    root = expected_in
+    if isinstance(root, str):
+        root = copies_of(place.run_data, root, [file.path for file in files if not file.problem])
     if not any((root / file.path).exists() for file in files[:100]):
         raise UserError(
-            f"{path} names {files[0].path}, which is not in {root}. Name the folder that the paths "
-            "are relative to: --set data.photos=FOLDER"
+            f"{path} names {files[0].source_name}, which is not in {expected_in}. Name the folder "
+            "that the paths are relative to: --set data.photos=FOLDER"
         )
     return Listing(root, files)
+
+
+def _with_one_root(
+    path: Path, root: Path | str, files: list[ListedFile]
+) -> tuple[Path | str, list[ListedFile]]:
+    """What the paths of a table are relative to; the files of URLs without their common start."""
+    readable = [file for file in files if not file.problem]
+    if not any(is_url(file.path) for file in readable):
+        return root, files
+    schemes = {file.path.partition("://")[0] if is_url(file.path) else "" for file in readable}
+    if len(schemes) > 1:
+        raise UserError(
+            f"{path} names photos by URLs of one kind, and others by paths or other URLs. Expected "
+            "only URLs such as s3://bucket/cat/1.jpg, or only paths."
+        )
+    root = f"{schemes.pop()}://"
+    return root, [
+        replace(file, path=file.path.removeprefix(root), name=file.path) for file in files
+    ]
 
 
 def _files(

