@@ -11,7 +11,6 @@ from commands.compress import app as compress_app
 from commands.distill import app as distill_app
 from commands.evaluate import app as evaluate_app
 from commands.library_output import kept_from_the_terminal
-from configs.backend import check_backend, use_tensorflow
 from configs.errors import (
     UserError,
     failure_of,
@@ -20,7 +19,8 @@ from configs.errors import (
     ran_out_of_memory,
     shortened,
 )
-from configs.stopping import (
+from configs.process.backend import check_backend, use_tensorflow
+from configs.process.stopping import (
     Stopped,
     stop_if_requested,
     stop_is_requested,

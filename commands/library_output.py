@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from configs import errors
-from configs.stopping import SECONDS_TO_STOP, SIGNALS
+from configs.process.stopping import SECONDS_TO_STOP, SIGNALS
 
 NUM_LINES = 20
 ALL_IS_WELL = b"\npotstill: the end\n"

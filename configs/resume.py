@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from configs.artifacts import digest, file_sha256, read_json, write_json
 from configs.errors import UserError
-from configs.stopping import stop_if_requested
+from configs.process.stopping import stop_if_requested
 
 log = logging.getLogger("potstill")
 

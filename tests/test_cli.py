@@ -158,7 +158,7 @@ def test_sigterm_ends_a_program_that_is_busy_in_a_library() -> None:
         "from collections import deque\n"
         "from functools import partial\n"
         "from itertools import chain, repeat\n"
-        "from configs.stopping import stops_on_signals\n"
+        "from configs.process.stopping import stops_on_signals\n"
         "module.SECONDS_TO_STOP = 0.2\n"
         "with stops_on_signals(), module.kept_from_the_terminal():\n"
         # It prints a line, and then goes on in C without end.

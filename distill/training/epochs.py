@@ -13,9 +13,9 @@ import keras
 import numpy as np
 
 from configs.errors import StepFailed
+from configs.process.stopping import Stopped, stop_if_requested, stop_is_requested
 from configs.progress import Advance
 from configs.schema.choice import Choice
-from configs.stopping import Stopped, stop_if_requested, stop_is_requested
 from distill.training.checkpoint import (
     Checkpoint,
     EpochRow,

@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
+from configs.process.stopping import stop_waits
 from configs.progress import track
-from configs.stopping import stop_waits
 from distill.losses import Objective
 from distill.training.checkpoint import EpochRow
 from distill.training.epochs import (

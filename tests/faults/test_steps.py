@@ -17,8 +17,8 @@ import pytest
 from cli import _ending
 from configs.artifacts import whole_file
 from configs.errors import ran_out_of_memory
+from configs.process.stopping import Stopped, stops_on_signals
 from configs.resume import take_step
-from configs.stopping import Stopped, stops_on_signals
 from faults.harness import finish_times, leftovers
 from faults.small_disk import can_mount, filled, small_disk
 from faults.steps_program import NAMES, NUM_PARTS, PART_BYTES, step_of

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from configs.process.stopping import Stopped, stops_on_signals
 from configs.records import to_json
-from configs.stopping import Stopped, stops_on_signals
 from distill.losses import label_objective
 from distill.training import epochs
 from distill.training.checkpoint import (

@@ -16,7 +16,7 @@ import onnx
 import pytest
 
 from configs.errors import StepFailed, UserError
-from configs.stopping import Stopped, stops_on_signals
+from configs.process.stopping import Stopped, stops_on_signals
 from eval.devices import session as session_module
 from eval.devices.probe import open_model
 from eval.devices.registry import DEVICES, parse_device

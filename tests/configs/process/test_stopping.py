@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.resume import Step, take_step
-from configs.stopping import (
+from configs.process.stopping import (
     SIGNALS,
     Stopped,
     stop_if_requested,
@@ -15,6 +14,7 @@ from configs.stopping import (
     stop_waits,
     stops_on_signals,
 )
+from configs.resume import Step, take_step
 
 
 @pytest.fixture(autouse=True)
