@@ -101,6 +101,10 @@ class KnownPhotos:
             # Of the records with one key the last is right.
             self._keys, rows = np.unique(_keys(self._stored)[::-1], return_index=True)
             self._rows = len(self._stored) - 1 - rows
+            # A power cut may have lost thumbnails that a record names: no other gets their rows.
+            num_named = int(self._stored["thumbnail"].max()) + 1
+            self._num_thumbnails = max(self._num_thumbnails, num_named)
+            self._thumbnail_file.truncate(self._num_thumbnails * THUMBNAIL_BYTES)
         self._is_used = np.zeros(len(self._stored), bool)
 
     def find(
@@ -120,7 +124,6 @@ class KnownPhotos:
         rows = self._rows[places]
         stored = self._stored[rows]
         thumbnails = stored["thumbnail"]
-        # A power cut may have lost thumbnails that a record names.
         is_same = thumbnails < self._num_at_start
         for name in IDENTITY:
             is_same &= stored[name] == wanted[name]

@@ -111,6 +111,7 @@ def test_records_without_their_thumbnails_are_read_again(tmp_path: Path) -> None
     with KnownPhotos(tmp_path) as known:
         found = known.find(identities, with_thumbnails=True)
         assert found == [Learned(3, 4, f"{0:064x}", 0), Learned(3, 4, f"{1:064x}", 1), None]
+        assert known.add_thumbnail(bytes(1024)) == 3  # not the row that a record names
         known.add(identities[0], Learned(9, 9, "f" * 64, 1))
     with KnownPhotos(tmp_path) as known:  # of two records the later one is right
         assert known.find(identities[:1], with_thumbnails=True) == [Learned(9, 9, "f" * 64, 1)]
