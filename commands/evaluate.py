@@ -96,7 +96,9 @@ def latency(
     device: Annotated[
         str | None,
         typer.Option(
-            "--device", help="One device of the config; for files also ssh:pi@kitchen or browser."
+            "--device",
+            help="One device of the config; for files also ssh:pi@kitchen, browser, or an entry of "
+            "a config: '{name: ssh, host: kitchen, config: FILE}'.",
         ),
     ] = None,
     num_threads: Threads = None,
@@ -179,7 +181,11 @@ def devices(
     ] = None,
     device: Annotated[
         list[str] | None,
-        typer.Option("--device", help="Another device: ssh:pi@kitchen; repeatable."),
+        typer.Option(
+            "--device",
+            help="Another device: ssh:pi@kitchen, or an entry of a config: '{name: ssh, host: "
+            "kitchen, config: FILE}'; repeatable.",
+        ),
     ] = None,
 ) -> Result:
     """Check that devices can be reached, and say what they are; exit with 1 if one cannot."""

@@ -1,7 +1,7 @@
 """How a command ends a run that was measured: the report, and the sentences about it."""
 
 from commands.options import Result
-from commands.tables import files_table
+from commands.tables import device_note, files_table
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 
@@ -20,7 +20,7 @@ def finish_report(run: RunDir, experiment: Experiment, failures: dict[str, str])
     robustness = (report["robustness"] or {}).get("sentence")
     lines = [
         f"top-1 on {report['data']['num_test']} test photos: {models}\n",
-        f"{files_table(report['files'], verdict['chosen_file'])}\n",
+        f"{files_table(report['files'], verdict['chosen_file'])}{device_note(report['files'])}\n",
         f"* {verdict['chosen_file']}: {verdict['reason']}",
         *([robustness] if robustness else []),
         *failure_lines(failures),

@@ -13,7 +13,7 @@ from compress.budget import (
     Candidate,
     search,
 )
-from compress.foreign.contracts import settle_model
+from compress.foreign.contracts import note_drawn_photos, settle_model
 from compress.foreign.door import with_fixed_size, with_output_layer, wrapped
 from compress.foreign.load import load_foreign
 from compress.graph.classifier import image_size_of
@@ -120,6 +120,8 @@ def quantize_model(
     splits = None
     if data is not None:
         splits = scan_flat_folder(data) if is_flat(data) else scan_folder(data)
+        if splits["test"].classes:
+            note_drawn_photos(path, data)
     settled = settle_model(model, path, contract, splits)
     model = wrapped(with_fixed_size(model), settled)
     image_size_of(model)
@@ -199,7 +201,15 @@ def _quantized_onnx(
 
 
 def _measured(work: ModelFiles, facts: dict[Path, Facts], budget: BudgetConfig | None) -> Quantized:
-    latency = time_together(list(facts), num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS)
+    try:
+        latency = time_together(
+            list(facts), num_threads=1, num_warmup=NUM_WARMUP, num_runs=NUM_RUNS
+        )
+    except StepFailed as error:
+        raise type(error)(
+            f"{error}\nThe files are written to {work.folder}, but not measured. The same command "
+            "measures them."
+        ) from error
     rows = [work.row(file, file_facts, latency[file]) for file, file_facts in facts.items()]
     if budget is None:
         return Quantized(to_json(rows))

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.records import from_json
+from configs.resume import Facts
 from eval.choice.compare import RunRow
 from eval.devices.registry import DeviceCheck
 from eval.devices.wheels import RUNTIMES
@@ -123,6 +124,12 @@ def speed_note(rows: list[dict[str, Any]]) -> str:
     ]
     others = f"no slower: {', '.join(equal)}" if equal else "the others are slower"
     return f"\nfastest: {fastest['name']}; {others} (noise floor {100 * floor:.1f} %)"
+
+
+def device_note(rows: list[Facts]) -> str:
+    """The device whose times a table shows, the first of each file; empty without times."""
+    labels = sorted({row["latency"][0]["device"] for row in rows if row["latency"]})
+    return f"\ntimes on {', '.join(labels)}" if labels else ""
 
 
 def thermal_table(files: dict[str, dict[str, Any]]) -> str:

@@ -11,6 +11,7 @@ from compress.foreign.door import check_input, graph_statement, with_fixed_size
 from configs.contract import InputContract, settled
 from configs.errors import UserError
 from distill.data.manifest import Examples, describe_empty
+from distill.data.sources.folders import has_test_folder
 from eval.contract.choice import ContractChoice, check_edges, contract_of
 from eval.contract.file_contract import open_under
 from eval.contract.foreign_metadata import labels_beside
@@ -98,6 +99,16 @@ def settle_model(
     )
     log.info("%s: contract: %s", path.name, contract.line)
     return contract
+
+
+def note_drawn_photos(path: Path, data: Path) -> None:
+    """Say that a model may have learned the photos that score it, unless the user chose them."""
+    if not has_test_folder(data):
+        log.info(
+            "%s is scored on photos that are drawn from %s. If it has learned them, its top-1 is "
+            "too high. Put photos that it has not learned into %s, and the others into %s",
+            path.name, data, data / "test", data / "train",
+        )  # fmt: skip
 
 
 def _untried(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from compress.foreign.contracts import matched, settle_file
+from compress.foreign.contracts import matched, note_drawn_photos, settle_file
 from compress.int8.calibration import Images, calibration_photos
 from compress.int8.ranges import Ranges, ranges_of_values
 from compress.onnx.raw_pixels import PREFIX, SCALED, with_raw_pixels
@@ -68,6 +68,7 @@ def quantize_onnx_model(
     if data is None:
         raise UserError("--data is missing. Give a folder with one folder of photos per class.")
     splits = scan_folder(data)
+    note_drawn_photos(path, data)
     settled = settle_file(path, metadata, contract, splits)
     model = open_model(path, layout=settled.layout)
     parts = {

@@ -75,7 +75,8 @@ def settle_by_trial(
             "%s is right on %s of your training and validation photos, which may be chance. No "
             "single change of range, colours, fit or order of labels helps. Two of them may be "
             "wrong. Look up how it was trained, and type --pixels, --channels, --fit and --labels. "
-            "Or these are not its classes.",
+            "Or these are not its classes, or it is no better on these photos: compare with what "
+            "its own program answers.",
             model, share_text(first),
         )  # fmt: skip
     report_permutation(best, photos, model)

@@ -248,7 +248,8 @@ class ProbeSession:
         self._process.kill()
         code = self._process.wait()
         self._errors.seek(0)
-        errors = self._errors.read().decode(errors="replace").strip()[-400:]
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        errors = "\n".join(dict.fromkeys(lines))[-400:]  # every round repeats some of them
         self._release()
         return code, errors
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import keras
 import pytest
+from PIL import Image
 
 from compress import budget, standalone
 from compress.recipes import RECIPES
 from configs.contract import RANGES
+from eval.devices import session
 from eval.devices.probe import open_model
 from eval.metadata import read_metadata
 
@@ -71,6 +73,37 @@ def test_a_foreign_model_becomes_measured_files(
     expected = rows["mine-float32.tflite"]["accuracy"]
     for score in ("top1", "nll", "n"):
         assert again["files"][0]["accuracy"][score] == pytest.approx(expected[score])
+
+
+def test_photos_that_the_model_may_have_learned_are_named(
+    program, foreign: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standalone, "NUM_RUNS", 10)
+    command = ["compress", "quantize", foreign, "--recipe", "float32", "--data"]
+    outcome = program(*command, photo_folder)
+    assert "mine.keras is scored on photos that are drawn from" in outcome.err
+    assert outcome.code == 0
+
+    for part in ("train", "test"):
+        shutil.copytree(photo_folder, tmp_path / "own" / part)
+    for number, photo in enumerate(sorted((tmp_path / "own").rglob("*.*"))):
+        with Image.open(photo) as image:  # the same photo in both would be left out
+            image.convert("RGB").rotate(7 * number).save(photo)
+    outcome = program(*command, tmp_path / "own")
+    assert outcome.code == 0, outcome.err
+    assert "are drawn from" not in outcome.err
+
+
+def test_files_that_cannot_be_timed_are_kept(
+    program, foreign: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "LOADING_SECONDS", 0.001)
+    outcome = program(
+        "compress", "quantize", foreign, "--recipe", "float32", "--data", photo_folder
+    )
+    assert outcome.code == 1
+    assert f"The files are written to {foreign.parent}, but not measured." in outcome.err
+    assert (foreign.parent / "mine-float32.tflite").exists()
 
 
 def test_a_limit_without_recipes_searches(program, foreign: Path, photo_folder: Path) -> None:

@@ -1,6 +1,7 @@
 """What tables say beside their numbers."""
 
 from commands.tables import (
+    device_note,
     files_table,
     profile_table,
     single_stream_table,
@@ -28,6 +29,12 @@ def test_files_as_fast_as_the_fastest_are_named() -> None:
 def test_nothing_is_said_of_one_file_or_too_few_rounds() -> None:
     assert speed_note([timed("a", 2.0, "no difference")]) == ""
     assert speed_note([timed("a", 2.0, None), timed("b", 3.0, None)]) == ""
+
+
+def test_a_table_of_a_run_names_the_device_of_its_times() -> None:
+    on_board = [{"device": "ssh:board"}, {"device": "local"}]
+    assert device_note([{"latency": on_board}, {"latency": []}]) == "\ntimes on ssh:board"
+    assert device_note([{"latency": []}]) == ""
 
 
 def test_a_curve_is_shown_in_fifths_with_its_change_and_warmth() -> None:

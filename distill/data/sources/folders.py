@@ -95,6 +95,11 @@ def read_layout(root: Path, *, has_groups: bool = False) -> Layout:
     return layout
 
 
+def has_test_folder(root: Path) -> bool:
+    """Whether the folder says which photos test a model; else the split rule draws them."""
+    return any(folder.split == "test" for folder in read_layout(root).class_folders)
+
+
 def is_flat(root: Path) -> bool:
     """Whether a folder holds photos and no folders: nobody said which classes they are of."""
     return root.is_dir() and not folders_in(root) and _num_photos(root) > 0

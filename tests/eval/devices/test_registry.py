@@ -65,6 +65,15 @@ def test_a_crash_between_executions_shows_the_error_output(tmp_path: Path) -> No
     session.kill()
 
 
+def test_a_line_of_the_error_output_that_repeats_is_shown_once(tmp_path: Path) -> None:
+    noise = "sys.stderr.write('INFO: delegate\\n' * 3)"
+    session = start(f"{say(LOADED)}; sys.stdin.close(); {noise}; sys.exit('no more')", tmp_path)
+    session._process.wait(timeout=60)
+    with pytest.raises(StepFailed, match=r"\(exit code 1\)\. INFO: delegate\nno more"):
+        session.run(1)
+    session.kill()
+
+
 def test_lines_that_look_like_answers_are_skipped(tmp_path: Path) -> None:
     noise = say('{"motd": "welcome", "ready": true}', "{ unbalanced", "m is no JSON", "x m {}")
     noise += "; sys.stdout.buffer.write(b'\\xff\\xfe { no UTF-8\\n'); sys.stdout.flush()"

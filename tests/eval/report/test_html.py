@@ -231,6 +231,16 @@ def test_a_bar_in_a_name_breaks_no_table(report: dict, details: Details) -> None
     assert "a\\|b.tflite" in render_markdown(report, details)
 
 
+def test_markdown_names_the_device_of_its_times(report: dict, details: Details) -> None:
+    for file in report["files"]:
+        file["latency"][0]["device"] = "ssh:board"
+    said = " a negative drop is a gain. The times are those on ssh:board, with 1 thread.\n\n"
+    assert said in render_markdown(report, details)
+    for file in report["files"]:
+        file["latency"] = []
+    assert " a negative drop is a gain.\n\n" in render_markdown(report, details)
+
+
 def test_a_tag_in_a_name_is_no_tag_in_markdown(report: dict, details: Details) -> None:
     report["run"] = SCRIPT
     assert "# \\<script\\>" in render_markdown(report, details)
