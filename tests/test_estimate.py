@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -152,7 +151,7 @@ def _said(
 @pytest.mark.slow
 def test_rates_are_measured_here(
     estimate: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path, photo_folder: Callable[..., Path],
+    tmp_path: Path, photo_folder: Path,
 ) -> None:  # fmt: skip
     stored = tmp_path / "rates.json"
     words = ("--set", "data.source=folder", "--set", f"data.path={photo_folder}")
