@@ -184,6 +184,8 @@ def _connect(launch: Launch) -> Any:
     from jax._src import distributed
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # It would take SIGTERM, with which a scheduler asks for a checkpoint, and tell nobody.
+    jax.config.update("jax_enable_preemption_service", False)
     place = f" at {launch.coordinator}" if launch.coordinator else ""
     log.info(
         "process %d of %d (%s) waits for the others%s",
