@@ -81,7 +81,9 @@ def sampled(process: int) -> Iterator[tuple[float, float, float]]:
     """(seconds, MiB, own MiB) until a process ends; it stays a zombie."""
     start = time.monotonic()
     while not os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-        yield round(time.monotonic() - start, 1), *map(round, memory_mib(process))
+        resident, own = memory_mib(process)
+        if resident:  # a process that is about to end has none
+            yield round(time.monotonic() - start, 1), round(resident), round(own)
         time.sleep(SECONDS_BETWEEN)
 
 
