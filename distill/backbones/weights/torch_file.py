@@ -4,10 +4,11 @@ import io
 import math
 import os
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -106,6 +107,24 @@ STAND_INS: dict[tuple[str, str], Any] = {
 }
 
 
+class _Within:
+    """A file of which nobody asks for more than is left, because memory is taken beforehand."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._start = file, file.tell()
+        self.size = file.seek(0, os.SEEK_END)
+        self.rewind()
+        self.readline = file.readline
+
+    def rewind(self) -> None:
+        self._file.seek(self._start)
+
+    def read(self, num_bytes: int) -> bytes:
+        if num_bytes > self.size - self._file.tell():
+            raise EOFError("it ends early")
+        return self._file.read(num_bytes)
+
+
 class _InertUnpickler(pickle.Unpickler):
     """Builds dicts, tuples, numbers and the stand-ins. Imports and calls nothing else.
 
@@ -114,8 +133,18 @@ class _InertUnpickler(pickle.Unpickler):
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        super().__init__(file)
+        self._within = _Within(file)
+        super().__init__(self._within)
         self.storages: dict[str, _Storage] = {}
+
+    def load(self) -> Any:
+        """The content of the pickle that begins here."""
+        for operation, number, _ in pickletools.genops(cast(IO[bytes], self._within)):
+            # Python makes room for all entries of its memory below this one.
+            if operation.name.endswith("PUT") and int(number or 0) > self._within.size:
+                raise pickle.UnpicklingError(f"it numbers more parts than it has ({number})")
+        self._within.rewind()
+        return super().load()
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in STAND_INS:
