@@ -15,6 +15,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from configs.artifacts import ending
 from configs.errors import UserError
+from distill.backbones.weights.bounded import Within
 from distill.backbones.weights.safetensors_file import read_safetensors, storage_dtype, widened
 
 MAX_PICKLE_BYTES = 2**26
@@ -107,24 +108,6 @@ STAND_INS: dict[tuple[str, str], Any] = {
 }
 
 
-class _Within:
-    """A file of which nobody asks for more than is left, because memory is taken beforehand."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._start = file, file.tell()
-        self.size = file.seek(0, os.SEEK_END)
-        self.rewind()
-        self.readline = file.readline
-
-    def rewind(self) -> None:
-        self._file.seek(self._start)
-
-    def read(self, num_bytes: int) -> bytes:
-        if num_bytes > self.size - self._file.tell():
-            raise EOFError("it ends early")
-        return self._file.read(num_bytes)
-
-
 class _InertUnpickler(pickle.Unpickler):
     """Builds dicts, tuples, numbers and the stand-ins. Imports and calls nothing else.
 
@@ -133,7 +116,7 @@ class _InertUnpickler(pickle.Unpickler):
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._within = _Within(file)
+        self._within = Within(file)
         super().__init__(self._within)
         self.storages: dict[str, _Storage] = {}
 
