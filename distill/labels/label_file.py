@@ -181,7 +181,14 @@ def label_reader(path: Path, label_format: LabelFormat) -> LabelReader:
     stored = _mapped(path)
     if not label_format.fits(stored):
         raise _damaged(path, f"it holds {stored.dtype} {stored.shape}")
-    return lambda indices, views: label_format.decode(stored[indices, views])
+
+    def read(indices: np.ndarray, views: np.ndarray) -> np.ndarray:
+        try:
+            return label_format.decode(stored[indices, views])
+        except IndexError as error:
+            raise _damaged(path, str(error)) from None
+
+    return read
 
 
 def _mapped(path: Path) -> np.ndarray:

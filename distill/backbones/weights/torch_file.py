@@ -4,16 +4,18 @@ import io
 import math
 import os
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from configs.artifacts import ending
 from configs.errors import UserError
+from distill.backbones.weights.bounded import Within
 from distill.backbones.weights.safetensors_file import read_safetensors, storage_dtype, widened
 
 MAX_PICKLE_BYTES = 2**26
@@ -114,8 +116,18 @@ class _InertUnpickler(pickle.Unpickler):
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        super().__init__(file)
+        self._within = Within(file)
+        super().__init__(self._within)
         self.storages: dict[str, _Storage] = {}
+
+    def load(self) -> Any:
+        """The content of the pickle that begins here."""
+        for operation, number, _ in pickletools.genops(cast(IO[bytes], self._within)):
+            # Python makes room for all entries of its memory below this one.
+            if operation.name.endswith("PUT") and int(number or 0) > self._within.size:
+                raise pickle.UnpicklingError(f"it numbers more parts than it has ({number})")
+        self._within.rewind()
+        return super().load()
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in STAND_INS:

@@ -132,7 +132,7 @@ def _refuse_objects(
             "the file, so they are not read. Store photos of one size as uint8, and labels as "
             "integers or text: np.savez(file, x=np.stack(photos), y=np.array(labels, str))"
         )
-    if info.file_size < math.prod(shape) * dtype.itemsize:
+    if info.file_size < math.prod(shape) * max(dtype.itemsize, 1):
         raise ValueError(f"{info.filename} is cut short")
     return shape, fortran, dtype
 

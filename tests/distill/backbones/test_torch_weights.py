@@ -6,7 +6,7 @@ import pytest
 
 from configs.errors import UserError
 from distill.backbones.weights.torch_file import read_torch_weights
-from torch_files import NEW_STATE_DICT, number, tensor, text, write_file
+from torch_files import NEW_STATE_DICT, number, save_zip, tensor, text, write_file
 
 
 def test_a_tensor_is_read(tmp_path):
@@ -105,3 +105,13 @@ def test_a_file_of_another_format_is_refused(tmp_path, content):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.pth does not exist"):
         read_torch_weights(tmp_path / "nowhere.pth")
+
+
+@pytest.mark.parametrize("opcodes", [b"X\0\0\0\x80", b"}r\xff\xff\xff\x7f"])
+def test_a_pickle_that_asks_for_gigabytes_is_refused(tmp_path, opcodes: bytes) -> None:
+    for path in (
+        save_zip(tmp_path / "new.pth", {}, body=opcodes),
+        write_file(tmp_path / "legacy.pth", opcodes),
+    ):
+        with pytest.raises(UserError, match="is damaged"):
+            read_torch_weights(path)

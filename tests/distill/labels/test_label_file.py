@@ -186,3 +186,11 @@ def test_a_reader_takes_files_with_features_that_it_leaves_out(tmp_path) -> None
     np.save(tmp_path / "labels.npy", np.zeros(stored.shape(4, 2), stored.dtype))
     reader = label_reader(tmp_path / "labels.npy", LabelFormat(num_classes=5))
     assert reader(np.arange(4), np.zeros(4, int)).shape == (4, 5)
+
+
+def test_a_label_file_of_fewer_photos_is_damaged(tmp_path) -> None:
+    np.save(tmp_path / "labels.npy", np.zeros((2, 2, 5), "<f2"))
+    with pytest.raises(UserError, match=r"labels\.npy are damaged: index 2 is out of bounds"):
+        label_reader(tmp_path / "labels.npy", LabelFormat(num_classes=5))(
+            np.arange(3), np.zeros(3, int)
+        )
