@@ -10,8 +10,8 @@ from commands.compress import app as compress_app
 from commands.distill import app as distill_app
 from commands.evaluate import app as evaluate_app
 from commands.library_output import kept_from_the_terminal
-from configs.backend import check_backend, use_tensorflow
 from configs.errors import UserError, failure_of, full_disk, ran_out_of_memory
+from configs.loading.backend import check_backend, use_tensorflow
 from configs.stopping import Stopped, stop_if_requested, stops_on_signals
 
 NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)

@@ -20,8 +20,8 @@ from commands.options import (
     open_config,
     open_run,
 )
-from configs.backend import use_tensorflow
 from configs.errors import UserError
+from configs.loading.backend import use_tensorflow
 
 if TYPE_CHECKING:
     from configs.run_dir import RunDir

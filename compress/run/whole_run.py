@@ -9,8 +9,8 @@ import keras
 
 from compress.run.execution import Taken, take
 from compress.run.pipeline import STEPS
-from configs.backend import with_tensorflow
 from configs.errors import StepFailed
+from configs.loading.backend import with_tensorflow
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.advice.duration import announce

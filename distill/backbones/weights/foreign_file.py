@@ -9,8 +9,8 @@ from pathlib import Path
 
 import h5py
 
-from configs.backend import with_tensorflow
 from configs.errors import StepFailed, UserError
+from configs.loading.backend import with_tensorflow
 
 CONVERTER = "compress.foreign.load"
 """The module that the child process runs. Only `compress` imports tf_keras."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from configs.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 VARIABLE = "KERAS_BACKEND"
 """The environment variable that Keras reads when it is first imported."""
