@@ -29,7 +29,7 @@ def requirements() -> list[Requirement]:
         for line in PROJECT["optional-dependencies"][waiting.pop()]:
             requirement = Requirement(line)
             if canonicalize_name(requirement.name) == PROJECT["name"]:
-                waiting += requirement.extras
+                waiting += sorted(requirement.extras)
             else:
                 lines.append(line)
     return [*map(Requirement, lines)]
