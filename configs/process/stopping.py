@@ -6,6 +6,7 @@ checkpoint behind its present update.
 """
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SECONDS_TO_STOP = 8.0
 """A process that takes longer is killed. Docker, the most impatient, waits for ten seconds."""
+
+SECONDS_OF_ONE_ASKING = 1.0
+"""Signals within this time ask once: a terminal that closes and GNU `timeout` send several."""
 
 
 class Stopped(BaseException):
@@ -34,10 +38,12 @@ class _Request:
 
     Attributes:
         number: of the signal; None before there is one.
+        time: when the first signal arrived, in seconds of `time.monotonic`.
         waits: whether a signal waits for the next `stop_if_requested`.
     """
 
     number: int | None = None
+    time: float = 0.0
     waits: bool = False
 
 
@@ -61,10 +67,13 @@ def stops_on_signals() -> Iterator[None]:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    is_first = _request.number is None
-    _request.number = number
-    # Whoever presses Ctrl-C again does not want to wait.
-    if not _request.waits or not is_first:
+    now = time.monotonic()
+    if _request.number is None:
+        _request.number, _request.time = number, now
+        if not _request.waits:
+            raise Stopped(number)
+    # Whoever presses Ctrl-C again does not want to wait. Other signals may be echoes of the first.
+    elif number == signal.SIGINT and now - _request.time >= SECONDS_OF_ONE_ASKING:
         raise Stopped(number)
 
 

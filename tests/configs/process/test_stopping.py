@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.process import stopping
 from configs.process.stopping import (
     SIGNALS,
     Stopped,
@@ -41,11 +42,38 @@ def test_a_signal_waits_until_the_state_is_saved() -> None:
             stop_if_requested()
 
 
-def test_a_second_signal_waits_for_nothing() -> None:
+def test_a_second_ctrl_c_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "SECONDS_OF_ONE_ASKING", 0.0)
     with stops_on_signals(), stop_waits():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(Stopped):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signals_that_follow_at_once_ask_no_second_time(number: signal.Signals) -> None:
+    # A terminal that closes sends SIGHUP twice, and `timeout` signals a process and its group.
+    with stops_on_signals(), stop_waits():
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+        with pytest.raises(Stopped):
+            stop_if_requested()
+
+
+def test_a_signal_that_repeats_disturbs_no_tidying_up() -> None:
+    with stops_on_signals():
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_only_ctrl_c_hurries(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "SECONDS_OF_ONE_ASKING", 0.0)
+    with stops_on_signals(), stop_waits():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
+        assert stop_is_requested()
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
