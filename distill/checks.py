@@ -1,5 +1,7 @@
 """What a config must hold before anything is trained: losses and labels that fit each other."""
 
+import os
+
 from configs.artifacts import ending, read_json
 from configs.errors import UserError
 from configs.run_dir import RunDir
@@ -13,6 +15,7 @@ from distill.training.distribution.devices import (
     find_replicas,
     suggest_devices,
 )
+from distill.training.distribution.launch import ALL_IS_TRAINED
 from distill.training.settings import make_plan
 
 ALL_LABELLED = ("folder", "archive", "numpy", "coco", "digits")
@@ -113,6 +116,8 @@ def check_devices(experiment: Experiment) -> None:
     Raises:
         UserError: there are fewer devices, or a batch cannot be split evenly.
     """
+    if ALL_IS_TRAINED in os.environ:
+        return
     if experiment.distribution.devices == 1:
         suggest_devices()
     replicas = find_replicas(experiment.distribution.devices)

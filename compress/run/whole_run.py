@@ -11,6 +11,7 @@ from compress.run.execution import Taken, take
 from compress.run.pipeline import STEPS
 from configs.errors import StepFailed
 from configs.process.backend import with_tensorflow
+from configs.process.stopping import SECONDS_TO_STOP
 from configs.run_dir import RunDir
 from configs.schema import Experiment
 from distill.advice.duration import announce
@@ -54,16 +55,40 @@ def _rest_in_tensorflow(run: RunDir, force: list[str]) -> Taken:
     words = [word for step in force for word in ("--force", step)]
     if (group := current()) is not None:
         group.leave()
-    child = subprocess.run(
-        [sys.executable, "-c", COMMAND, "run", str(run), "--json", *words],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=with_tensorflow(alone(os.environ)),
-    )
-    lines = child.stdout.splitlines()
+    lines = said_by([sys.executable, "-c", COMMAND, "run", str(run), "--json", *words])
     if not lines:
         raise StepFailed(
             f"the steps after the training of {run} failed, as said above. The trained models are "
             f"kept. Go on with: distill run {run}"
         )
     return Taken([], failures=json.loads(lines[-1]).get("failures", {}))
+
+
+def said_by(command: list[str]) -> list[str]:
+    """The lines that a child process prints. If this process has to end, the child ends first."""
+    child = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=_terminal(),
+        text=True,
+        env=with_tensorflow(alone(os.environ)),
+    )
+    try:
+        return child.communicate()[0].splitlines()
+    except BaseException:
+        child.terminate()
+        try:
+            child.wait(SECONDS_TO_STOP - 1)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        raise
+
+
+def _terminal() -> int | None:
+    """Where Python's standard error leads; None if it is no file, as in a notebook."""
+    # Descriptor 2 may lead elsewhere: commands keep from the terminal what libraries print.
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        return None

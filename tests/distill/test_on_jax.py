@@ -30,6 +30,7 @@ student:
   {backbone: {name: keras_file, weights: mine.keras}, image_size: 32, epochs: 2, control: false}
 compress: {recipes: [tflite.float32]}
 evaluate: {num_runs: 30, num_warmup: 1, corruptions: []}
+distribution: {devices: 2}
 """
 
 
@@ -47,6 +48,7 @@ def on_jax(words: str, *program: str, cwd: Path) -> subprocess.CompletedProcess[
             **os.environ,
             "KERAS_BACKEND": "jax",
             "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
             "PYTHONPATH": str(ROOT),
         },
         capture_output=True,
@@ -83,3 +85,5 @@ def test_a_whole_run_on_jax_writes_its_files_in_a_child_process(folder: Path) ->
     report = json.loads(done.stdout.splitlines()[-1])
     assert [file["recipe"] for file in report["files"]] == ["tflite.float32"]
     assert (folder / "run" / "report.html").exists()
+    assert "latency on local" in done.stderr
+    assert "devices: 2" in (folder / "run" / "experiment.yaml").read_text()

@@ -18,6 +18,9 @@ LAUNCHER_VARIABLES = frozenset(
     {COORDINATOR, OPEN_MPI_ADDRESS, *JAX, *TORCH, *TORCH_ADDRESS, *OPEN_MPI, *SLURM_STEP}
 )
 
+ALL_IS_TRAINED = "POTSTILL_ALL_IS_TRAINED"
+"""The environment variable of a child process that works alone on trained models."""
+
 HOW_TO_START = (
     "Start each process with srun, with mpirun, or with the variables JAX_COORDINATOR_ADDRESS "
     "(HOST:PORT of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID."
@@ -104,7 +107,7 @@ def chosen_launch(
     Raises:
         UserError: the config expects other processes, or the backend trains in one process only.
     """
-    if config.processes == 1:
+    if config.processes == 1 or ALL_IS_TRAINED in environment:
         return None
     launch = find_launch(environment)
     if config.processes != "auto" and config.processes != (launch.num_processes if launch else 1):
@@ -126,5 +129,9 @@ def chosen_launch(
 
 
 def alone(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what launchers set, for a child process that works alone."""
-    return {name: value for name, value in environment.items() if name not in LAUNCHER_VARIABLES}
+    """The environment of a child process that works alone on trained models.
+
+    It needs neither the devices nor the processes of the config, and launchers did not start it.
+    """
+    rest = {name: value for name, value in environment.items() if name not in LAUNCHER_VARIABLES}
+    return {**rest, ALL_IS_TRAINED: "1"}

@@ -4,7 +4,13 @@ import pytest
 
 from configs.errors import UserError
 from configs.schema.distribution import DistributionConfig
-from distill.training.distribution.launch import Launch, alone, chosen_launch, find_launch
+from distill.training.distribution.launch import (
+    ALL_IS_TRAINED,
+    Launch,
+    alone,
+    chosen_launch,
+    find_launch,
+)
 
 JAX = {
     "JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234",
@@ -93,4 +99,12 @@ def test_other_processes_than_expected_are_an_error(
 
 def test_a_child_process_knows_nothing_of_the_launcher() -> None:
     for variables in (JAX, SLURM, OPEN_MPI, TORCH):
-        assert alone({"PATH": "/bin", **variables}) == {"PATH": "/bin"}
+        environment = alone({"PATH": "/bin", **variables})
+        assert find_launch(environment) is None
+        assert environment.pop(ALL_IS_TRAINED)
+        assert environment == {"PATH": "/bin"}
+
+
+def test_a_child_process_on_trained_models_needs_no_other_processes() -> None:
+    config = DistributionConfig(processes=4)
+    assert chosen_launch(config, alone(JAX), "tensorflow") is None
