@@ -185,10 +185,12 @@ class EpochKeeper(keras.callbacks.Callback):
         """Give the model the average of its weights."""
         variables = self.model.trainable_variables
         self.model.optimizer.finalize_variable_values(variables)
-        # Keras averages weights before it applies their constraints.
         for variable in variables:
-            if variable.constraint is not None:
-                variable.assign(variable.constraint(variable))
+            # On JAX, the array is now also the optimizer's, and validation would use it up.
+            average = keras.ops.copy(variable)
+            # Keras averages weights before it applies their constraints.
+            constrain = variable.constraint or (lambda weights: weights)
+            variable.assign(constrain(average))
 
     def undo_averaging(self) -> None:
         """Restore the weights that are being trained: Keras ends every fit with their average."""

@@ -1,6 +1,7 @@
 """The one `fit` of Keras 3 models: phases, optimizer, learning rate schedule and resuming."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -185,11 +186,14 @@ def compile_model(
         jit_compile=not is_tensorflow,
         steps_per_execution=_updates_at_once(schedule),
     )
-    if is_tensorflow:
-        # A metric makes its variables when it first sees values. Within the first update, Keras
-        # would trace the update twice, which takes longer than an epoch of small photos for a B4.
+    # A metric makes its variables when it first sees values. Within the first update, Keras would
+    # trace the update of TensorFlow twice, which takes longer than an epoch of small photos for a
+    # B4. And a training that goes on behind the last update of an epoch sees none before it needs
+    # them.
+    with nullcontext() if is_tensorflow else keras.StatelessScope():  # it computes nothing on JAX'
         nothing = keras.ops.zeros((1, model.output_shape[-1]))
         model.compute_metrics(None, nothing, nothing)
+    if is_tensorflow:
         model.reset_metrics()
 
 

@@ -156,6 +156,18 @@ def test_a_training_that_is_asked_to_end_saves_its_state(tmp_path: Path) -> None
         assert np.allclose(resumed_array, array, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_training_on_jax_that_is_asked_to_end_saves_its_state() -> None:
+    test = f"{__file__}::{test_a_training_that_is_asked_to_end_saves_its_state.__name__}"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", test],
+        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+
+
 def without_seconds(history: list[EpochRow]) -> str:
     return json.dumps([{**to_json(row), "seconds": None} for row in history])
 
