@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from configs.errors import StepFailed, UserError, failure_of
+from configs.process.stopping import Stopped
 from distill.training.distribution.launch import Launch
 
 log = logging.getLogger("potstill")
@@ -27,6 +28,9 @@ SECONDS_TO_LEAVE = 30
 GO_ON = "Finished epochs are kept. Give the same command again, on as many processes as you like."
 END = "end"
 BEATS, CALLS, FAILURES, VALUES = (f"potstill/{kind}/" for kind in ("beat", "call", "fail", "value"))
+
+NOT_OF_OTHERS = (UserError, KeyboardInterrupt, Stopped)
+"""Errors that do not come from the death of another process."""
 
 Stop = Callable[[str], NoReturn]
 """Says why, and ends this process, even while another thread waits for a dead process."""
@@ -82,14 +86,14 @@ class Group:
 
         if self._has_ended.is_set():
             return
-        if error is not None and not isinstance(error, (UserError, KeyboardInterrupt)):
+        if error is not None and not isinstance(error, NOT_OF_OTHERS):
             self._wait_until_all_live()
         self._has_ended.set()
         try:
             if error is not None:
                 reason = failure_of(error) if isinstance(error, Exception) else "it was interrupted"
                 self._client.key_value_set(f"{FAILURES}{self.index}", reason)
-                time.sleep(2 * BEAT_SECONDS)  # the others read it before the store is gone
+                time.sleep(BEAT_SECONDS + 1.0)  # the others read it before the store is gone
                 return
             if self.is_first:
                 self.call(END)
