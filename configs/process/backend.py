@@ -30,6 +30,9 @@ def check_backend() -> None:
             f"{VARIABLE} is {name}, and {name} is not installed. Install it: "
             f"pip install 'potstill[{name}]'. Or unset the variable."
         )
+    if name == "jax":
+        # JAX would take most of a GPU's memory at once, and later a child on TensorFlow needs some.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def with_tensorflow(environment: Mapping[str, str]) -> dict[str, str]:
