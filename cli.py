@@ -1,7 +1,6 @@
 """The three programs: how an error becomes one sentence and an exit code."""
 
 import errno
-import os
 import sys
 from collections.abc import Callable
 
@@ -20,6 +19,7 @@ from configs.errors import (
     shortened,
 )
 from configs.process.backend import check_backend, use_tensorflow
+from configs.process.ending import end_now
 from configs.process.stopping import (
     Stopped,
     stop_if_requested,
@@ -46,7 +46,7 @@ def _program(app: typer.Typer, backend: Callable[[], None]) -> Callable[[], None
                 message, code = explain(error)
                 print(f"error: {shortened(printable(message))}", file=sys.stderr, flush=True)
                 if stop_is_requested():
-                    os._exit(code)  # Python would take seconds to take TensorFlow apart
+                    end_now(code)  # Python would take seconds to take TensorFlow apart
                 sys.exit(code)
 
     return main

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from configs import errors
+from configs.process.ending import end_now
 from configs.process.stopping import SECONDS_TO_STOP, SIGNALS
 
 NUM_LINES = 20
@@ -90,7 +91,7 @@ def end_at_once(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr, flush=True)
     if _is_kept:
         os.write(STANDARD_ERROR, ALL_IS_WELL)
-    os._exit(1)
+    end_now(1)
 
 
 def end_without_waiting(code: int) -> None:
@@ -99,7 +100,7 @@ def end_without_waiting(code: int) -> None:
     def end() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        end_now(code)
 
     atexit.register(end)  # it runs before what libraries have registered
 

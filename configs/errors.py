@@ -48,6 +48,11 @@ def ran_out_of_space(error: BaseException) -> bool:
     return full_disk(error) is not None
 
 
+def is_of_the_machine(error: BaseException) -> bool:
+    """Whether memory or a disk ran short, which says nothing of the file that was read."""
+    return ran_out_of_memory(error) or ran_out_of_space(error)
+
+
 def full_disk(error: BaseException) -> BaseException | None:
     """The error by which a full disk was noticed: this one, or one that it came from."""
     cause: BaseException | None = error

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 
 from configs.artifacts import whole_file
-from configs.errors import UserError, opening
+from configs.errors import UserError, is_of_the_machine, opening
 from configs.records import to_json
 from configs.run_dir import RunDir
 from distill.backbones.macs import count_macs
@@ -77,6 +77,8 @@ def load_model(path: Path) -> keras.Model:
     except UserError:
         raise
     except Exception as error:  # Keras raises errors of every kind for damaged files
+        if is_of_the_machine(error):
+            raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{path} is not a Keras model that can be loaded here: {reason}\n"

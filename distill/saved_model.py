@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.errors import UserError, failure_of, opening
+from configs.errors import UserError, failure_of, is_of_the_machine, opening
 
 SIGNATURES = ("serving_default", "serve")
 TOUCHES_FILES = re.compile(
@@ -46,6 +46,8 @@ def open_saved_model(path: Path) -> ServedModel:
         with opening(path):
             loaded = tf.saved_model.load(str(path))
     except Exception as error:  # TensorFlow raises errors of every kind for damaged files
+        if is_of_the_machine(error):
+            raise
         raise UserError(
             f"{path} is not a SavedModel that loads here: {failure_of(error)}. Write it again with "
             "model.export(folder)."

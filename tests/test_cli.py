@@ -152,6 +152,37 @@ def test_sigterm_ends_a_program_with_one_sentence() -> None:
     assert error.startswith("error: stopped by SIGTERM. Finished steps are kept")
 
 
+def test_a_program_that_is_stopped_removes_its_folders(tmp_path: Path) -> None:
+    code, _ = stopped(
+        "import cli, tempfile, time, typer\n"
+        "from configs.process.ending import folder_until_the_end\n"
+        f"tempfile.tempdir = {str(tmp_path)!r}\n"
+        "app = typer.Typer()\n"
+        "@app.command()\n"
+        "def busy():\n"
+        "    (folder_until_the_end() / 'a.keras').touch()\n"
+        "    print('busy', flush=True)\n"
+        "    time.sleep(60)\n"
+        "cli._program(app, lambda: None)()\n"
+    )
+    assert code == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_that_waits_for_no_library_removes_its_folders(tmp_path: Path) -> None:
+    result = python(
+        "import tempfile\n"
+        "from commands.library_output import end_without_waiting\n"
+        "from configs.process.ending import folder_until_the_end\n"
+        f"tempfile.tempdir = {str(tmp_path)!r}\n"
+        "folder = folder_until_the_end()\n"
+        "assert folder.is_dir()\n"
+        "end_without_waiting(3)\n"
+    )
+    assert result.returncode == 3, result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_sigterm_ends_a_program_that_is_busy_in_a_library() -> None:
     code, errors = stopped(
         "import commands.library_output as module\n"

@@ -16,7 +16,9 @@ from eval.timing.latency import milliseconds
 
 FILE_COLUMNS = [
     "file", "KB", "top-1", "95 %", "drop", "same as parent", "p50 ms", "p90 ms", "MiB", "needs",
+    "outside XNNPACK",
 ]  # fmt: skip
+TEXT_COLUMNS = ("file", "needs", "outside XNNPACK")
 RUN_COLUMNS = [
     "run", "photos", "teacher", "student", "control", "file", "top-1", "drop", "p50 ms", "KB",
     "p against the first",
@@ -49,12 +51,14 @@ def files_table(rows: list[dict[str, Any]], chosen: str | None = None) -> str:
     """Rows of `files` in report.json; the chosen file is marked with an asterisk.
 
     A file with operators that XNNPACK leaves to slower code names them: they explain a slow file.
+    Columns without any text are left out: files without a run have no accuracy.
     """
-    columns, cells = list(FILE_COLUMNS), [_file_cells(row, chosen) for row in rows]
-    if any(others := [operators_text(_outside_xnnpack(row)) for row in rows]):
-        columns.append("outside XNNPACK")
-        cells = [[*row, text] for row, text in zip(cells, others, strict=True)]
-    return table_text(columns, cells, left=(0, *range(len(FILE_COLUMNS) - 1, len(columns))))
+    cells = [_file_cells(row, chosen) for row in rows]
+    filled = [number for number, column in enumerate(zip(*cells, strict=True)) if any(column)]
+    columns = [FILE_COLUMNS[number] for number in filled]
+    shown = [[row[number] for number in filled] for row in cells]
+    texts = [number for number, column in enumerate(columns) if column in TEXT_COLUMNS]
+    return table_text(columns, shown, left=texts)
 
 
 def _outside_xnnpack(row: dict[str, Any]) -> dict[str, int]:
@@ -79,6 +83,7 @@ def _file_cells(row: dict[str, Any], chosen: str | None) -> list[str]:
         latency_text(latency.get("p90_ms")),
         number(latency.get("peak_rss_mib"), 0),
         from_json(Runtime, row["runtime"]).text if row.get("runtime") else "",
+        operators_text(_outside_xnnpack(row)),
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import h5py
 
 from configs.artifacts import is_saved_model
-from configs.errors import UserError
+from configs.errors import UserError, is_of_the_machine
 from distill.backbones.weights.foreign_file import check_size
 
 EXPECTED = "Expected a whole model: a .keras or .h5 file, or a SavedModel folder."
@@ -61,6 +61,8 @@ def open_container(path: Path) -> Container:
     except UserError:
         raise
     except Exception as error:  # h5py, zipfile and json raise errors of many kinds
+        if is_of_the_machine(error):
+            raise
         raise UserError(f"{path} is damaged ({_first_line(error)}). {EXPECTED}") from None
     raise UserError(
         f"{path} is not a Keras model: its first bytes are neither those of a .keras file nor of "

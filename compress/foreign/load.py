@@ -19,7 +19,7 @@ from compress.foreign.keras2.load import load_keras2, wrappers_of
 from compress.foreign.plain import as_plain
 from compress.foreign.saved_model.load import load_graph
 from compress.graph.replay import named_layers
-from configs.errors import UserError, opening
+from configs.errors import UserError, is_of_the_machine, opening
 from distill.saved_model import check_graphs
 
 log = logging.getLogger("potstill")
@@ -54,6 +54,8 @@ def load_foreign(
     except UserError:
         raise
     except Exception as error:  # Keras raises errors of every kind for damaged files
+        if is_of_the_machine(error):
+            raise
         raise _not_loaded(container, error) from error
 
 
@@ -140,6 +142,8 @@ def _load_saved_model(
         check_classes(container, wrapped, allow_lambda)
         return load_keras2(container, path)
     except Exception as error:  # the graph may be whole where the layers are not
+        if is_of_the_machine(error):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         log.info(
             "%s: its layers cannot be read, so its graph is used instead. The reason: %s",

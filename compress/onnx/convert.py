@@ -11,11 +11,13 @@ import onnx
 from compress.graph.inference import TracedModel
 from compress.graph.tensor_names import INPUT
 from compress.onnx.operations import HANDLERS, REWRITERS
-from configs.errors import UserError
+from configs.errors import UserError, ran_out_of_memory
 from configs.schema.files import OutputKind
 
 OPSET = 17
 """Of ONNX. Older runtimes on devices read it, and image classifiers need nothing newer."""
+CATCH_ERRORS = "TF2ONNX_CATCH_ERRORS"
+"""The environment variable by which tf2onnx goes on when one of its optimizers fails."""
 
 
 def convert_to_onnx(traced: TracedModel, output: OutputKind) -> onnx.ModelProto:
@@ -30,7 +32,9 @@ def convert_to_onnx(traced: TracedModel, output: OutputKind) -> onnx.ModelProto:
     try:
         with _without_copies():
             converted = _converted(graph, image, answer)
-    except Exception:  # one of tf2onnx's optimizers failed; with copies, the others go on
+    except Exception as error:  # one of tf2onnx's optimizers failed; with copies, the others go on
+        if ran_out_of_memory(error):  # the copies need far more
+            raise
         converted = _converted(graph, image, answer)
     _rename_tensors(converted.graph, {image: INPUT, answer: output})
     _split_second_biases(converted.graph)
@@ -65,11 +69,14 @@ def _without_copies() -> Iterator[None]:
     The copies of an EfficientNetV2M fill more than 18 GB, and take half the time of a B0. They are
     what tf2onnx goes back to when an optimizer fails.
     """
-    os.environ["TF2ONNX_CATCH_ERRORS"] = "FALSE"
+    before = os.environ.get(CATCH_ERRORS)
+    os.environ[CATCH_ERRORS] = "FALSE"
     try:
         yield
     finally:
-        del os.environ["TF2ONNX_CATCH_ERRORS"]
+        del os.environ[CATCH_ERRORS]
+        if before is not None:
+            os.environ[CATCH_ERRORS] = before
 
 
 def _rename_tensors(graph: onnx.GraphProto, names: dict[str, str]) -> None:

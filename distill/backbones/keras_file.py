@@ -1,7 +1,6 @@
 """`keras_file`: any Keras model of the user's as a backbone, with a new classifier."""
 
 import logging
-import tempfile
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from keras import layers
 from configs.artifacts import MODEL_ENDINGS, ending, file_sha256
 from configs.contract import OWN_PIXELS, RANGES, Channels, PixelRange, Pixels
 from configs.errors import UserError
+from configs.process.ending import folder_until_the_end
 from configs.resume import Facts
 from distill.backbones import BACKBONES
 from distill.backbones.applications import scaled
@@ -103,16 +103,15 @@ def keras_file(
 
 def _plain(path: Path) -> Path:
     """The file as a plain file of Keras 3, converted once in this process."""
-    plain = Path(_folder().name, f"{file_sha256(path)}.keras")
+    plain = _folder() / f"{file_sha256(path)}.keras"
     if not plain.exists():
         convert(path, plain, of="backbone")
     return plain
 
 
 @cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder that lives as long as the process."""
-    return tempfile.TemporaryDirectory()
+def _folder() -> Path:
+    return folder_until_the_end()
 
 
 def _check_input(

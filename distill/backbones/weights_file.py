@@ -15,7 +15,7 @@ from keras.src.applications import efficientnet as keras_efficientnet
 
 from configs.artifacts import ending
 from configs.contract import RANGES
-from configs.errors import UserError, opening
+from configs.errors import UserError, is_of_the_machine, opening
 from distill.backbones import HEAD
 from distill.backbones.weights.foreign_file import check_size
 
@@ -57,6 +57,8 @@ def load_weights_file(model: keras.Model, path: Path) -> keras.Model:
     except UserError:
         raise
     except Exception as error:  # Keras and h5py raise errors of every kind for damaged files
+        if is_of_the_machine(error):
+            raise
         reason = " ".join(str(error).split())
         raise UserError(
             f"weights {str(path)!r} do not fit {model.name}: {reason:.300}\n"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from configs.artifacts import errors_name
-from configs.errors import UserError, failure_of
+from configs.errors import UserError, failure_of, is_of_the_machine
 from configs.progress import track
 from distill.data.pipelines import LabelReader
 
@@ -202,6 +202,8 @@ def _mapped(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise
     except Exception as error:  # numpy parses the header as Python text
+        if is_of_the_machine(error):
+            raise
         raise _damaged(path, failure_of(error)) from None
 
 

@@ -524,6 +524,8 @@ class OnnxModel:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
+        except MemoryError:
+            raise
         except Exception as error:  # onnxruntime's own classes share no base but this
             weight_files(path)  # raises if one of these is missing
             raise ModelFileError(
@@ -619,6 +621,8 @@ def _execution() -> Iterator[None]:
     """Raises ModelFileError in place of the errors by which a runtime gives up."""
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:  # onnxruntime's own classes share no base but this
         raise ModelFileError(f"it can be loaded but not executed ({_first_line(error)})") from None
 

@@ -94,3 +94,17 @@ def test_a_file_names_what_it_needs_and_what_xnnpack_leaves_to_slower_code() -> 
 def test_the_table_has_no_column_for_operators_that_no_file_has() -> None:
     rows = [measured("a.tflite", {}, None), measured("b.onnx", None, None)]
     assert "XNNPACK" not in files_table(rows)
+
+
+def test_files_without_a_run_have_no_columns_for_its_accuracy() -> None:
+    header, line = files_table([measured("a.tflite", None, {"tflite": "2.9"})]).splitlines()
+    assert header.split() == ["file", "KB", "p50", "ms", "p90", "ms", "needs"]
+    assert line.split() == ["a.tflite", "9", "1.00", "2.00", "TFLite", "2.9"]
+
+
+def test_a_column_stays_if_one_file_fills_it() -> None:
+    rows = [measured("a.tflite", None, None), measured("b.tflite", None, None)]
+    rows[1]["agreement"] = {"agreement_with_source": 0.5}
+    header, *lines = files_table(rows).splitlines()
+    assert "same as parent" in header
+    assert [len(line.split()) for line in lines] == [4, 5]

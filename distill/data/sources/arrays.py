@@ -71,7 +71,7 @@ def _opened(path: Path) -> Iterator[dict[str, zipfile.ZipInfo]]:
     try:
         with zipfile.ZipFile(path) as file:
             yield {info.filename.removesuffix(".npy").lower(): info for info in file.infolist()}
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except OSError as error:
         if is_of_the_disk(error):

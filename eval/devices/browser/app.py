@@ -28,12 +28,12 @@ class TokenGate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            _, first, *rest = scope["path"].split("/", 2)
-            if not rest or not secrets.compare_digest(first.encode(), self._token):
+            parts = scope["path"].split("/", 2)  # of OPTIONS *, the path has no slash
+            if len(parts) < 3 or not secrets.compare_digest(parts[1].encode(), self._token):
                 response = PlainTextResponse("Nothing is here. Use the whole address.", 404)
                 await response(scope, receive, send)
                 return
-            scope = {**scope, "path": f"/{rest[0]}"}
+            scope = {**scope, "path": f"/{parts[2]}"}
         await self._app(scope, receive, send)
 
 

@@ -1,11 +1,13 @@
 """A headless Chromium that opens one address, for as long as the context is open."""
 
 import base64
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -20,7 +22,10 @@ FLAGS = (
     "--disable-dev-shm-usage",
 )  # fmt: skip
 WEBGPU = ("--enable-unsafe-webgpu", "--enable-features=Vulkan")
-STOP_SECONDS = 10
+STOP_SECONDS = 3
+"""A stopped command has 8 seconds in all: SECONDS_TO_STOP in configs/process/stopping.py."""
+ON_A_PIPE = 'exec "$0" "$@" --remote-debugging-pipe 3<&0 4>/dev/null </dev/null'
+"""Runs the browser with what was standard input as descriptor 3, where it reads commands."""
 
 
 def find_chromium(program: str = "") -> str:
@@ -71,14 +76,25 @@ class HeadlessChromium:
         self._profile.cleanup()
 
     def open(self, url: str) -> None:
-        """Start the browser, again if it runs, and open an address."""
+        """Start the browser, again if it runs, and open an address.
+
+        Other users of this machine read the arguments of a process, but not what a pipe carries.
+        The address has a token. So the browser gets it as a command of the Chrome DevTools
+        Protocol. It ends by itself when nobody holds the other end of the pipe.
+        """
         self._stop()
+        command = [*self._command, f"--user-data-dir={self._profile.name}", "about:blank"]
         self._process = subprocess.Popen(
-            [*self._command, f"--user-data-dir={self._profile.name}", url],
-            stdin=subprocess.DEVNULL,
+            ["/bin/sh", "-c", ON_A_PIPE, *command],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
         )
+        message = {"id": 1, "method": "Target.createTarget", "params": {"url": url}}
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended, and `failure` says why
+            self._process.stdin.write(json.dumps(message).encode() + b"\0")
+            self._process.stdin.flush()
 
     @property
     def is_running(self) -> bool:
@@ -100,4 +116,7 @@ class HeadlessChromium:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if self._process.stdin is not None:
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
         self._process = None

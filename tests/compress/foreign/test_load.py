@@ -1,6 +1,7 @@
 """Every usual container of a Keras model loads, and answers as it did where it was made."""
 
 import contextlib
+import errno
 import shutil
 import zipfile
 from functools import partial
@@ -47,6 +48,25 @@ def test_every_ending_loads(tmp_path: Path, name: str) -> None:
     model.save(saved)
     shutil.copy(saved, tmp_path / name)
     assert_same(load_foreign(tmp_path / name), model)
+
+
+def load_weights(path: Path) -> keras.Model:
+    return load_weights_file(net(), path)
+
+
+@pytest.mark.parametrize("load", [load_model, load_foreign, load_weights])
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOSPC, "No space left")])
+def test_a_lack_of_memory_or_space_is_no_damage(
+    load, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net().save(tmp_path / "net.keras")
+
+    def run_out(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(keras.saving, "load_model", run_out)
+    with pytest.raises(type(error)):
+        load(tmp_path / "net.keras")
 
 
 def test_a_folder_of_model_export_loads(tmp_path: Path) -> None:

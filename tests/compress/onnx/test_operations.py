@@ -1,5 +1,6 @@
 """Layers whose operations tf2onnx lacks, or writes badly: in ONNX files they answer as in Keras."""
 
+import os
 from collections import Counter
 
 import keras
@@ -7,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import tensorflow as tf
+import tf2onnx
 from keras import layers
 
 from compress.graph.inference import TracedModel
@@ -204,3 +206,18 @@ def test_no_tensor_is_rounded_within_a_gelu_or_for_a_normalization(tmp_path):
         if node.op_type == "LayerNormalization":
             assert not set(node.input[1:]) & set(producers), "its weights are constants in float"
     assert facts.kept_float == [], "what can be in int8 is in int8"
+
+
+def test_a_lack_of_memory_is_not_answered_by_copies_that_need_more(monkeypatch):
+    calls = []
+
+    def run_out(*_, **__):
+        calls.append(os.environ["TF2ONNX_CATCH_ERRORS"])
+        raise MemoryError
+
+    monkeypatch.setenv("TF2ONNX_CATCH_ERRORS", "TRUE")  # a user may have set it
+    monkeypatch.setattr(tf2onnx.convert, "from_graph_def", run_out)
+    with pytest.raises(MemoryError):
+        convert_to_onnx(TracedModel(model_with(layers.Dense(8))), "logits")
+    assert calls == ["FALSE"]
+    assert os.environ["TF2ONNX_CATCH_ERRORS"] == "TRUE"

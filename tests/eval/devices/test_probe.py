@@ -328,3 +328,16 @@ def test_a_device_can_use_openvino(onnx_file: Path) -> None:
     session.reopen()
     assert len(session.run(2)) == 2
     session.close()
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_file(
+    onnx_file: Path, colours: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_model(onnx_file)
+
+    def run_out(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(type(model.output), "decoded", run_out)
+    with pytest.raises(MemoryError):
+        model.predict(colours.astype("float32"))

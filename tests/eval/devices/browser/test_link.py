@@ -1,6 +1,7 @@
 """What the server of a page answers, and to whom."""
 
 import re
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -43,6 +44,16 @@ def test_nothing_is_answered_without_the_token(
     for method in ("hello", "answers?page=a", "bye?page=a"):
         assert request(server.url, f"/{method}", "POST", b"{}").status == 404
     assert server.link.facts is None
+
+
+@pytest.mark.parametrize("target", ["*", "/", "//"])
+def test_a_target_of_another_form_is_nothing(server: PageServer, target: str) -> None:
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        head = f"OPTIONS {target} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
+        connection.sendall(head.encode())
+        answer = connection.makefile("rb").readline()
+    assert answer.split()[1] == b"404"
 
 
 def test_two_commands_have_different_tokens(server: PageServer) -> None:
