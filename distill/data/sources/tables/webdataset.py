@@ -67,7 +67,9 @@ def webdataset(place: Place) -> Listing:
         name: {**state_of(root / name), "inode_changed": (root / name).stat().st_ctime_ns}
         for name in names
     }
-    indices = {name: f"{digest([name, state, columns])}.csv" for name, state in states.items()}
+    # What is read of a sample. Without a group it is called as older versions called it.
+    read = {**columns, "group": place.group_column} if place.group_column else columns
+    indices = {name: f"{digest([name, state, read])}.csv" for name, state in states.items()}
     # `photo` names a kind of member here, and no key of the `.json` members.
     in_json = replace(place, columns=ColumnsConfig(**{**columns, "photo": None}))
 
@@ -78,7 +80,7 @@ def webdataset(place: Place) -> Listing:
                 advance(number)
         return {"num_shards": len(names)}
 
-    folder = unpacked_folder(place.run_data, {"webdataset": states, "columns": columns}, write)
+    folder = unpacked_folder(place.run_data, {"webdataset": states, "columns": read}, write)
     files = (file for name in names for file in read_listing(folder / indices[name]))
     listed = _named(files, _class_names(root))
     if not listed:

@@ -150,6 +150,8 @@ def test_json_names_splits_and_groups_beside_other_labels(tmp_path: Path) -> Non
             (f"{number}.cls", ("cat", "dog")[number % 2].encode()),
         ]  # fmt: skip
     write_tar(tmp_path / "a.tar", members)
+    facts, _ = webdataset(tmp_path / "run", tmp_path / "a.tar")
+    assert "num_groups" not in facts
     group = GroupConfig(column="animal")
     facts, photos = webdataset(tmp_path / "run", tmp_path / "a.tar", group=group)
     assert num_of(photos) == {"cat": 30, "dog": 30}
