@@ -61,7 +61,8 @@ def webdataset(place: Place) -> Listing:
     """
     shards = _shards(place)
     root = Path(os.path.commonpath([shard.parent.resolve() for shard in shards]))
-    names = [shard.resolve().relative_to(root).as_posix() for shard in shards]
+    # A shard that is a link keeps its name, which says its split.
+    names = [(shard.parent.resolve() / shard.name).relative_to(root).as_posix() for shard in shards]
     columns = (place.columns or ColumnsConfig()).model_dump()
     states = {
         name: {**state_of(root / name), "inode_changed": (root / name).stat().st_ctime_ns}

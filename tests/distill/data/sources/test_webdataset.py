@@ -86,6 +86,17 @@ def test_a_folder_a_pattern_and_a_list_name_tars(tmp_path: Path, pattern: str) -
     assert num_of(photos) == ({"cat": 30, "dog": 30} if "," in pattern else {"cat": 40, "dog": 40})
 
 
+def test_tars_may_be_links(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    for number, path in enumerate(sorted(shards(tmp_path / "blobs").iterdir())):
+        split = "test" if number == 3 else "train"
+        (tmp_path / "shards" / f"{split}-{number:03d}.tar").symlink_to(path)
+    facts, _ = webdataset(tmp_path / "run", tmp_path / "shards")
+    assert facts["num_test"] == 20
+    paths = load_examples(RunDir(tmp_path / "run"), "test").paths
+    assert [decode_photo(path).shape for path in paths] == [(12, 16, 3)] * 20
+
+
 def test_numbers_get_the_names_that_lie_beside_the_tars(tmp_path: Path) -> None:
     members = [
         member
