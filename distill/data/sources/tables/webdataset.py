@@ -178,6 +178,8 @@ def _members(path: Path) -> Iterator[Member]:
         with tarfile.open(path, "r:") as tar:
             for entry in tar:
                 tar.members = []  # type: ignore[attr-defined]  # it would remember every member
+                if entry.size < 0 or tar.offset <= entry.offset:  # tarfile would go round for ever
+                    raise tarfile.ReadError(f"a member of {entry.size} bytes at {entry.offset}")
                 parts = PurePosixPath(entry.name).parts
                 # Links, devices and sparse files have no bytes of their own to read.
                 if not entry.isreg() or entry.issparse() or not parts or is_junk(parts[-1]):

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import signal
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -219,6 +220,31 @@ def test_a_damaged_tar_is_an_error(tmp_path: Path, name: str, content, reason: s
     (tmp_path / name).write_bytes(content(whole))
     with pytest.raises(UserError, match=reason):
         data_step(RunDir(tmp_path / "run"), DataConfig(source=f"webdataset:{tmp_path / name}"))
+
+
+def test_a_member_of_a_negative_size_is_an_error(tmp_path: Path) -> None:
+    """CVE-2025-8194: tarfile steps back by the size and finds the member again, without end."""
+    path = write_tar(tmp_path / "a.tar", samples(range(40)))
+    content = bytearray(path.read_bytes())
+    second = 512 + -(-len(png_of(0)) // 512) * 512
+    header = content[second : second + 512]
+    header[124:136] = (-512).to_bytes(12, "big", signed=True)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    content[second : second + 512] = header
+    path.write_bytes(content)
+
+    def too_late(*_: object) -> None:
+        raise AssertionError("the tar was read for ten seconds")
+
+    before = signal.signal(signal.SIGALRM, too_late)
+    signal.alarm(10)
+    try:
+        with pytest.raises(UserError, match="cannot be read as a tar: a member of -512 bytes"):
+            data_step(RunDir(tmp_path / "run"), DataConfig(source=f"webdataset:{path}"))
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_no_tars_is_an_error(tmp_path: Path) -> None:
