@@ -208,16 +208,26 @@ def _photos_are_elsewhere(run: RunDir, experiment: Experiment) -> bool:
     """Whether the run was copied to a machine without its photos.
 
     The photos of a data set that a name stands for (tfds:cats_vs_dogs) were unpacked into the run,
-    and so were those in a storage. Only the data step looks there again.
+    and so were those in a storage. Only the data step looks there again. Photos that stay where
+    they are (webdataset:shards/*.tar) are here while the root that the manifest names is.
     """
     manifest, data = run.photos_manifest.with_suffix(".json"), experiment.data
+    if not manifest.exists():
+        return False
+    facts = read_json(manifest)
     if any(isinstance(place, str) for place in (data.path, data.photos, data.unlabelled)):
         is_here = False
     else:
         is_here = ":" not in data.source if data.path is None else Path(data.path).exists()
-    if is_here or not manifest.exists():
-        return False
-    return bool(read_json(manifest)["inputs"]["data"] == experiment.data.as_input())
+        is_named_otherwise = data.path is None or data.source == "webdataset"
+        is_here |= is_named_otherwise and _is_outside(run, Path(facts["root"]))
+    return not is_here and bool(facts["inputs"]["data"] == data.as_input())
+
+
+def _is_outside(run: RunDir, root: Path) -> bool:
+    """Whether a root exists and is no folder of the run, as one of unpacked photos is."""
+    inside = run.photos_manifest.parent.resolve()
+    return root.is_absolute() and root.exists() and not root.is_relative_to(inside)
 
 
 def _require(run: RunDir, step: Step, name: str, target: str) -> None:

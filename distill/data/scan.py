@@ -84,6 +84,8 @@ def data_step(run: RunDir, data: DataConfig) -> Step:
     inputs = {"data": data.as_input(), "listing": state.listing}
     if _looks_at_inodes(manifest):
         inputs["inodes"] = state.inodes
+    if _looks_at_root(manifest, listing.root):
+        inputs["root"] = stored_root(run, listing.root)
     return Step("data", manifest, inputs, build)
 
 
@@ -93,6 +95,17 @@ def _looks_at_inodes(manifest: Path) -> bool:
     Runs of older versions stay up to date without.
     """
     return not manifest.exists() or "inodes" in read_json(manifest).get("inputs", {})
+
+
+def _looks_at_root(manifest: Path, root: Path) -> bool:
+    """Whether the photos have moved since the first scan, so that the manifest names a lost folder.
+
+    An archive with a new date is unpacked into a new folder, with the same photos.
+    """
+    facts = read_json(manifest) if manifest.exists() else {}
+    if "root" in facts.get("inputs", {}):
+        return True
+    return "root" in facts and (manifest.parent / facts["root"]).resolve() != root.resolve()
 
 
 def _was_split_before(manifest: Path) -> bool:

@@ -93,18 +93,15 @@ class KnownPhotos:
         else:
             folder.mkdir(parents=True, exist_ok=True)
             self._thumbnail_file = _opened(folder / THUMBNAILS, THUMBNAIL_BYTES)
-            self._record_file = _opened(folder / RECORDS, RECORD.itemsize)
         self._num_thumbnails = self._thumbnail_file.seek(0, os.SEEK_END) // THUMBNAIL_BYTES
-        self._num_at_start = self._num_thumbnails
+        if folder is not None:
+            _forget_lost(folder / RECORDS, self._num_thumbnails)
+            self._record_file = _opened(folder / RECORDS, RECORD.itemsize)
         if self._record_file is not None and self._record_file.tell():
             self._stored = np.memmap(self._record_file, RECORD, "r")
             # Of the records with one key the last is right.
             self._keys, rows = np.unique(_keys(self._stored)[::-1], return_index=True)
             self._rows = len(self._stored) - 1 - rows
-            # A power cut may have lost thumbnails that a record names: no other gets their rows.
-            num_named = int(self._stored["thumbnail"].max()) + 1
-            self._num_thumbnails = max(self._num_thumbnails, num_named)
-            self._thumbnail_file.truncate(self._num_thumbnails * THUMBNAIL_BYTES)
         self._is_used = np.zeros(len(self._stored), bool)
 
     def find(
@@ -124,7 +121,7 @@ class KnownPhotos:
         rows = self._rows[places]
         stored = self._stored[rows]
         thumbnails = stored["thumbnail"]
-        is_same = thumbnails < self._num_at_start
+        is_same = np.ones(len(wanted), bool)
         for name in IDENTITY:
             is_same &= stored[name] == wanted[name]
         if with_thumbnails:
@@ -214,6 +211,18 @@ def _opened(path: Path, row_bytes: int) -> IO[bytes]:
     size = file.seek(0, os.SEEK_END)
     file.seek(file.truncate(size - size % row_bytes))
     return file
+
+
+def _forget_lost(path: Path, num_thumbnails: int) -> None:
+    """Leave out records of thumbnails that a power cut has lost: others will get their rows."""
+    num_records = path.stat().st_size // RECORD.itemsize if path.exists() else 0
+    if not num_records:
+        return
+    records = np.memmap(path, RECORD, "r", shape=(num_records,))
+    is_lost = records["thumbnail"] >= num_thumbnails
+    if is_lost.any():
+        with whole_file(path) as unfinished:
+            records[~is_lost].tofile(unfinished)
 
 
 def _keys(records: np.ndarray) -> np.ndarray:

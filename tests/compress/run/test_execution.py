@@ -1,3 +1,6 @@
+import io
+import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,9 @@ from compress.run.execution import ensure, take
 from configs.errors import OutOfMemory, UserError
 from configs.loading.targets import open_run
 from configs.resume import Step
+from configs.run_dir import RunDir
+from configs.schema import Experiment
+from made_photos import LABELS, png_of
 
 
 def test_the_command_to_type_next_works_for_a_folder_of_any_name(
@@ -21,6 +27,37 @@ def test_the_command_to_type_next_works_for_a_folder_of_any_name(
     with pytest.raises(UserError) as caught:
         ensure(run, experiment, ["teacher"], str(photos))
     assert f"distill teacher '{photos}' --run {run}" in str(caught.value)
+
+
+@pytest.mark.parametrize("by", ["source", "path"])
+def test_tars_that_changed_are_noticed_by_later_steps(tmp_path: Path, by: str) -> None:
+    def write(first: int) -> None:
+        with tarfile.open(tmp_path / "tars" / "a.tar", "w") as tar:
+            for number in range(first, first + 40):
+                content = png_of(number)
+                info = tarfile.TarInfo(f"{LABELS[number % 2]}/{number}.png")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+    pattern = str(tmp_path / "tars" / "*.tar")
+    place = {
+        "source": {"source": f"webdataset:{pattern}"},
+        "path": {"source": "webdataset", "path": pattern},
+    }[by]
+    small = {"backbone": "EfficientNetB0", "image_size": 32, "epochs": 1}
+    config = {"data": place, "teacher": small, "student": small}
+    run, experiment = RunDir(tmp_path / "run"), Experiment.model_validate(config)
+    (tmp_path / "tars").mkdir()
+    write(0)
+    ensure(run, experiment, ["data"], "x")
+    before = run.photos_manifest.read_bytes()
+    write(1)
+    ensure(run, experiment, ["data"], "x")
+    after = run.photos_manifest.read_bytes()
+    assert after != before
+    shutil.rmtree(tmp_path / "tars")
+    ensure(run, experiment, ["data"], "x")  # as if the run had been copied without its tars
+    assert run.photos_manifest.read_bytes() == after
 
 
 class ResourceExhaustedError(Exception):

@@ -94,7 +94,8 @@ def _files_in_place(
     import pyarrow.parquet as pq
 
     for path, split in parts:
-        shard = path.resolve().relative_to(root).as_posix()
+        # In the cache of the hub, a file is a link to one that is named by its digest.
+        shard = (path.parent.resolve() / path.name).relative_to(root).as_posix()
         wanted = [name for name in columns.names if name != columns.photo]
         number = 0
         with _readable(path), pq.ParquetFile(path) as file:

@@ -61,13 +61,16 @@ def webdataset(place: Place) -> Listing:
     """
     shards = _shards(place)
     root = Path(os.path.commonpath([shard.parent.resolve() for shard in shards]))
-    names = [shard.resolve().relative_to(root).as_posix() for shard in shards]
+    # A shard that is a link keeps its name, which says its split.
+    names = [(shard.parent.resolve() / shard.name).relative_to(root).as_posix() for shard in shards]
     columns = (place.columns or ColumnsConfig()).model_dump()
     states = {
         name: {**state_of(root / name), "inode_changed": (root / name).stat().st_ctime_ns}
         for name in names
     }
-    indices = {name: f"{digest([name, state, columns])}.csv" for name, state in states.items()}
+    # What is read of a sample. Without a group it is called as older versions called it.
+    read = {**columns, "group": place.group_column} if place.group_column else columns
+    indices = {name: f"{digest([name, state, read])}.csv" for name, state in states.items()}
     # `photo` names a kind of member here, and no key of the `.json` members.
     in_json = replace(place, columns=ColumnsConfig(**{**columns, "photo": None}))
 
@@ -78,7 +81,7 @@ def webdataset(place: Place) -> Listing:
                 advance(number)
         return {"num_shards": len(names)}
 
-    folder = unpacked_folder(place.run_data, {"webdataset": states, "columns": columns}, write)
+    folder = unpacked_folder(place.run_data, {"webdataset": states, "columns": read}, write)
     files = (file for name in names for file in read_listing(folder / indices[name]))
     listed = _named(files, _class_names(root))
     if not listed:
@@ -175,6 +178,8 @@ def _members(path: Path) -> Iterator[Member]:
         with tarfile.open(path, "r:") as tar:
             for entry in tar:
                 tar.members = []  # type: ignore[attr-defined]  # it would remember every member
+                if entry.size < 0 or tar.offset <= entry.offset:  # tarfile would go round for ever
+                    raise tarfile.ReadError(f"a member of {entry.size} bytes at {entry.offset}")
                 parts = PurePosixPath(entry.name).parts
                 # Links, devices and sparse files have no bytes of their own to read.
                 if not entry.isreg() or entry.issparse() or not parts or is_junk(parts[-1]):

@@ -103,8 +103,10 @@ def test_a_copied_archive_gives_the_same_manifest(tmp_path: Path) -> None:
     manifest = RunDir(tmp_path / "run").photos_manifest
     before = manifest.read_bytes()
     path.write_bytes(path.read_bytes())  # another time of change
-    data_of(tmp_path / "run", path=path)
+    facts, photos = data_of(tmp_path / "run", path=path)
     assert manifest.read_bytes() == before
+    assert (manifest.parent / facts["root"] / photos[0].path).exists()  # it was unpacked again
+    assert data_of(tmp_path / "run", path=path)[0] == facts
 
 
 @pytest.mark.parametrize(

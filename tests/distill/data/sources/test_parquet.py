@@ -186,11 +186,15 @@ def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_data_set_in_the_cache_of_the_hub(tmp_path: Path, offline_hub: Path) -> None:
     folder = offline_hub / "datasets--user--pets"
-    write(folder / "snapshots" / "abc123" / "data" / "train-0-of-1.parquet", rows_of())
+    link = folder / "snapshots" / "abc123" / "data" / "train-0-of-1.parquet"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(write(folder / "blobs" / "0123abcd", rows_of()))
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("abc123")
-    _, photos = data_of(tmp_path / "run", source="hf:user/pets")
+    facts, photos = data_of(tmp_path / "run", source="hf:user/pets")
     assert num_of(photos) == {"cat": 12, "dog": 12}
+    photo = next(photo for photo in photos if photo.path.endswith("IMG-5.png"))
+    assert np.array_equal(stored_pixels(tmp_path / "run", photo, facts), pixels_of(5))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import signal
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -86,6 +87,17 @@ def test_a_folder_a_pattern_and_a_list_name_tars(tmp_path: Path, pattern: str) -
     assert num_of(photos) == ({"cat": 30, "dog": 30} if "," in pattern else {"cat": 40, "dog": 40})
 
 
+def test_tars_may_be_links(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    for number, path in enumerate(sorted(shards(tmp_path / "blobs").iterdir())):
+        split = "test" if number == 3 else "train"
+        (tmp_path / "shards" / f"{split}-{number:03d}.tar").symlink_to(path)
+    facts, _ = webdataset(tmp_path / "run", tmp_path / "shards")
+    assert facts["num_test"] == 20
+    paths = load_examples(RunDir(tmp_path / "run"), "test").paths
+    assert [decode_photo(path).shape for path in paths] == [(12, 16, 3)] * 20
+
+
 def test_numbers_get_the_names_that_lie_beside_the_tars(tmp_path: Path) -> None:
     members = [
         member
@@ -150,6 +162,8 @@ def test_json_names_splits_and_groups_beside_other_labels(tmp_path: Path) -> Non
             (f"{number}.cls", ("cat", "dog")[number % 2].encode()),
         ]  # fmt: skip
     write_tar(tmp_path / "a.tar", members)
+    facts, _ = webdataset(tmp_path / "run", tmp_path / "a.tar")
+    assert "num_groups" not in facts
     group = GroupConfig(column="animal")
     facts, photos = webdataset(tmp_path / "run", tmp_path / "a.tar", group=group)
     assert num_of(photos) == {"cat": 30, "dog": 30}
@@ -206,6 +220,31 @@ def test_a_damaged_tar_is_an_error(tmp_path: Path, name: str, content, reason: s
     (tmp_path / name).write_bytes(content(whole))
     with pytest.raises(UserError, match=reason):
         data_step(RunDir(tmp_path / "run"), DataConfig(source=f"webdataset:{tmp_path / name}"))
+
+
+def test_a_member_of_a_negative_size_is_an_error(tmp_path: Path) -> None:
+    """CVE-2025-8194: tarfile steps back by the size and finds the member again, without end."""
+    path = write_tar(tmp_path / "a.tar", samples(range(40)))
+    content = bytearray(path.read_bytes())
+    second = 512 + -(-len(png_of(0)) // 512) * 512
+    header = content[second : second + 512]
+    header[124:136] = (-512).to_bytes(12, "big", signed=True)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    content[second : second + 512] = header
+    path.write_bytes(content)
+
+    def too_late(*_: object) -> None:
+        raise AssertionError("the tar was read for ten seconds")
+
+    before = signal.signal(signal.SIGALRM, too_late)
+    signal.alarm(10)
+    try:
+        with pytest.raises(UserError, match="cannot be read as a tar: a member of -512 bytes"):
+            data_step(RunDir(tmp_path / "run"), DataConfig(source=f"webdataset:{path}"))
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_no_tars_is_an_error(tmp_path: Path) -> None:
