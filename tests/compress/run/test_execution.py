@@ -1,3 +1,5 @@
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -5,6 +7,7 @@ import pytest
 from compress.config_choices import REGISTRIES
 from compress.run import execution
 from compress.run.execution import ensure, take
+from configs.artifacts import read_json
 from configs.errors import OutOfMemory, UserError
 from configs.loading.targets import open_run
 from configs.resume import Step
@@ -21,6 +24,27 @@ def test_the_command_to_type_next_works_for_a_folder_of_any_name(
     with pytest.raises(UserError) as caught:
         ensure(run, experiment, ["teacher"], str(photos))
     assert f"distill teacher '{photos}' --run {run}" in str(caught.value)
+
+
+def test_only_the_data_step_looks_at_inodes(tmp_path: Path, photo_folder: Path) -> None:
+    """A run and its photos were copied to another machine, or are seen through another mount."""
+    run, experiment = open_run(
+        str(photo_folder), run=tmp_path / "run", overrides=[], registries=lambda: REGISTRIES
+    )
+    target, manifest = str(photo_folder), run.photos_manifest.with_suffix(".json")
+    take(run, experiment, ["data"], target=target)
+    first = read_json(manifest)
+    copy = tmp_path / "copy"
+    shutil.copytree(photo_folder, copy)
+    shutil.rmtree(photo_folder)
+    copy.rename(photo_folder)
+    ensure(run, experiment, ["data"], target)
+    assert read_json(manifest) == first
+    take(run, experiment, ["data"], target=target)
+    assert read_json(manifest)["inputs"]["inodes"] != first["inputs"]["inodes"]
+    os.utime(photo_folder / "cat" / "0.png")
+    ensure(run, experiment, ["data"], target)
+    assert read_json(manifest)["inputs"]["listing"] != first["inputs"]["listing"]
 
 
 class ResourceExhaustedError(Exception):
