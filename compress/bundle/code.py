@@ -17,7 +17,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 VIEW = "evaluation_view"
 """The package of a bundle that makes the evaluation view: the modules of Potstill themselves."""
 
-VIEW_MODULES = ("images", "photo_files", "photo_colours")
+VIEW_MODULES = ("images", "photo_files", "packed_photos", "photo_colours")
 IMPORTED = re.compile(rf"from eval\.({'|'.join(VIEW_MODULES)}) import")
 
 RUNTIMES = {".tflite": "ai-edge-litert", ".onnx": "onnxruntime"}

@@ -3,13 +3,13 @@
 import logging
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
 from compress.prune import check_order
 from compress.run.pipeline import COMMANDS, NEEDS, STEPS, Context
-from configs.artifacts import read_json, write_text
+from configs.artifacts import digest, read_json, write_text
 from configs.errors import (
     OutOfMemory,
     StepFailed,
@@ -189,7 +189,8 @@ def ensure(run: RunDir, experiment: Experiment, names: list[str], target: str) -
     """Raise UserError unless these steps were done for this config.
 
     The photos are the exception: they are scanned again if need be. That takes seconds, and a run
-    may have been copied, or its photos touched.
+    may have been copied, or its photos touched. Another machine may see other inodes of the same
+    files, so only the data step itself looks at them.
     """
     with open_photo_store(run, experiment) as photos:
         context = Context(run, experiment, photos)
@@ -199,9 +200,18 @@ def ensure(run: RunDir, experiment: Experiment, names: list[str], target: str) -
             for step in STEPS[name](context):
                 if name == "data":
                     # Two shards of the labels may start together, and both check the photos.
-                    take_step(step, wait=True)
+                    take_step(_despite_inodes(step), wait=True)
                 else:
                     _require(run, step, name, target)
+
+
+def _despite_inodes(step: Step) -> Step:
+    """The data step, with the inputs of its manifest if they differ in the inodes alone."""
+    stored = read_json(step.manifest).get("inputs", {}) if step.manifest.exists() else {}
+    is_same = "inodes" in stored and digest(stored) == digest(
+        {**step.inputs, "inodes": stored["inodes"]}
+    )
+    return replace(step, inputs=stored) if is_same else step
 
 
 def _photos_are_elsewhere(run: RunDir, experiment: Experiment) -> bool:

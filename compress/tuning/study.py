@@ -67,7 +67,7 @@ def run_study(
             _run_trials(optuna, study, run, experiment, registries, photos)
     if cluster is not None:
         num_tasks = min(cluster.num_workers, experiment.tune.trials)
-        worker = TrialWorker(run, experiment)
+        worker = TrialWorker(run, experiment, num_tasks)
         wanted = experiment.tune.trials
         for _ in cluster.map(
             worker, range(num_tasks), lambda: f"{_num_done(study)} of {wanted} trials are done"
@@ -80,17 +80,23 @@ def run_study(
 
 @dataclass(frozen=True)
 class TrialWorker:
-    """The task of a cluster: runs trials until there are enough, beside other workers."""
+    """The task of a cluster: runs trials until there are enough, beside other workers.
+
+    Attributes:
+        num_workers: that run trials at the same time. They share the space for decoded photos, as
+            if all were on one machine: the disk of the run is one for all.
+    """
 
     run: RunDir
     experiment: Experiment
+    num_workers: int
 
     def __call__(self, number: int) -> None:
         from compress.config_choices import REGISTRIES
 
         optuna = _optuna()
         study = _open_study(optuna, self.run, self.experiment)
-        with open_photo_store(self.run, self.experiment) as photos:
+        with open_photo_store(self.run, self.experiment, num_stores=self.num_workers) as photos:
             _run_trials(optuna, study, self.run, self.experiment, REGISTRIES, photos)
 
 

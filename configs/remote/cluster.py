@@ -39,8 +39,12 @@ SAME_VERSIONS = ("potstill", "tensorflow", "keras", "numpy", "pillow")
 """Packages that results depend on to the last bit."""
 
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-PASSED_ON = ("KERAS_BACKEND", "TF_DETERMINISTIC_OPS", "TF_ENABLE_ONEDNN_OPTS")
-"""Variables of this process that change results. Workers get them."""
+SHARED_GPU = "TF_FORCE_GPU_ALLOW_GROWTH"
+"""With it TensorFlow takes memory of a GPU as it needs it, and leaves the rest to others."""
+
+PASSED_ON = ("KERAS_BACKEND", "TF_DETERMINISTIC_OPS", "TF_ENABLE_ONEDNN_OPTS", SHARED_GPU)
+"""Variables of this process that change results, or what is left for it on a GPU. Workers get
+them."""
 
 
 class Cluster:
@@ -51,6 +55,9 @@ class Cluster:
 
     def __init__(self) -> None:
         self._connected: Any = None
+        # A worker on this machine may get the GPU on which this process loads the teachers.
+        # TensorFlow reads it when it first uses the GPU.
+        os.environ.setdefault(SHARED_GPU, "true")
 
     def __enter__(self) -> Self:
         return self

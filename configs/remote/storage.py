@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -21,7 +21,7 @@ from configs.errors import StepFailed, UserError, failure_of
 Value = TypeVar("Value")
 
 SECONDS_TO_ANSWER = 60
-"""A request that has no answer by then has failed. Large files come in parts, one a request."""
+"""A request without an answer by then has failed. Large files come in parts, one a request."""
 
 PART_BYTES = 2**23
 
@@ -80,10 +80,13 @@ def stored_files(folder: str, *, below: bool = True) -> Iterator[StoredFile]:
     """
     system, root = _opened(folder)
     root = root.rstrip("/")
+    _answered(folder, partial(_knock, system, root))
     remaining, num_entries = [root], 0
     while remaining:
         path = remaining.pop()
-        entries = _answered(folder, partial(system.ls, path, detail=True))
+        # The list of a million files has a thousand pages, each of which is a request.
+        with _explained(folder):
+            entries = system.ls(path, detail=True)
         for entry in sorted(entries, key=lambda entry: str(entry["name"])):
             name = str(entry["name"]).rstrip("/")
             is_itself = name == path or not name.startswith(f"{path}/" if path else "")
@@ -147,6 +150,12 @@ def put(source: Path, url: str) -> None:
         while part := file.read(PART_BYTES):
             _answered(url, partial(target.write, part))
     _answered(url, target.close)  # before that, the storage shows nothing
+
+
+def _knock(system: Any, path: str) -> None:
+    """Wait until a storage answers anything. What its answer means, the next request will tell."""
+    with suppress(Exception):
+        system.info(path)
 
 
 def _opened(url: str) -> tuple[Any, str]:

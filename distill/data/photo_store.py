@@ -14,7 +14,8 @@ import psutil
 from eval.photo_files import decode_photo
 
 SHARE_OF_FREE_SPACE = 0.25
-"""Of the memory, and of the disk, that is free when the first photo is stored."""
+"""Of the memory, and of the disk, that is free when the first photo is stored. All stores that are
+open at the same time share it."""
 
 SIDE_BITS = 32
 """Of the height and the width of a photo, where both are stored in one number."""
@@ -30,15 +31,19 @@ class PhotoStore:
         largest_image: the largest input size of the models, in pixels. Photos are shrunk to what a
             crop can show at that size.
         overflow_to: a folder on the disk that takes photos when memory is full.
+        num_stores: that are open at the same time, in as many processes. They share the space.
     """
 
-    def __init__(self, largest_image: int, overflow_to: Path | None = None) -> None:
+    def __init__(
+        self, largest_image: int, overflow_to: Path | None = None, *, num_stores: int = 1
+    ) -> None:
         # Twice the input: a crop of a quarter of the area still has a pixel for every input pixel.
         self._max_short_side = 2 * largest_image
         self._in_memory: dict[str, np.ndarray] = {}
         self._bytes_left: int | None = None
         self._lock = threading.Lock()
-        self._on_disk = None if overflow_to is None else _DiskStore(overflow_to)
+        self._share = SHARE_OF_FREE_SPACE / num_stores
+        self._on_disk = None if overflow_to is None else _DiskStore(overflow_to, self._share)
 
     def photo(self, photo_id: str, path: Path) -> np.ndarray:
         """The pixels of a photo: uint8, (height, width, 3)."""
@@ -54,7 +59,7 @@ class PhotoStore:
         with self._lock:
             if self._bytes_left is None:
                 free = psutil.virtual_memory().available
-                self._bytes_left = int(free * SHARE_OF_FREE_SPACE)
+                self._bytes_left = int(free * self._share)
             fits = photo.nbytes <= self._bytes_left
             if fits:
                 self._bytes_left -= photo.nbytes
@@ -78,8 +83,9 @@ class PhotoStore:
 class _DiskStore:
     """Arrays in a file without a name, which the system removes when the process ends."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, share: float) -> None:
         self._folder = folder
+        self._share = share
         self._file: int | None = None
         # Start, height and width in one number: a tuple of them takes 200 bytes a photo more.
         self._places: dict[str, int] = {}
@@ -115,7 +121,7 @@ class _DiskStore:
         try:
             with tempfile.TemporaryFile(dir=self._folder) as file:
                 self._file = os.dup(file.fileno())
-            self._bytes_left = int(shutil.disk_usage(self._folder).free * SHARE_OF_FREE_SPACE)
+            self._bytes_left = int(shutil.disk_usage(self._folder).free * self._share)
         except OSError:
             self._bytes_left = 0
 

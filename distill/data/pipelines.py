@@ -119,9 +119,13 @@ class ViewSource:
         return tf.constant([int(digits[:15], 16) for digits in self.examples.ids], tf.int64)
 
 
-def open_photo_store(run: RunDir, experiment: Experiment) -> PhotoStore:
-    """The store for all models of a run. Photos that do not fit in memory go to its disk."""
-    return PhotoStore(largest_image(experiment), overflow_to=run.path)
+def open_photo_store(run: RunDir, experiment: Experiment, *, num_stores: int = 1) -> PhotoStore:
+    """The store for all models of a run. Photos that do not fit in memory go to its disk.
+
+    Args:
+        num_stores: that are open at the same time, in as many processes.
+    """
+    return PhotoStore(largest_image(experiment), overflow_to=run.path, num_stores=num_stores)
 
 
 def labelled_views(

@@ -1,13 +1,14 @@
 """Soft labels made in parts, on several machines: `distill label --shard I/N`, then `--merge`."""
 
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 
-from configs.artifacts import digest, whole_file
-from configs.errors import UserError
-from configs.remote.storage import fetch, is_url, joined, put, stored_files
+from configs.artifacts import digest, file_sha256, whole_file
+from configs.errors import StepFailed, UserError
+from configs.remote.storage import fetch, is_url, joined, put, read_stored, stored_files
 from configs.resume import Built, Step, Workspace, is_current
 from configs.run_dir import RunDir
 from configs.schema import Experiment
@@ -93,20 +94,39 @@ def fetch_shards(run: RunDir, experiment: Experiment, place: str) -> None:
     """Copy the shards of these soft labels from a folder or URL, as far as they are not here.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or a manifest is damaged.
+        StepFailed: a shard changed while it was copied.
     """
     name = digest(soft_label_inputs(run, experiment))
-    files = [file for file in stored_files(_url(place), below=False) if file.name.startswith(name)]
-    if not files:
+    files = [file.name for file in stored_files(_url(place), below=False)]
+    manifests = [file for file in files if file.startswith(name) and file.endswith(".json")]
+    if not manifests:
         raise UserError(
             f"{place} holds no shards of these soft labels ({name}). Make them with the same "
             f"config: distill label TARGET --shard 1/2 --parts {place}, and --shard 2/2."
         )
-    # A manifest comes last, so that it is never there without its labels.
-    for file in sorted(files, key=lambda file: file.name.endswith(".json")):
-        target = run.soft_labels(name).with_name(file.name)
-        if not target.exists() or target.stat().st_size != file.num_bytes:
-            fetch(joined(_url(place), file.name), target)
+    for manifest in manifests:
+        content = read_stored(joined(_url(place), manifest))
+        target = run.soft_labels(name).with_name(manifest)
+        labels = target.with_suffix(".npy")
+        try:
+            sha256 = json.loads(content)["outputs"][labels.name]["sha256"]
+        except (ValueError, LookupError, TypeError):
+            raise UserError(
+                f"{manifest} in {place} is damaged. Make this shard again, or delete the file."
+            ) from None
+        # All versions of a shard have one size, so only the digest tells them apart.
+        if not labels.exists() or file_sha256(labels) != sha256:
+            fetch(joined(_url(place), labels.name), labels)
+            if file_sha256(labels) != sha256:
+                raise StepFailed(
+                    f"{labels.name} in {place} is not the file that its manifest describes. "
+                    "Perhaps it was being copied there: give the same command again. Or make this "
+                    "shard again."
+                )
+        # It comes last, so that it is never there without its labels.
+        with whole_file(target) as unfinished:
+            unfinished.write_bytes(content)
 
 
 def _url(place: str) -> str:

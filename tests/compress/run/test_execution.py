@@ -1,4 +1,5 @@
 import io
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from compress.config_choices import REGISTRIES
 from compress.run import execution
 from compress.run.execution import ensure, take
+from configs.artifacts import read_json
 from configs.errors import OutOfMemory, UserError
 from configs.loading.targets import open_run
 from configs.resume import Step
@@ -58,6 +60,27 @@ def test_tars_that_changed_are_noticed_by_later_steps(tmp_path: Path, by: str) -
     shutil.rmtree(tmp_path / "tars")
     ensure(run, experiment, ["data"], "x")  # as if the run had been copied without its tars
     assert run.photos_manifest.read_bytes() == after
+
+
+def test_only_the_data_step_looks_at_inodes(tmp_path: Path, photo_folder: Path) -> None:
+    """A run and its photos were copied to another machine, or are seen through another mount."""
+    run, experiment = open_run(
+        str(photo_folder), run=tmp_path / "run", overrides=[], registries=lambda: REGISTRIES
+    )
+    target, manifest = str(photo_folder), run.photos_manifest.with_suffix(".json")
+    take(run, experiment, ["data"], target=target)
+    first = read_json(manifest)
+    copy = tmp_path / "copy"
+    shutil.copytree(photo_folder, copy)
+    shutil.rmtree(photo_folder)
+    copy.rename(photo_folder)
+    ensure(run, experiment, ["data"], target)
+    assert read_json(manifest) == first
+    take(run, experiment, ["data"], target=target)
+    assert read_json(manifest)["inputs"]["inodes"] != first["inputs"]["inodes"]
+    os.utime(photo_folder / "cat" / "0.png")
+    ensure(run, experiment, ["data"], target)
+    assert read_json(manifest)["inputs"]["listing"] != first["inputs"]["listing"]
 
 
 class ResourceExhaustedError(Exception):

@@ -105,6 +105,20 @@ def test_a_worker_with_other_packages_stops(monkeypatch: pytest.MonkeyPatch) -> 
         clusters._answer(pickle.dumps(len), "abc", "/nowhere", {}, {**versions, "numpy": "1.0"})
 
 
+def test_this_process_leaves_memory_of_a_gpu_to_its_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    with ClusterOptions().cluster():
+        assert not os.environ
+    with ClusterOptions(on="ray").cluster():
+        assert os.environ == {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "false"
+    with ClusterOptions(on="ray").cluster():
+        assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "false"
+    assert "TF_FORCE_GPU_ALLOW_GROWTH" in clusters.PASSED_ON
+
+
 def test_words_that_do_not_go_together_are_refused() -> None:
     assert ShardOptions(shard="2/4").part() == (2, 4)
     assert ShardOptions().part() is None

@@ -1,5 +1,6 @@
 """Files in object storage: listed, read, copied both ways; and what goes wrong, in sentences."""
 
+import asyncio
 import os
 import socket
 import time
@@ -109,6 +110,22 @@ def test_an_endpoint_that_never_answers_is_left_in_time(
         with pytest.raises(StepFailed, match="no answer in 1 seconds"):
             list(stored_files("s3://bucket/photos"))
         assert time.monotonic() - start < 5
+
+
+def test_a_long_list_may_take_its_time(put_files: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes in pages, and the limit is for one request."""
+    import s3fs
+
+    bucket = put_files({"p/1.png": b"one"})
+    original = s3fs.S3FileSystem._lsdir
+
+    async def slow(*values: object, **options: object) -> object:
+        await asyncio.sleep(1.5)
+        return await original(*values, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_lsdir", slow)
+    monkeypatch.setattr(storage, "SECONDS_TO_ANSWER", 1)
+    assert [file.name for file in stored_files(f"{bucket}/p")] == ["1.png"]
 
 
 def test_an_unknown_kind_of_url_and_a_missing_package_are_said() -> None:

@@ -73,6 +73,21 @@ def test_what_does_not_fit_is_decoded_again(
     assert len(decoded) == 2 * len(examples) - 3
 
 
+def test_stores_of_several_processes_share_the_space(
+    examples: Examples, decoded: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_bytes = decode_photo(examples.paths[0], SHORT_SIDE).nbytes
+    # One store alone might use space for twelve and a half photos, in memory and on the disk.
+    free = int(12.5 * num_bytes / photo_store.SHARE_OF_FREE_SPACE)
+    memory, disk = type("Memory", (), {"available": free}), type("Usage", (), {"free": free})
+    monkeypatch.setattr(photo_store.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(photo_store.shutil, "disk_usage", lambda folder: disk)
+    store = PhotoStore(LARGEST_IMAGE, tmp_path, num_stores=4)
+    read_all(store, examples)
+    read_all(store, examples)
+    assert len(decoded) == 2 * len(examples) - (3 + 3)
+
+
 def test_nothing_stays_on_the_disk(examples: Examples, tmp_path: Path) -> None:
     folder = tmp_path / "overflow"
     folder.mkdir()

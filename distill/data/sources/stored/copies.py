@@ -15,6 +15,7 @@ from configs.artifacts import digest, ending, unfinished_name
 from configs.errors import StepFailed
 from configs.progress import track
 from configs.remote.storage import (
+    PART_BYTES,
     NotStored,
     StoredFile,
     fetch,
@@ -117,15 +118,15 @@ def _copy(url: str, root: Path, is_one: bool, file: StoredFile) -> None:
         stat = target.stat()
         if stat.st_size == file.num_bytes and int(stat.st_mtime) == file.seconds:
             return
-    if is_one:  # it may be larger than the memory
-        fetch(url, target)
+    source = url if is_one else joined(url, file.name)
+    if is_one or file.num_bytes > PART_BYTES:  # in parts, each with its own limit of time
+        fetch(source, target)
+        if not is_one:  # some storages do not say the size of a file
+            _check_size(source, target.stat().st_size, file)
         os.utime(target, (file.seconds, file.seconds))
         return
-    content = read_stored(joined(url, file.name))
-    if len(content) != file.num_bytes:
-        raise StepFailed(
-            f"{joined(url, file.name)} changed while it was copied. Give the same command again."
-        )
+    content = read_stored(source)
+    _check_size(source, len(content), file)
     target.parent.mkdir(parents=True, exist_ok=True)
     # Threads copy files of one name into different folders.
     unfinished = target.with_name(unfinished_name(target.name, os.getpid()))
@@ -134,6 +135,11 @@ def _copy(url: str, root: Path, is_one: bool, file: StoredFile) -> None:
         finish(unfinished, target, file.seconds)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _check_size(source: str, num_bytes: int, file: StoredFile) -> None:
+    if num_bytes != file.num_bytes:
+        raise StepFailed(f"{source} changed while it was copied. Give the same command again.")
 
 
 def _remove_others(root: Path, names: set[str]) -> None:

@@ -92,6 +92,26 @@ def test_a_copy_that_is_stopped_goes_on(
     assert len(read) == len(PHOTOS) + 1
 
 
+def test_large_photos_are_copied_in_parts(
+    put_files: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{put_files({**PHOTOS, 'photos/cat/large.png': png_of(7) + bytes(4000)})}/photos"
+    fetched: list[str] = []
+
+    def fetching(url: str, target: Path) -> None:
+        fetched.append(url.rpartition("/photos/")[2])
+        original(url, target)
+
+    original = copies.fetch
+    monkeypatch.setattr(copies, "fetch", fetching)
+    monkeypatch.setattr(copies, "PART_BYTES", 4000)
+    for _ in range(2):
+        data_of(tmp_path / "run", path=url)
+        assert fetched == ["cat/large.png"]
+    copy = tmp_path / "run/data/stored/photos/cat/large.png"
+    assert copy.read_bytes() == png_of(7) + bytes(4000)
+
+
 def test_a_table_names_photos_in_a_storage(put_files: Put, tmp_path: Path) -> None:
     bucket = put_files(PHOTOS)
     names = [name.removeprefix("photos/") for name in PHOTOS]
