@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -166,10 +167,15 @@ def list_source(data: DataConfig, run: RunDir) -> tuple[Listing, SourceState]:
         files = [f if f.split == UNLABELLED else replace(f, split=None) for f in listing.files]
         listing = replace(listing, files=files)
     if data.unlabelled is not None:
-        folder = data.unlabelled
+        folder, run_data = data.unlabelled, run.photos_manifest.parent
         if isinstance(folder, str):
-            folder, _ = copied(run.photos_manifest.parent, folder, name="unlabelled")
-        unlabelled = [ListedFile(path, "", UNLABELLED) for path in unlabelled_files(folder)]
+            folder, _ = copied(run_data, folder, name="unlabelled")
+        paths = unlabelled_files(folder)
+        root = listing.root.resolve()
+        if all(place.is_relative_to(run_data.resolve()) for place in (folder.resolve(), root)):
+            # So a run can be moved together with all photos that were copied into it.
+            paths = [os.path.relpath(path, root) for path in paths]
+        unlabelled = [ListedFile(path, "", UNLABELLED) for path in paths]
         listing = replace(listing, files=[*listing.files, *unlabelled])
     listing = with_groups(listing, data.group)
     return listing, state_of_files(listing, run.photos_manifest.parent)

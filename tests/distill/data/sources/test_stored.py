@@ -152,6 +152,23 @@ def test_photos_without_labels_may_lie_in_a_storage(put_files: Put, tmp_path: Pa
     assert sum(photo.split == "unlabelled" for photo in photos) == 2
 
 
+def test_a_run_can_be_moved_with_all_photos_that_were_copied_into_it(
+    put_files: Put, tmp_path: Path
+) -> None:
+    bucket = put_files({**PHOTOS, "more/in/1.png": png_of(5000)})
+    data_of(tmp_path / "run", path=f"{bucket}/photos", unlabelled=f"{bucket}/more")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (path,) = load_examples(RunDir(tmp_path / "moved"), "unlabelled").paths
+    assert path.read_bytes() == png_of(5000)
+    facts, _ = data_of(tmp_path / "moved", path=f"{bucket}/photos", unlabelled=f"{bucket}/more")
+    assert (
+        facts["inputs_digest"]
+        == data_of(tmp_path / "other", path=f"{bucket}/photos", unlabelled=f"{bucket}/more")[0][
+            "inputs_digest"
+        ]
+    )
+
+
 def test_a_folder_without_classes_is_named_by_its_url(put_files: Put, tmp_path: Path) -> None:
     bucket = put_files({"photos/1.png": png_of(1)})
     with pytest.raises(UserError, match=rf"^{bucket}/photos holds no folders"):
