@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -148,3 +149,18 @@ def test_a_killed_process_stops_the_other_one_and_the_run_resumes(
         (said,) = end_well(process)
     assert "continuing after" in said
     assert validation_losses(folder / name) == pytest.approx(alone, abs=1e-3)
+
+
+def test_processes_that_are_asked_to_end_do_so_before_they_are_killed(folder: Path) -> None:
+    record = folder / "asked.0.txt"
+    words = "distill teacher config.yaml --run asked"
+    with together(folder, "asked", words) as processes:
+        while not record.exists() or len(record.read_text().splitlines()) <= UPDATES:
+            assert [process.poll() for process in processes] == [None, None]
+            time.sleep(0.01)
+        for process in processes:  # as a scheduler does
+            process.terminate()
+        said = [process.communicate(timeout=60)[1] for process in processes]
+    assert processes[0].returncode == 128 + signal.SIGTERM, said[0]
+    assert "stopped by SIGTERM" in said[0]
+    assert "process 0 of 2 stopped: it was interrupted" in said[1]
