@@ -44,18 +44,17 @@ sys.addaudithook(_note_opened)  # for as long as the process lives
 
 
 @contextmanager
-def opened_files(below: Path = Path(), *, fail_after: int | None = None) -> Iterator[list[str]]:
+def opened_files(*, fail_at: Path | None = None) -> Iterator[list[str]]:
     """The paths that Python opens in the block, as the interpreter itself reports them.
 
     Args:
-        fail_after: so many files below `below`, opening one raises Killed.
+        fail_at: opening this file raises Killed.
     """
     opened: list[str] = []
 
     def watch(path: str) -> None:
         opened.append(path)
-        num_below = sum(Path(p).is_relative_to(below) for p in opened) if fail_after else 0
-        if fail_after is not None and num_below > fail_after:
+        if fail_at is not None and Path(path) == fail_at:
             raise Killed
 
     _watchers.append(watch)

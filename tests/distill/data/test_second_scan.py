@@ -14,6 +14,7 @@ from configs.run_dir import RunDir
 from configs.schema.data import DataConfig
 from distill.data.scan import data_step
 from distill.data.scanning.known import RECORD, KnownPhotos, Learned
+from distill.data.scanning.reading import FILES_OF_A_TASK
 from made_photos import data_of
 from support import Killed, opened_files, save_photo
 
@@ -88,14 +89,15 @@ def test_a_photo_of_equal_size_and_date_is_noticed(
 
 def test_a_scan_that_was_killed_goes_on(photo_folder: Path, tmp_path: Path, settle: None) -> None:
     run = tmp_path / "run"
-    with pytest.raises(Killed), opened_files(photo_folder, fail_after=30):
+    last = photo_folder / "dog" / "9.png"  # of the last task of several threads
+    with pytest.raises(Killed), opened_files(fail_at=last):
         data_of(run, path=photo_folder)
     with open(run / "data" / ".potstill" / "scanned.bin", "ab") as file:
         file.write(b"half a record")
     with opened_files() as opened:
         data_of(run, path=photo_folder)
     num_left = sum(Path(name).is_relative_to(photo_folder) for name in opened)
-    assert 0 < num_left < 60  # a task of 16 photos was done
+    assert num_left == 60 % FILES_OF_A_TASK  # all other tasks were done
     data_of(tmp_path / "other", path=photo_folder)
     assert manifest_of(run) == manifest_of(tmp_path / "other")
 
