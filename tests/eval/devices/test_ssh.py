@@ -133,6 +133,7 @@ def test_a_measurement_continues_after_the_connection_broke(
     assert len(journal.rounds()) == 8
 
 
+@pytest.mark.slow  # run it with -n 0: a worker of pytest-xdist does not survive the signal
 def test_a_measurement_that_is_asked_to_end_leaves_nothing_on_the_board(
     server: Server, onnx_file: Path, tmp_path: Path
 ) -> None:
