@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +15,6 @@ import onnx
 import pytest
 
 from configs.errors import StepFailed, UserError
-from configs.process.stopping import Stopped, stops_on_signals
 from eval.devices import session as session_module
 from eval.devices.probe import open_model
 from eval.devices.registry import DEVICES, parse_device
@@ -25,7 +23,7 @@ from eval.devices.ssh import device_path
 from eval.timing.measure import measure
 from eval.timing.rounds import Journal
 from ssh_server import SSHD, Server, ssh_server
-from support import Outcome
+from support import ROOT, Outcome
 
 ssh = DEVICES["ssh"]
 
@@ -133,23 +131,38 @@ def test_a_measurement_continues_after_the_connection_broke(
     assert len(journal.rounds()) == 8
 
 
-@pytest.mark.slow  # run it with -n 0: a worker of pytest-xdist does not survive the signal
+MEASUREMENT = """
+import json, sys
+from pathlib import Path
+from configs.process.stopping import Stopped, stops_on_signals
+from eval.timing.measure import measure
+from eval.timing.rounds import Journal
+file, options, stored = sys.argv[1:]
+with stops_on_signals():
+    try:
+        measure(
+            [Path(file)], device="ssh", options=json.loads(options), num_runs=200,
+            journal=Journal(Path(stored)),
+        )
+    except Stopped:
+        print("stopped")
+"""
+
+
 def test_a_measurement_that_is_asked_to_end_leaves_nothing_on_the_board(
     server: Server, onnx_file: Path, tmp_path: Path
 ) -> None:
     stored = tmp_path / "rounds.jsonl"
-
-    def ask_after_a_round() -> None:
-        while not stored.exists() or not stored.read_text():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    thread = threading.Thread(target=ask_after_a_round)
-    thread.start()
     options = {"host": "board", "python": sys.executable, "config": str(server.config)}
-    with stops_on_signals(), pytest.raises(Stopped):
-        measure([onnx_file], device="ssh", options=options, num_runs=200, journal=Journal(stored))
-    thread.join()
+    process = subprocess.Popen(
+        [sys.executable, "-c", MEASUREMENT, onnx_file, json.dumps(options), stored],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    while process.poll() is None and not (stored.exists() and stored.read_text()):
+        time.sleep(0.01)
+    process.terminate()
+    output, errors = process.communicate(timeout=60)
+    assert output == "stopped\n", errors
     assert not server.call_folders()
     assert 1 <= len(Journal(stored).rounds()) < 20
 
