@@ -55,15 +55,15 @@ def stacked(thumbnails: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 def crops_of(path: Path, number: int, rng: random.Random) -> list[bytes]:
     """Thumbnails of crops of 45 to 75 % of the sides of a photo, too different to be copies."""
-    found = []
+    crops = []
     with decoded_photo(path) as photo:
         for _ in range(number):
             share = rng.uniform(0.45, 0.75)
             width, height = round(photo.width * share), round(photo.height * share)
             left = rng.randint(0, photo.width - width)
             top = rng.randint(0, photo.height - height)
-            found.append(photo.image.crop((left, top, left + width, top + height)))
-    return [content for content in map(near.thumbnail, found) if content]
+            crops.append(photo.image.crop((left, top, left + width, top + height)))
+    return [content for content in map(near.thumbnail, crops) if content]
 
 
 def compare_ways(pixels: np.ndarray) -> None:

@@ -92,13 +92,13 @@ def photos_of(folder: Path | None) -> list[bytes]:
 
 def good_queries(photos: list[bytes], files: list[str]) -> list[Query]:
     """Requests that are answered."""
-    asked = [
+    of_photos = [
         Query("photo", "POST", f"/predict?file={file}", 200, form(photo), HEADERS)
         for photo in photos
         for file in files
     ]
     pages = ("/health", "/metadata", "/", "/openapi.json")
-    return [*asked, *(Query("page", "GET", path, 200) for path in pages)]
+    return [*of_photos, *(Query("page", "GET", path, 200) for path in pages)]
 
 
 def bad_queries(photo: bytes) -> list[Query]:

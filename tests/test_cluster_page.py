@@ -27,12 +27,13 @@ def jobs(name: str) -> dict[str, dict[str, Any]]:
 def test_a_batch_file_asks_first_and_stops_at_an_error(name: str) -> None:
     lines = FILES[name].splitlines()
     assert lines[0] == "#!/bin/bash"
-    asked = [line for line in lines if line.startswith("#SBATCH")]
-    assert asked == lines[1 : 1 + len(asked)]  # Slurm reads no further than the first command
-    assert all(re.fullmatch(r"#SBATCH --[a-z-]+(=\S+)?", line) for line in asked)
-    assert f"#SBATCH --job-name={name.removesuffix('.sbatch')}" in asked
-    assert "#SBATCH --requeue" in asked
-    assert lines[1 + len(asked)] == "set -e"
+    directives = [line for line in lines if line.startswith("#SBATCH")]
+    # Slurm reads no further than the first command.
+    assert directives == lines[1 : 1 + len(directives)]
+    assert all(re.fullmatch(r"#SBATCH --[a-z-]+(=\S+)?", line) for line in directives)
+    assert f"#SBATCH --job-name={name.removesuffix('.sbatch')}" in directives
+    assert "#SBATCH --requeue" in directives
+    assert lines[1 + len(directives)] == "set -e"
 
 
 def test_every_command_for_slurm_is_parsed() -> None:

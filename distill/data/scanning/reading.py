@@ -118,7 +118,7 @@ def _read_part(
         if old is None and not isinstance(file, Skipped)
     ]
     tasks = [unread[i : i + FILES_OF_A_TASK] for i in range(0, len(unread), FILES_OF_A_TASK)]
-    found = (
+    read_now = (
         result
         for results in pool.map(lambda task: [_read(root, f, thumbnails) for f in task], tasks)
         for result in results
@@ -129,15 +129,15 @@ def _read_part(
         elif old is not None:
             yield old
         else:
-            result = next(found)
+            result = next(read_now)
             yield result if isinstance(result, Skipped) else _learn(known, result, thumbnails)
 
 
-def _learn(known: KnownPhotos, found: Found, has_thumbnail: bool) -> Learned:
-    row = known.add_thumbnail(found.thumbnail) if has_thumbnail else NOT_LOOKED_FOR
-    learned = Learned(found.width, found.height, found.sha256, row)
-    if found.identity is not None:
-        known.add(found.identity, learned)
+def _learn(known: KnownPhotos, photo: Found, has_thumbnail: bool) -> Learned:
+    row = known.add_thumbnail(photo.thumbnail) if has_thumbnail else NOT_LOOKED_FOR
+    learned = Learned(photo.width, photo.height, photo.sha256, row)
+    if photo.identity is not None:
+        known.add(photo.identity, learned)
     return learned
 
 
