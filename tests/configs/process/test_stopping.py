@@ -19,10 +19,16 @@ from configs.resume import Step, take_step
 
 
 @pytest.fixture(autouse=True)
-def handlers_as_before() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+def usual_handlers() -> Iterator[None]:
+    """Those of a program in a terminal; the tests may have been started with nohup or behind &."""
+    usual = {number: signal.SIG_DFL for number in SIGNALS}
+    usual[signal.SIGINT] = signal.default_int_handler
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
-    assert {number: signal.getsignal(number) for number in SIGNALS} == before
+    after = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert after == usual
     assert not stop_is_requested()
 
 
