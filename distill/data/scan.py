@@ -2,9 +2,8 @@
 
 import logging
 import math
-import os
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from configs.artifacts import read_json
@@ -28,14 +27,12 @@ from distill.data.manifest import (
     write_manifest,
     write_near_duplicates,
 )
-from distill.data.scanning.known import KnownPhotos, SourceState, state_of_files
+from distill.data.scanning.known import KnownPhotos
+from distill.data.scanning.listed import list_source
 from distill.data.scanning.reading import read_all, without_duplicates
-from distill.data.sources import SOURCES, list_photos
-from distill.data.sources.folder import unlabelled_files
+from distill.data.sources import SOURCES
 from distill.data.sources.folders import files_below
 from distill.data.sources.listing import ListedFile, Listing, Place
-from distill.data.sources.stored.copies import copied
-from distill.data.splitting.groups import with_groups
 from distill.data.splitting.rule import SplitRule
 from distill.data.splitting.split import near_duplicates_of, split_photos
 
@@ -158,27 +155,6 @@ def scan_flat_folder(path: Path) -> dict[str, Examples]:
     for line in lines:
         log.info("%s", line)
     return {split: make_examples(part, path, []) for split, part in splits.items()}
-
-
-def list_source(data: DataConfig, run: RunDir) -> tuple[Listing, SourceState]:
-    """The files of the source, and their state."""
-    listing = list_photos(data, run.photos_manifest.parent)
-    if not data.use_splits:
-        files = [f if f.split == UNLABELLED else replace(f, split=None) for f in listing.files]
-        listing = replace(listing, files=files)
-    if data.unlabelled is not None:
-        folder, run_data = data.unlabelled, run.photos_manifest.parent
-        if isinstance(folder, str):
-            folder, _ = copied(run_data, folder, name="unlabelled")
-        paths = unlabelled_files(folder)
-        root = listing.root.resolve()
-        if all(place.is_relative_to(run_data.resolve()) for place in (folder.resolve(), root)):
-            # So a run can be moved together with all photos that were copied into it.
-            paths = [os.path.relpath(path, root) for path in paths]
-        unlabelled = [ListedFile(path, "", UNLABELLED) for path in paths]
-        listing = replace(listing, files=[*listing.files, *unlabelled])
-    listing = with_groups(listing, data.group)
-    return listing, state_of_files(listing, run.photos_manifest.parent)
 
 
 @dataclass(frozen=True)

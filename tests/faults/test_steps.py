@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import _ending
+from cli import explain
 from configs.artifacts import whole_file
 from configs.errors import ran_out_of_memory
 from configs.process.stopping import Stopped, stops_on_signals
@@ -99,7 +99,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
         finished = finish_times(folder)
         with filled(disk), pytest.raises(OSError, match="No space left") as caught:
             take_step(step_of(folder, NAMES[1]))
-        message, code = _ending(caught.value)
+        message, code = explain(caught.value)
         assert message.startswith(f"no space left on the disk ({folder}/{NAMES[1]}/")
         assert "\n" not in message
         assert code == 1
@@ -135,7 +135,7 @@ def test_a_disk_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
         take_step(step_of(disk, NAMES[0]))  # what is finished needs no write
         with pytest.raises(OSError, match="Read-only") as caught:
             take_step(step_of(disk, NAMES[1]))
-        message, code = _ending(caught.value)
+        message, code = explain(caught.value)
         assert message.startswith(f"Read-only file system ({disk}/{NAMES[1]}")
         assert "--run" in message
         assert code == 1
@@ -148,20 +148,20 @@ def test_a_full_disk_is_told_from_full_memory() -> None:
     full_disk = ResourceExhaustedError("/tmp/x/variables: No space left on device")
     assert not ran_out_of_memory(full_disk)
     assert ran_out_of_memory(ResourceExhaustedError("OOM when allocating tensor"))
-    assert _ending(full_disk)[0].startswith("no space left on the disk (ResourceExhaustedError")
+    assert explain(full_disk)[0].startswith("no space left on the disk (ResourceExhaustedError")
 
 
 def test_a_full_disk_is_seen_behind_another_error() -> None:
     # zipfile cannot close an archive whose member was cut off, and says that instead.
     error = ValueError("Can't close the ZIP file")
     error.__context__ = OSError(errno.ENOSPC, "No space left on device", "teacher/model.keras")
-    assert _ending(error)[0].startswith("no space left on the disk (teacher/model.keras)")
+    assert explain(error)[0].startswith("no space left on the disk (teacher/model.keras)")
 
 
 def test_a_signal_is_a_signal_whatever_the_library_made_of_it() -> None:
     with stops_on_signals():
         with contextlib.suppress(Stopped):
             os.kill(os.getpid(), signal.SIGTERM)
-        message, code = _ending(RuntimeError("the graph was interrupted"))
+        message, code = explain(RuntimeError("the graph was interrupted"))
     assert message.startswith("stopped by SIGTERM.")
     assert code == 128 + signal.SIGTERM

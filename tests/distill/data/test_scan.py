@@ -15,10 +15,10 @@ from configs.schema.data import DataConfig
 from distill.data.manifest import Photo, load_examples, student_examples
 from distill.data.scan import (
     data_step,
-    list_source,
     scan,
     scan_folder,
 )
+from distill.data.scanning.listed import list_source
 from distill.data.splitting.rule import SplitRule
 from support import save_photo
 
