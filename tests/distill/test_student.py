@@ -42,7 +42,8 @@ def test_a_pretrained_student_learns_from_photos_without_labels(
     assert set(json.loads(outcome.out)) == {"student", "control"}
 
 
-@pytest.mark.parametrize("labels", ["shown", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.slow  # the quick suite hides labels in the test of label_curve, below
+@pytest.mark.parametrize("labels", ["shown", "all"])
 def test_a_student_learns_from_photos_whose_labels_are_hidden(
     program, photo_folder: Path, tmp_path: Path, labels: str
 ) -> None:
