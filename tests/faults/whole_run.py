@@ -191,7 +191,12 @@ def all_kinds(stretches: list[Stretch]) -> list[str]:
 
 
 def has_come(process: subprocess.Popen[bytes], errors: Path, target: Target, folder: Path) -> bool:
-    """Wait for the moment of a target; False if the process ended before."""
+    """Wait for the moment of a target, or for the next step if that begins before.
+
+    Returns:
+        False if the process ended before.
+    """
+    is_over = False
     for line, _ in line_times(process, errors):
         if target.stretch.kind == "report":
             if line == f"{LAST_STEP}: up to date":
@@ -202,13 +207,25 @@ def has_come(process: subprocess.Popen[bytes], errors: Path, target: Target, fol
                 break
         else:
             match = BEGINS.fullmatch(line)
+            if match and is_over:
+                return True
             if match and target.stretch.step in (match["step"], match["trial"]):
                 break
-    try:
-        process.wait(target.seconds)
-    except subprocess.TimeoutExpired:
-        return True
-    return False
+            is_over = is_over or line == f"{target.stretch.step}: up to date"
+    num_begun = len(steps_of(errors))
+    deadline = time.monotonic() + target.seconds
+    while time.monotonic() < deadline and len(steps_of(errors)) == num_begun:
+        if process.poll() is not None:
+            return False
+        time.sleep(0.02)
+    return process.poll() is None
+
+
+def steps_of(errors: Path) -> list[str]:
+    """The names of the steps and trials that have begun."""
+    return [
+        step for step, _ in steps_begun((line, 0.0) for line in errors.read_text().splitlines())
+    ]
 
 
 def with_fault(
@@ -231,11 +248,11 @@ def with_fault(
     words = COMMANDS[target.stretch.command].format(folder=os.path.relpath(folder, out))
     with started(words, cwd=out, environment=environment) as (process, errors):
         came = has_come(process, errors, target, folder)
-        begun = steps_begun((line, 0.0) for line in errors.read_text().splitlines())
+        begun = steps_of(errors)
         row = fault(process) if came else {}
         process.wait()
         text = errors.read_text()
-    step = begun[-1][0] if begun else ""
+    step = begun[-1] if begun else ""
     if target.stretch.kind == "report" or not step:
         step = target.stretch.step
     return row | {
