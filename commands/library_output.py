@@ -37,8 +37,9 @@ TOO_SLOW = (
     f"killed. {KEPT}"
 )
 CRASHED = (
-    "error: the process crashed while it opened {file}. The file is damaged, or made to do harm. "
-    "Make it again, or get it again from where it came from. Finished steps are kept.\n"
+    "error: the process was killed or crashed while it opened {file}. Finished steps are kept: "
+    "give the same command again to go on. If it ends here again, the file is damaged or made to "
+    "do harm: make it again, or get it again from where it came from.\n"
 )
 JAX_GAVE_UP = b"JAX distributed service detected fatal errors"
 """JAX ends a process at once when process 0 is gone. Nothing in Python can prevent it."""
