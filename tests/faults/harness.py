@@ -21,9 +21,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import flatbuffers
 import h5py
 import numpy as np
 import onnx
+from ai_edge_litert import schema_py_generated as schema
 from PIL import Image
 
 from configs.resume import HIDDEN
@@ -212,8 +214,14 @@ def ending(folder: Path) -> dict[str, object]:
         is_content = path.name != "log.jsonl" and path.suffix != ".lock"
         if path.is_file() and HIDDEN not in path.parts and is_content:
             read = CONTENTS.get(path.suffix, lambda path: "there")
-            contents[path.relative_to(folder).as_posix()] = read(path)
+            contents[_name(path, folder)] = read(path)
     return contents
+
+
+def _name(path: Path, folder: Path) -> str:
+    """The name of soft labels is a digest of the teacher's file, which holds its date."""
+    name = "labels" + path.suffix if path.parent.name == "soft_labels" else path.name
+    return path.relative_to(folder).with_name(name).as_posix()
 
 
 def _digest(parts: Iterator[bytes]) -> str:
@@ -251,6 +259,17 @@ def _onnx_weights(path: Path) -> str:
     return _digest(iter([*arrays, *(node.op_type.encode() for node in graph.node)]))
 
 
+def _tflite_without_names(path: Path) -> str:
+    """Keras counts the layers of a process, and the names of tensors tell how many there were."""
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            tensor.name = b""
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return _digest(iter([bytes(builder.Output())]))
+
+
 def _rows(path: Path) -> list[dict[str, str]]:
     """The rows of a table, without what was measured or chosen by it."""
     left_out = {"seconds"} | (OF_TRIALS if path.name == "trials.csv" else set())
@@ -275,7 +294,7 @@ CONTENTS: dict[str, Callable[[Path], object]] = {
     ".json": _json,
     ".npy": _bytes,
     ".npz": _bytes,
-    ".tflite": _bytes,
+    ".tflite": _tflite_without_names,
 }
 
 

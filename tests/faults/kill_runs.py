@@ -113,7 +113,9 @@ def problems_of(row: dict[str, Any]) -> list[str]:
     problems = [f"{name} was redone" for name in row["redone"]]
     if row["traceback"]:
         problems.append("a traceback was shown")
-    if not row["came"] or row["fault"] == CUT:
+    if row["fault"] == CUT and len(row["errors"]) == 1 and "cannot be reached" in row["errors"][0]:
+        pass  # it was cut while it opened: the command says so, and ends
+    elif not row["came"] or row["fault"] == CUT:
         problems += [f"exit code {row['code']}"] if row["code"] else []
     elif row["fault"] == TERM:
         if row["end_seconds"] > SECONDS_TO_END:

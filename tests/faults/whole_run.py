@@ -160,14 +160,19 @@ def undisturbed(out: Path, name: str) -> list[Stretch]:
                 assert process.returncode == 0, errors.read_text()
             if command == 0:
                 (manifest,) = folder.glob(LAST_MANIFEST)
-                seconds = time.monotonic() - (time.time() - manifest.stat().st_mtime)
-                begun.append(("report", seconds))
+                begun.append(("report", _seconds_of(manifest)))
+                ended = _seconds_of(folder / "report.json")
             ends = [seconds for _, seconds in begun[1:]] + [ended]
             for (step, seconds), end in zip(begun, ends, strict=True):
                 stretches.append(Stretch(command, step, end - seconds))
         with whole_file(record) as unfinished:
             unfinished.write_text(json.dumps([asdict(stretch) for stretch in stretches]))
     return [Stretch(**row) for row in json.loads(record.read_text())]
+
+
+def _seconds_of(file: Path) -> float:
+    """When a file was written, as `time.monotonic` counts."""
+    return time.monotonic() - (time.time() - file.stat().st_mtime)
 
 
 def targets(stretches: list[Stretch], *, kinds: list[str], seed: int) -> list[Target]:
