@@ -18,6 +18,8 @@ from distill.data.paths import PathsBelow, of_rows
 SPLITS = ("train", "validation", "test")
 
 UNLABELLED = "unlabelled"
+NUM_SHOWN = 3
+"""How many of the files that are not used are shown with their reasons."""
 """The split of photos without labels, and of those whose labels are hidden
 (`data.labels_per_class`). Only a student learns from them, through its teacher."""
 
@@ -58,12 +60,14 @@ class Skipped:
     Attributes:
         is_lost_photo: a photo was expected here and cannot be read.
         is_unread_kind: no photo of its kind can be read here; `reason` says what to do.
+        is_photo: it is one, or should be.
     """
 
     path: str
     reason: str
     is_lost_photo: bool = False
     is_unread_kind: bool = False
+    is_photo: bool = True
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ def describe_endings(num_by_ending: Mapping[str, int]) -> str:
 
 
 def describe_skipped(skipped: Sequence[Skipped]) -> list[str]:
-    """Lines for the user: how many files are not used, and what to do about unread kinds."""
+    """Lines for the user: how many files are not used, why, and what to do about unread kinds."""
     if not skipped:
         return []
     lines = [f"skipped {len(skipped)} files: {describe_endings(count_endings(skipped))}"]
@@ -138,7 +142,15 @@ def describe_skipped(skipped: Sequence[Skipped]) -> list[str]:
         if file.is_unread_kind:
             by_reason[file.reason].append(file)
     lines += [f"{describe_endings(count_endings(f))}: {reason}" for reason, f in by_reason.items()]
-    return lines
+    lost_first = sorted(skipped, key=lambda file: not file.is_lost_photo)
+    photos = [f for f in lost_first if not f.is_unread_kind and f.is_photo]
+    return [*lines, *examples_of(photos)[:NUM_SHOWN]]
+
+
+def examples_of(skipped: Sequence[Skipped]) -> list[str]:
+    """One file of each reason, and the reason."""
+    first = {file.reason: file for file in reversed(skipped)}
+    return [f"{file.path}: {file.reason}" for file in reversed(first.values())]
 
 
 def describe_empty(classes: Sequence[str]) -> str:

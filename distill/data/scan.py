@@ -21,6 +21,7 @@ from distill.data.manifest import (
     describe_empty,
     describe_endings,
     describe_skipped,
+    examples_of,
     make_examples,
     stored_root,
     with_hidden_labels,
@@ -230,8 +231,6 @@ def _check_lost(
     expected = num_photos + len(lost)
     if not lost or len(lost) <= max_skipped * expected:
         return
-    first_by_reason = {file.reason: file for file in reversed(lost)}
-    examples = [f"{file.path}: {file.reason}" for file in reversed(first_by_reason.values())]
     limit = "data.max_skipped" if in_run else "the limit"
     enough = math.ceil(100 * len(lost) / expected) / 100
     can_raise = in_run and num_photos > 0
@@ -239,7 +238,9 @@ def _check_lost(
     raise UserError(
         f"{len(lost)} of {expected} photos in {root} cannot be used "
         f"({describe_endings(count_endings(lost))}), more than {limit} ({max_skipped:.0%}) "
-        "allows:\n  " + "\n  ".join(examples[:5]) + f"\nRepair, convert or remove them{raised}"
+        "allows:\n  "
+        + "\n  ".join(examples_of(lost)[:5])
+        + f"\nRepair, convert or remove them{raised}"
     )
 
 

@@ -152,7 +152,7 @@ def _state(root: Path, file: ListedFile) -> tuple[int, ...] | Skipped:
         return Skipped(readable, "file name is not UTF-8", is_lost_photo=True)
     kind = ending(file.path)
     if kind not in PHOTO_SUFFIXES:
-        return Skipped(file.path, f"not a photo ({kind or 'no ending'})")
+        return Skipped(file.path, f"not a photo ({kind or 'no ending'})", is_photo=False)
     path = os.path.join(root, file.path)
     packed = packed_photo(path)
     try:

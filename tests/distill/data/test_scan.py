@@ -201,6 +201,24 @@ def test_kinds_that_are_not_read_count_as_lost_photos_and_other_files_do_not(
         scanned(photo_folder, max_skipped=12.9 / 73)
 
 
+def test_a_few_of_the_skipped_photos_are_named_with_their_reasons(
+    photo_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = sorted((photo_folder / "cat").iterdir())
+    shutil.copy(names[0], photo_folder / "cat" / "copy.png")
+    for number in range(2):
+        (photo_folder / "dog" / f"cut-{number}.png").write_bytes(names[1].read_bytes()[:99])
+    (photo_folder / "dog" / "notes.txt").touch()
+    with caplog.at_level("INFO"):
+        _, skipped = scanned(photo_folder)
+    start = caplog.messages.index("skipped 4 files: 3 .png, 1 .txt")
+    # one example of each reason, lost photos first
+    (copy,) = [name for name, reason in skipped.items() if "same photo" in reason]
+    shown = [f"{name}: {skipped[name]}" for name in ("dog/cut-0.png", copy)]
+    assert caplog.messages[start + 1 : start + 3] == shown
+    assert not any("notes.txt" in line for line in caplog.messages)
+
+
 def test_the_limit_that_the_error_names_is_enough(photo_folder: Path) -> None:
     for number in range(31):
         write_heic(photo_folder / "cat" / f"IMG_{number}.heic")
