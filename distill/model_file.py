@@ -51,7 +51,7 @@ def save_model(
     with whole_file(path) as unfinished:
         # A new Model over the same layers has no optimizer and no objective, which no other
         # process could load.
-        keras.Model(model.inputs, model.outputs).save(unfinished)
+        keras.Model(model.inputs, model.outputs, name=model.name).save(unfinished)
     rows = [to_json(row) for row in history]
     columns = list(rows[0]) if rows else []
     history_csv = path.with_name("history.csv")

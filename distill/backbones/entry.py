@@ -15,6 +15,7 @@ from configs.errors import UserError
 from configs.registry import nearest
 from configs.resume import Facts
 from distill.backbones import BACKBONES, HEAD
+from distill.backbones.flat import counted_from_zero
 from distill.backbones.weights.published import (
     find_published,
     published_file,
@@ -169,7 +170,7 @@ def _build(
         for layer in model.layers:
             if isinstance(layer, layers.BatchNormalization):
                 layer.momentum = momentum
-    return model
+    return counted_from_zero(model)
 
 
 def _set_drop_path(model: keras.Model, drop_path: float) -> None:

@@ -1,5 +1,7 @@
 """Keras models without models inside: what the tools that walk a graph expect of a backbone."""
 
+import re
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,9 @@ from distill.backbones.weights_file import set_weights
 
 RESERVED = ("image", "pixels", "dropout", HEAD)
 """Names that layers of every backbone have."""
+
+_BEFORE_A_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<!^)(?=[A-Z][a-z])")
+"""Where Keras puts a `_` into the name of a class: `ReLU` becomes `re_lu`, `Conv2D` `conv2d`."""
 
 Arrays = Callable[[Any], list[np.ndarray]]
 StandIn = Callable[[Any], Callable[..., Any] | None]
@@ -70,6 +75,26 @@ def flat_copy(
         if original.weights:
             set_weights(copy, arrays_of(original))
     return keras.Model(image, outputs, name=model.name)
+
+
+def counted_from_zero(model: keras.Model) -> keras.Model:
+    """The model, with its layers named as in a new process.
+
+    Keras numbers layers without a name by how many the process has made before. So a run that was
+    killed and goes on would give its layers other names than one without a pause, and so would its
+    files.
+    """
+    by_kind: dict[str, list[tuple[int, Any]]] = defaultdict(list)
+    for operation in model.operations:
+        kind = _BEFORE_A_WORD.sub("_", type(operation).__name__).lower()
+        match = re.fullmatch(rf"{kind}(?:_(\d+))?", operation.name)
+        if match:
+            by_kind[kind].append((int(match[1] or 0), operation))
+    for kind, numbered in by_kind.items():
+        ordered = sorted(numbered, key=lambda item: item[0])
+        for number, (_, operation) in enumerate(ordered):
+            operation.name = f"{kind}_{number}" if number else kind
+    return model
 
 
 class _Copies:

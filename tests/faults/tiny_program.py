@@ -27,7 +27,7 @@ def tiny(
 ) -> keras.Model:
     """Two blocks of an expanding, a depthwise and a projecting convolution."""
     inputs = keras.Input((image_size, image_size, 3), name="image")
-    x = layers.Rescaling(1 / 127.5, -1)(inputs)
+    x = layers.Rescaling(1 / 127.5, -1, name="pixels")(inputs)
     for number in range(2):
         for kind, convolution in {
             "expand": layers.Conv2D(4 * width, 1, use_bias=False, name=f"expand{number}"),
@@ -39,8 +39,8 @@ def tiny(
             x = layers.BatchNormalization(momentum=0.9, name=f"{kind}_norm{number}")(convolution(x))
             if kind != "project":
                 x = layers.ReLU(6.0, name=f"{kind}_relu{number}")(x)
-    x = layers.GlobalAveragePooling2D()(x)
-    x = layers.Dropout(dropout)(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers.Dropout(dropout, name="dropout")(x)
     return keras.Model(inputs, layers.Dense(num_classes, name="logits")(x), name="tiny")
 
 

@@ -1,6 +1,7 @@
 """Networks of Keras Applications: preprocessing, files, widths and sizes."""
 
 import importlib
+from pathlib import Path
 
 import h5py
 import keras
@@ -8,9 +9,13 @@ import numpy as np
 import pytest
 from keras.src.legacy.saving import legacy_h5_format
 
+from compress.recipes import RECIPES
+from compress.recipes.conversion import Conversion
 from configs.errors import UserError
+from configs.run_dir import RunDir
 from distill.backbones import BACKBONES
 from distill.backbones.applications import FAMILIES
+from distill.model_file import load_model, save_model
 from small_models import logits_of
 
 PREPROCESSING = {
@@ -174,3 +179,25 @@ def test_mobilenet_v3_has_layers_only(tmp_path):
     assert graph_names == {layer.name for layer in model.layers}
     gates = [layer for layer in model.layers if getattr(layer, "activation", None)]
     assert keras.activations.hard_sigmoid in [layer.activation for layer in gates]
+
+
+def test_what_was_built_before_does_not_change_the_names_of_layers() -> None:
+    # A run that is killed and goes on builds other networks before than one without a pause.
+    models = [small("mobilenet_v3_small", width=0.25, weights=None) for _ in range(2)]
+    names, others = ([layer.name for layer in model.layers] for model in models)
+    assert names == others
+    assert {"activation", "activation_1", "re_lu"} <= set(names)
+
+
+@pytest.mark.slow
+def test_what_was_built_before_does_not_change_a_file(tmp_path: Path) -> None:
+    models, files = [], []
+    for name in ("first", "second"):
+        models.append(small("mobilenet_v3_small", width=0.25, weights=None))
+        models[-1].set_weights(models[0].get_weights())
+        run = RunDir(tmp_path / name)
+        save_model(run, "student", models[-1])
+        saved = load_model(run.model("student"))
+        files.append(tmp_path / f"{name}.tflite")
+        RECIPES["tflite.float32"](Conversion(saved), files[-1], output="probabilities")
+    assert files[0].read_bytes() == files[1].read_bytes()
