@@ -21,11 +21,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import flatbuffers
 import h5py
 import numpy as np
 import onnx
-from ai_edge_litert import schema_py_generated as schema
 from PIL import Image
 
 from configs.resume import HIDDEN
@@ -259,17 +257,6 @@ def _onnx_weights(path: Path) -> str:
     return _digest(iter([*arrays, *(node.op_type.encode() for node in graph.node)]))
 
 
-def _tflite_without_names(path: Path) -> str:
-    """Keras counts the layers of a process, and the names of tensors tell how many there were."""
-    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            tensor.name = b""
-    builder = flatbuffers.Builder()
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return _digest(iter([bytes(builder.Output())]))
-
-
 def _rows(path: Path) -> list[dict[str, str]]:
     """The rows of a table, without what was measured or chosen by it."""
     left_out = {"seconds"} | (OF_TRIALS if path.name == "trials.csv" else set())
@@ -294,7 +281,7 @@ CONTENTS: dict[str, Callable[[Path], object]] = {
     ".json": _json,
     ".npy": _bytes,
     ".npz": _bytes,
-    ".tflite": _tflite_without_names,
+    ".tflite": _bytes,
 }
 
 
