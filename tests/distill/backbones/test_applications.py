@@ -111,7 +111,7 @@ def test_pixels_are_scaled_as_preprocess_input_scales_them(name):
 
 
 @pytest.mark.parametrize("ending", [".keras", ".weights.h5"])
-@pytest.mark.parametrize("name", ["vgg16", "inception_v3"])
+@pytest.mark.parametrize("name", ["vgg16", pytest.param("inception_v3", marks=pytest.mark.slow)])
 def test_own_files_and_files_of_keras_applications_are_told_apart(name, ending, tmp_path):
     size = ROWS[name].smallest
     theirs = reference(name, size)
