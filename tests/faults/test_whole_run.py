@@ -64,6 +64,7 @@ def test_the_connection_is_cut_while_the_board_measures(run: int) -> None:
         (ASKED, []),
         ({**ASKED, "end_seconds": 10.5}, ["it took 10.5 s to end"]),
         ({**ASKED, "errors": []}, ["0 errors were shown"]),
+        ({**ASKED, "kind": "report", "code": -15, "errors": []}, []),
         ({"fault": CUT, "code": 0, "errors": []}, []),
         ({"fault": CUT, "code": 1, "errors": ["error: board cannot be reached: closed"]}, []),
         ({"fault": CUT, "code": 1, "errors": ["error: no"]}, ["exit code 1"]),
