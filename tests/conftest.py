@@ -1,12 +1,14 @@
 """Tiny photos and runs that tests share."""
 
 import logging
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from configs.process.stopping import SIGNALS, stop_is_requested
 from object_storage import new_clients, put_files, s3_endpoint
 from support import ROOT, Outcome, command, save_photo
 
@@ -28,6 +30,24 @@ def flowers() -> Path:
     if not path.exists():
         pytest.skip("the flower photos are not here")
     return path
+
+
+@pytest.fixture
+def usual_handlers() -> Iterator[None]:
+    """Signals do what they do in a new program in a terminal.
+
+    The tests may have been started with nohup or behind &, and libraries leave their own handlers.
+    """
+    usual = {number: signal.SIG_DFL for number in SIGNALS}
+    usual[signal.SIGINT] = signal.default_int_handler
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    after = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        # There is no way back to a handler that a library has set from C.
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    assert after == usual
+    assert not stop_is_requested()
 
 
 @pytest.fixture

@@ -53,15 +53,16 @@ _request = _Request()
 @contextmanager
 def stops_on_signals() -> Iterator[None]:
     """Inside the block, the first signal raises `Stopped` where the main thread is."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
     # A signal that is ignored stays ignored: `nohup` asks for that.
     usual = (signal.SIG_DFL, signal.default_int_handler)
-    for number in [number for number, handler in before.items() if handler in usual]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    ours = {number: handler for number, handler in before.items() if handler in usual}
+    for number in ours:
         signal.signal(number, _on_signal)
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in ours.items():
             signal.signal(number, handler)
         _request.number = None
 

@@ -158,6 +158,7 @@ def test_a_full_disk_is_seen_behind_another_error() -> None:
     assert explain(error)[0].startswith("no space left on the disk (teacher/model.keras)")
 
 
+@pytest.mark.usefixtures("usual_handlers")
 def test_a_signal_is_a_signal_whatever_the_library_made_of_it() -> None:
     with stops_on_signals():
         with contextlib.suppress(Stopped):

@@ -24,6 +24,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.usefixtures("usual_handlers")
 def test_a_child_process_tidies_up_when_its_parent_has_to_end(tmp_path: Path) -> None:
     def ask_to_end() -> None:
         while not (tmp_path / "ready").exists():

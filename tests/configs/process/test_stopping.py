@@ -1,7 +1,6 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,19 +16,7 @@ from configs.process.stopping import (
 )
 from configs.resume import Step, take_step
 
-
-@pytest.fixture(autouse=True)
-def usual_handlers() -> Iterator[None]:
-    """Those of a program in a terminal; the tests may have been started with nohup or behind &."""
-    usual = {number: signal.SIG_DFL for number in SIGNALS}
-    usual[signal.SIGINT] = signal.default_int_handler
-    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
-    yield
-    after = {number: signal.getsignal(number) for number in SIGNALS}
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    assert after == usual
-    assert not stop_is_requested()
+pytestmark = pytest.mark.usefixtures("usual_handlers")
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -118,6 +118,7 @@ def test_a_training_that_was_killed_ends_like_the_undisturbed_one(
         assert np.allclose(resumed_array, array, atol=1e-5)
 
 
+@pytest.mark.usefixtures("usual_handlers")
 def test_a_training_that_is_asked_to_end_saves_its_state(tmp_path: Path) -> None:
     undisturbed, history, _ = train(tmp_path / "a.npz", ema_momentum=0.8)
     path = tmp_path / "b.npz"
