@@ -35,7 +35,9 @@ def needs_conversion(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            is_archive = file.read(2) == b"PK"  # a .tflite file has an archive at its end
+        if not is_archive:
             return bool(h5py.is_hdf5(path))
         with zipfile.ZipFile(path) as archive:
             if "metadata.json" not in archive.namelist():

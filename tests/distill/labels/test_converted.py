@@ -1,5 +1,6 @@
 """A teacher that another Keras wrote is converted once, and then answers as it did."""
 
+import zipfile
 from pathlib import Path
 
 import keras
@@ -56,9 +57,13 @@ def test_only_files_that_keras_3_misreads_are_converted(tmp_path: Path) -> None:
     classifier(keras.layers.Dense(2)).save(tmp_path / "own.h5")
     keras2_model().save(tmp_path / "old.keras")
     (tmp_path / "text.keras").write_text("no model")
-    names = ("own.keras", "own.h5", "old.keras", "text.keras", "absent.h5", ".")
+    with open(tmp_path / "ours.tflite", "wb") as file:  # its metadata is a ZIP at its end
+        file.write(b"\x1c\0\0\0TFL3")
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("metadata.json", "{}")
+    names = ("own.keras", "own.h5", "old.keras", "text.keras", "ours.tflite", "absent.h5", ".")
     assert [needs_conversion(tmp_path / name) for name in names] == [
-        False, True, True, False, False, False,
+        False, True, True, False, False, False, False,
     ]  # fmt: skip
 
 
