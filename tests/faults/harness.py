@@ -192,7 +192,7 @@ def finish_times(folder: Path) -> dict[str, int]:
     """When each finished artifact was finished, by its manifest."""
     return {
         path.relative_to(folder).as_posix(): path.stat().st_mtime_ns
-        for path in folder.rglob("*.json")
+        for path in folder.rglob("[!.]*.json")  # an unfinished manifest may be left by a kill
         if HIDDEN not in path.parts and "inputs_digest" in json.loads(path.read_text())
     }
 
