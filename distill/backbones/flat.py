@@ -1,5 +1,6 @@
 """Keras models without models inside: what the tools that walk a graph expect of a backbone."""
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable
@@ -85,15 +86,19 @@ def counted_from_zero(model: keras.Model) -> keras.Model:
     files.
     """
     by_kind: dict[str, list[tuple[int, Any]]] = defaultdict(list)
+    taken = set()
     for operation in model.operations:
         kind = _BEFORE_A_WORD.sub("_", type(operation).__name__).lower()
         match = re.fullmatch(rf"{kind}(?:_(\d+))?", operation.name)
         if match:
             by_kind[kind].append((int(match[1] or 0), operation))
+        else:
+            taken.add(operation.name)
     for kind, numbered in by_kind.items():
-        ordered = sorted(numbered, key=lambda item: item[0])
-        for number, (_, operation) in enumerate(ordered):
-            operation.name = f"{kind}_{number}" if number else kind
+        names = (f"{kind}_{number}" if number else kind for number in itertools.count())
+        free = (name for name in names if name not in taken)
+        for _, operation in sorted(numbered, key=lambda item: item[0]):
+            operation.name = next(free)
     return model
 
 

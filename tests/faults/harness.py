@@ -212,7 +212,8 @@ def ending(folder: Path) -> dict[str, object]:
         is_content = path.name != "log.jsonl" and path.suffix != ".lock"
         if path.is_file() and HIDDEN not in path.parts and is_content:
             read = CONTENTS.get(path.suffix, lambda path: "there")
-            contents[_name(path, folder)] = read(path)
+            name = _name(path, folder)
+            contents[f"{name}, once more" if name in contents else name] = read(path)
     return contents
 
 

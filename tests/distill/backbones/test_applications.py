@@ -15,6 +15,7 @@ from configs.errors import UserError
 from configs.run_dir import RunDir
 from distill.backbones import BACKBONES
 from distill.backbones.applications import FAMILIES
+from distill.backbones.flat import counted_from_zero
 from distill.model_file import load_model, save_model
 from small_models import logits_of
 
@@ -187,6 +188,21 @@ def test_what_was_built_before_does_not_change_the_names_of_layers() -> None:
     names, others = ([layer.name for layer in model.layers] for model in models)
     assert names == others
     assert {"activation", "activation_1", "re_lu"} <= set(names)
+
+
+def test_a_counted_layer_does_not_get_the_name_of_another_one() -> None:
+    image = keras.Input((8,), name="image")
+    x = keras.layers.Dense(8, name="re_lu_1")(image)  # called like a layer of another kind
+    for number in (7, 9, 8):
+        x = keras.layers.ReLU(name=f"re_lu_{number}")(x)
+    model = counted_from_zero(keras.Model(image, x))
+    assert [layer.name for layer in model.layers] == [
+        "image",
+        "re_lu_1",
+        "re_lu",
+        "re_lu_3",
+        "re_lu_2",
+    ]
 
 
 @pytest.mark.slow
