@@ -78,6 +78,33 @@ def test_the_correlation_of_thumbnails_is_that_of_numpy() -> None:
     assert near.correlation(first[None], first[None])[0] == pytest.approx(1, abs=1e-5)
 
 
+def rough_photo_of(seed: int) -> Image.Image:
+    """Noise as fine as a thumbnail: a crop of it is far from the whole."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((240, 240), Image.Resampling.BICUBIC)
+
+
+def test_the_quick_look_before_the_correlation_loses_no_pair() -> None:
+    photos = [make(seed) for make in (photo_of, rough_photo_of) for seed in range(30)]
+    crops = [
+        photo.crop((left, top, left + photo.width * 19 // 20, top + photo.height * 19 // 20))
+        for photo in photos
+        for left, top in ((0, 0), (photo.width // 20, 0), (photo.width // 40, photo.height // 40))
+    ]
+    thumbnails = b"".join(near.thumbnail(photo) or b"" for photo in (*photos, *crops))
+    pixels = np.frombuffer(thumbnails, "uint8").reshape(-1, 32, 32)
+    rows = np.arange(len(pixels))
+    pairs = np.stack(np.triu_indices(len(pixels), 1), axis=1)
+    is_near = near.correlation(*(pixels[part] for part in pairs.T)) >= near.MIN_CORRELATION
+    can_be_near = near._can_be_near(pixels, rows, pairs, near.crop_angles(pixels, rows))
+    assert is_near.sum() > 80
+    assert can_be_near[is_near].all()
+    assert can_be_near.mean() < 0.1
+    first, second = (near._views(pixels[part])[:, 0] for part in pairs[is_near].T)
+    # Some whole photos differ so much that a fixed limit would have lost them.
+    assert np.einsum("pd,pd->p", first, second).min() < 0.75
+
+
 def test_the_hash_says_where_brightness_rises() -> None:
     ramp = np.tile(np.arange(32, dtype="uint8"), (32, 1))
     (to_the_right,) = near.difference_hash(ramp[None])
