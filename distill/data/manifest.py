@@ -18,11 +18,11 @@ from distill.data.paths import PathsBelow, of_rows
 SPLITS = ("train", "validation", "test")
 
 UNLABELLED = "unlabelled"
-NUM_SHOWN = 3
-"""How many of the files that are not used are shown with their reasons."""
 """The split of photos without labels, and of those whose labels are hidden
 (`data.labels_per_class`). Only a student learns from them, through its teacher."""
 
+NUM_SHOWN = 3
+"""How many of the files that are not used are shown with their reasons."""
 
 Labels = Literal["shown", "all"]
 
