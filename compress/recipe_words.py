@@ -63,5 +63,8 @@ def _choice(word: str) -> Choice:
             raise UserError(
                 f"--recipe {word}: expected options as NAME=VALUE, as in int8:num_images=200."
             )
-        options[key.strip()] = parse_yaml(value)
+        try:
+            options[key.strip()] = parse_yaml(value)
+        except ValueError as error:
+            raise UserError(f"--recipe {word}: {error}") from None
     return Choice(name=name, options=RECIPES.check(name, options))

@@ -147,9 +147,12 @@ def _explain(path: Path | None, error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         place = [str(part) for part in problem["loc"]]
-        where = [p for p in place if p not in TEACHERS and not p.endswith("]")]  # kinds of values
+        *parents, last = place
+        where = [p for p in parents if not _is_kind(p)]
+        if problem["type"] in ("extra_forbidden", "missing") or not _is_kind(last):
+            where.append(last)
         if problem["type"] == "extra_forbidden":
-            hint = nearest(where[-1], _fields_at(place[:-1]))
+            hint = nearest(last, _fields_at(parents))
             lines.append(f"unknown key {'.'.join(where)}.{hint}")
         elif problem["type"] == "missing":
             lines.append(f"{'.'.join(where)} is missing.")
@@ -157,6 +160,11 @@ def _explain(path: Path | None, error: ValidationError) -> str:
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"{'.'.join(where)} is {problem['input']!r}: {message}.")
     return (f"{path}: " if path else "") + "\n  ".join(dict.fromkeys(lines))
+
+
+def _is_kind(part: str) -> bool:
+    """Whether a part of the place of an error is a kind of value, as pydantic writes it."""
+    return part in TEACHERS or part.endswith("]")
 
 
 def _fields_at(where: list[str]) -> list[str]:

@@ -53,9 +53,11 @@ def _check_size(node: yaml.Node) -> None:
             pending += [child for pair in current.value for child in pair]
 
 
-def _without_dates(resolvers: dict[str, list]) -> dict[str, list]:
+def _without(kinds: tuple[str, ...], resolvers: dict[str, list]) -> dict[str, list]:
+    """What texts without quotes may stand for, without these kinds."""
+    tags = [f"tag:yaml.org,2002:{kind}" for kind in kinds]
     return {
-        first: [(tag, regexp) for tag, regexp in pairs if tag != "tag:yaml.org,2002:timestamp"]
+        first: [(tag, regexp) for tag, regexp in pairs if tag not in tags]
         for first, pairs in resolvers.items()
     }
 
@@ -69,8 +71,9 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 for _kind in (_Loader, _Dumper):
-    # No option is a date. In YAML 1.1, which PyYAML reads, 1e-3 is a text; people mean a number.
-    _kind.yaml_implicit_resolvers = _without_dates(_kind.yaml_implicit_resolvers)
+    # No option is a date, and "=" is a text. In YAML 1.1, which PyYAML reads, 1e-3 is a text, too;
+    # people mean a number.
+    _kind.yaml_implicit_resolvers = _without(("timestamp", "value"), _kind.yaml_implicit_resolvers)
     _kind.add_implicit_resolver(
         "tag:yaml.org,2002:float", NUMBER_WITH_EXPONENT, list("-+.0123456789")
     )

@@ -32,7 +32,7 @@ def listen(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # the latter for a name of more than 63 characters
         raise UserError(
             f"--host {host} is no address. Expected 127.0.0.1, or 0.0.0.0 for all networks."
         ) from None

@@ -29,6 +29,8 @@ def test_edges_reach_the_recipes_that_have_them() -> None:
         (["int8:num_images"], {}, "expected options as NAME=VALUE"),
         (["int8:images=3"], {}, "has no option images"),
         (["int8:num_images=none"], {}, "option num_images of recipe 'tflite.int8' is 'none'"),
+        (["int8:num_images=="], {}, "option num_images of recipe 'tflite.int8' is '='"),
+        (["int8:ranges={"], {}, "--recipe int8:ranges={: while parsing a flow"),
         (["int9"], {}, "int9"),
         (["int8", "tflite.int8:num_images=9"], {}, "tflite.int8 comes twice"),
         (

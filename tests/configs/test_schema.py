@@ -42,6 +42,8 @@ def test_every_bundled_config_says_how_to_run_it(path: Path) -> None:
     ("override", "message"),
     [
         ("student.epoch=5", r"unknown key student.epoch. Did you mean epochs\?"),
+        ("[/]=5", r"unknown key \[/\]\."),
+        ("student.[epochs]=5", r"unknown key student\.\[epochs\]\. Did you mean epochs\?"),
         ("student.epochs=0", r"student.epochs is 0: .*greater than 0"),
         ("student.epochs=many", r"student.epochs is 'many'"),
         ("student.loss.name=kdd", r"student.loss: unknown loss 'kdd'"),

@@ -185,8 +185,9 @@ def test_only_this_machine_reaches_it_unless_told_otherwise() -> None:
         port = listener.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} is taken. Choose another: --port"):
             listen("127.0.0.1", port)
-    with pytest.raises(UserError, match="--host no-such-host is no address"):
-        listen("no-such-host", 0)
+    for name in ("no-such-host", "two..dots", 100 * "x"):
+        with pytest.raises(UserError, match=f"--host {name} is no address"):
+            listen(name, 0)
     with listen("localhost", 0) as listener:
         assert is_loopback(listener)
 
