@@ -286,7 +286,8 @@ def _names(inputs: Path, folder: Path) -> set[str]:
     """Files that no input may make: beside its folder, or named by its hostile words."""
     outside = [path for path in (inputs, folder.parents[1], folder.parent) if path.is_dir()]
     names = {f"{place.name}/{name}" for place in outside for name in os.listdir(place)}
-    own = {name for name in os.listdir(folder) if "canary" in name or "escaped" in name}
+    # A run may be called "$(touch canary)". If the shell executed that, the file is called canary.
+    own = {name for name in os.listdir(folder) if name == "canary" or "escaped" in name}
     return {name for name in names if "tmp" not in name} | own
 
 

@@ -18,7 +18,7 @@ NUMBERS = (
 )  # fmt: skip
 WORDS = (
     "", " ", "x" * 5000, "null", "-1", "0", "1e400", "nan", "-inf", "..", "../../escaped",
-    "/nowhere/x", "~", "~nobody-there", "${HOME}", "$(touch canary)", "`id`", "-", "[/]", "[bold",
+    "/proc/no/x", "~", "~nobody-there", "${HOME}", "$(touch canary)", "`id`", "-", "[/]", "[bold",
     "--", "a=b=c", "\x1b[2J\x1b]0;title\x07", "\u202egnp.exe", "\x00", "\udcff", "\ud800",
     "\U0001f600" * 40, "naïve\n\nline", "%s%n%d", "{0}", "é" * 300, "con", "a/b/c", "x.tflite",
     "__import__('os').system('touch canary')", "os.system", "eval", "Lambda", "function",

@@ -53,9 +53,7 @@ def through_the_command(
         start = time.monotonic()
         what, text = _ended(words, folder)
         seconds = round(time.monotonic() - start, 1)
-        if list((work / "commands").rglob("*canary*")) or list(
-            (work / "commands").rglob("escaped*")
-        ):
+        if list((work / "commands").rglob("canary")) or list((work / "commands").rglob("escaped*")):
             what = "executed"
         shutil.rmtree(work / "commands")
         yield Outcome(number, what, text, seconds)
@@ -77,7 +75,8 @@ def _ended(words: list[str], folder: Path) -> tuple[str, str]:
         )
     except subprocess.TimeoutExpired:
         return "hang", " ".join(words)
-    err = result.stderr.decode(errors="replace")
+    # Without a command, a program prints its help.
+    err = (result.stderr if arguments else result.stdout).decode(errors="replace")
     if result.returncode < 0:
         return FINE[2] if "crashed while it opened" in err else "crash", err[-1500:]
     try:

@@ -291,7 +291,8 @@ def _check_command(words: list[str]) -> None:
         for handler in logging.getLogger("potstill").handlers[:]:
             logging.getLogger("potstill").removeHandler(handler)
             handler.close()
-    check_ending(code, err.getvalue())
+    # Without a command, a program prints its help.
+    check_ending(code, err.getvalue() if arguments else out.getvalue())
     if code:
         said = err.getvalue()
         raise Refused(said[max(said.find("error: "), said.find("╭─ Error"), 0) :])
