@@ -43,6 +43,7 @@ STYLE = """<style>
 text { font: 12px sans-serif; fill: #667; } .grid { stroke: #99a; stroke-opacity: .4; }
 polyline { fill: none; stroke: #36c; stroke-width: 2; } .label polyline { stroke: #2a2; }
 .student polyline { stroke: #d70; } .accuracy polyline { stroke: #a3a; }
+circle { fill: #667; } .zero { display: none; }
 </style>"""
 
 
@@ -136,10 +137,11 @@ def plot(rows: list[dict], path: Path) -> None:
     """The peak of memory without decoded photos, by the number of photos."""
     numbers = sorted({row["num_photos"] for row in rows})
     series = {
-        step: [(0.0, 0.0), *((n / 1000, median_of(rows, step, n, "rest_mib")) for n in numbers)]
+        step: [(n / 1000, median_of(rows, step, n, "rest_mib")) for n in numbers]
         for step in STEPS
         if step != "scan again"
     }
+    series["zero"] = [(0.0, 0.0)]  # both axes begin there
     chart = lines(series, x_title="thousand photos", y_title="MiB", percent=False)
     chart = chart.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     path.write_text(chart.replace("</svg>", f"{STYLE}</svg>") + "\n")
