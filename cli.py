@@ -40,6 +40,7 @@ def _program(app: typer.Typer, backend: Callable[[], None]) -> Callable[[], None
                 app()
             try:
                 backend()
+                refuse_empty_words(sys.argv[1:])
                 with kept_from_the_terminal():
                     app()
             except (Stopped, Exception) as error:
@@ -50,6 +51,20 @@ def _program(app: typer.Typer, backend: Callable[[], None]) -> Callable[[], None
                 sys.exit(code)
 
     return main
+
+
+def refuse_empty_words(words: list[str]) -> None:
+    """Raise UserError for `distill run "$PHOTOS"` without such a variable.
+
+    An empty path would be the present folder, and whatever lies there.
+    """
+    if "" in words:
+        before = words[: words.index("")]
+        where = f" behind {before[-1]}" if before else ""
+        raise UserError(
+            f"the word{where} is empty. Is a variable of your shell not set? Name the present "
+            "folder as a dot."
+        )
 
 
 def explain(error: Stopped | Exception) -> tuple[str, int]:

@@ -230,3 +230,10 @@ def test_a_name_on_the_command_line_is_quoted_as_text() -> None:
     outcome = command("distill", "data", "\x1b]0;title\x07")
     assert outcome.code == 2
     assert outcome.err.startswith("error: \\x1b]0;title\\x07 does not exist.")
+
+
+def test_an_empty_word_is_not_the_present_folder(tmp_path: Path) -> None:
+    outcome = command("distill", "run", "", cwd=tmp_path)
+    assert outcome.code == 2
+    assert "error: the word behind run is empty. Is a variable of your shell" in outcome.err
+    assert not list(tmp_path.iterdir())

@@ -323,7 +323,7 @@ def _hook(inputs: Path, seen: list[str]) -> Callable[[str, tuple[Any, ...]], Non
         if isinstance(path, int) or path is None:
             return False
         text = os.path.abspath(os.fsdecode(path))  # type: ignore[arg-type]
-        return not text.startswith((inside, "/dev/", "/proc/"))
+        return not f"{text}/".startswith((f"{inside}/", "/dev/", "/proc/"))
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in STARTS or event in TALKS or event == "pickle.find_class":
