@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import math
 import mmap
 import os
 import platform
@@ -210,6 +211,7 @@ class TfliteModel:
             self._interpreter.resize_tensor_input(
                 inputs[0]["index"], _in_order(image, self.channels_first).shape
             )
+            _check_sizes(self._interpreter.get_tensor_details(), self.batch)
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             if isinstance(error, ModelFileError):
@@ -363,6 +365,22 @@ def _check_one_image(inputs: list[Any]) -> None:
         raise ModelFileError(
             f"{len(inputs)} inputs; expected one image: export it again with this alone"
         )
+
+
+MAX_TENSOR_BYTES = 2**30
+"""For each image. EfficientNetB7 at 600 px needs a fifteenth: 300 x 300 x 192 floats."""
+
+
+def _check_sizes(tensors: list[Any], batch: int) -> None:
+    """LiteRT would reserve what a damaged file of some kilobytes asks for."""
+    for tensor in tensors:
+        shape = [int(n) for n in tensor["shape"]]
+        size = np.dtype(tensor["dtype"]).itemsize * math.prod(shape)
+        if size > MAX_TENSOR_BYTES * batch:
+            raise ModelFileError(
+                f"its tensor {tensor['name']} of shape {shape} would take {size / 2**30:.0f} GiB. "
+                "The file seems to be damaged"
+            )
 
 
 def _answer(outputs: list[str], name: str | None) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from sys import intern
 
 from configs.artifacts import digest, errors_name, unfinished_name, write_csv
+from configs.errors import UserError
 from configs.progress import Advance, track
 from configs.resume import Built, Facts, Step, Workspace, is_current, take_step
 from distill.data.sources.listing import ListedFile
@@ -107,8 +108,19 @@ def unpacked_photos(
 
 
 def write_listing(path: Path, files: Iterable[ListedFile]) -> int:
-    """Write a table of files, which `read_listing` reads; returns their number."""
-    return write_csv(path, [field.name for field in fields(ListedFile)], map(astuple, files))
+    """Write a table of files, which `read_listing` reads; returns their number.
+
+    Raises:
+        UserError: a name holds half of a character, as only JSON can.
+    """
+    try:
+        return write_csv(path, [field.name for field in fields(ListedFile)], map(astuple, files))
+    except UnicodeEncodeError as error:
+        around = error.object[max(error.start - 20, 0) : error.end + 20].strip()
+        raise UserError(
+            f"a label or a name in the list of photos is no text: ...{around!r}... holds half of a "
+            "character. Write it again."
+        ) from None
 
 
 def read_listing(path: Path) -> Iterator[ListedFile]:

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from compress.recipes.flatbuffer import pack
 from eval.devices.probe import Edge, ModelFileError, open_model
 from tflite_files import flatbuffer
 
@@ -293,6 +294,22 @@ def test_a_grey_tflite_file_with_one_score(make_tflite: Tflite, shape: tuple[int
     assert (model.input_shape, model.num_classes, model.answers) == ((8, 8, 1), 1, "score")
     scores = model.predict(np.full((3, 8, 8, 1), 100, "float32"))
     np.testing.assert_allclose(scores, np.full((3, 1), 1 / (1 + np.exp(-1))), rtol=1e-5)
+
+
+def test_a_tflite_file_that_asks_for_gigabytes_is_refused(make_tflite: Tflite) -> None:
+    import tensorflow as tf
+
+    path = make_tflite(
+        lambda image: tf.reduce_mean(tf.nn.max_pool2d(image, 2, 2, "VALID"), axis=[1, 2]),
+        (1, 8, 8, 3),
+        "float32",
+    )
+    model = flatbuffer(path)
+    (pooled,) = [t for t in model.subgraphs[0].tensors if list(t.shape) == [1, 4, 4, 3]]
+    pooled.shape = [1, 4, 4, 2**31 - 1]
+    path.write_bytes(pack(model))
+    with pytest.raises(ModelFileError, match=r"of shape \[1, 4, 4, 2147483647\] .* 128 GiB"):
+        open_model(path)
 
 
 def test_a_tflite_file_of_labels_is_refused(make_tflite: Tflite) -> None:

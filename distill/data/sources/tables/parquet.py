@@ -74,12 +74,12 @@ def _can_stay(parts: Parts, columns: Columns) -> bool:
     for path, _ in parts:
         with _readable(path):
             metadata = pq.read_metadata(path)
-        for number in range(metadata.num_row_groups):
-            group = metadata.row_group(number)
-            parts_of_group = map(group.column, range(group.num_columns))
-            photos = (c for c in parts_of_group if _is_part_of(c.path_in_schema, columns.photo))
-            if sum(c.total_uncompressed_size for c in photos) > MAX_GROUP_BYTES:
-                return False
+            for number in range(metadata.num_row_groups):
+                group = metadata.row_group(number)
+                parts_of_group = map(group.column, range(group.num_columns))
+                photos = (c for c in parts_of_group if _is_part_of(c.path_in_schema, columns.photo))
+                if sum(c.total_uncompressed_size for c in photos) > MAX_GROUP_BYTES:
+                    return False
     return True
 
 
@@ -278,7 +278,7 @@ def _readable(path: Path) -> Iterator[Path]:
         ) from None
     try:
         yield path
-    except (pa.ArrowException, EOFError, OSError) as error:
+    except (pa.ArrowException, EOFError, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and is_of_the_disk(error):
             raise
         kind = "Parquet" if ending(path) == ".parquet" else "Arrow"

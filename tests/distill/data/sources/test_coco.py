@@ -116,6 +116,7 @@ def test_a_photo_that_is_exchanged_gives_other_crops(tmp_path: Path) -> None:
         (lambda d: d["annotations"][0].update(image_id=5), "of image 5 and category 7"),
         (lambda d: d["annotations"].clear(), "holds no boxes"),
         (lambda d: d["categories"].append({"id": 1, "name": "cat"}), "several categories"),
+        (lambda d: d["categories"][0].update(name="ca\ud800t"), "half of a character"),
     ],
 )
 def test_annotations_that_do_not_fit_are_an_error(tmp_path: Path, change, says: str) -> None:
