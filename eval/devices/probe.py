@@ -207,7 +207,7 @@ class TfliteModel:
             shape = [int(n) for n in inputs[0]["shape_signature"]]
             batch, self.input_shape, self.channels_first = _image_shape(shape, image_size, layout)
             self.batch = batch or 1
-            image = np.zeros((self.batch, *self.input_shape), "float32")
+            image = _black(self.batch, self.input_shape)
             self._interpreter.resize_tensor_input(
                 inputs[0]["index"], _in_order(image, self.channels_first).shape
             )
@@ -368,19 +368,30 @@ def _check_one_image(inputs: list[Any]) -> None:
 
 
 MAX_TENSOR_BYTES = 2**30
-"""For each image. EfficientNetB7 at 600 px needs a fifteenth: 300 x 300 x 192 floats."""
+"""For all images of the input, or a tensor of one image. EfficientNetB7 at 600 px needs a
+fifteenth: 300 x 300 x 192 floats."""
+
+
+def _black(batch: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """Black images, float32 (batch, *shape)."""
+    _check_size("input", [batch, *shape], 4, MAX_TENSOR_BYTES)
+    return np.zeros((batch, *shape), "float32")
 
 
 def _check_sizes(tensors: list[Any], batch: int) -> None:
     """LiteRT would reserve what a damaged file of some kilobytes asks for."""
     for tensor in tensors:
-        shape = [int(n) for n in tensor["shape"]]
-        size = np.dtype(tensor["dtype"]).itemsize * math.prod(shape)
-        if size > MAX_TENSOR_BYTES * batch:
-            raise ModelFileError(
-                f"its tensor {tensor['name']} of shape {shape} would take {size / 2**30:.0f} GiB. "
-                "The file seems to be damaged"
-            )
+        shape, item_bytes = [int(n) for n in tensor["shape"]], np.dtype(tensor["dtype"]).itemsize
+        _check_size(f"tensor {tensor['name']}", shape, item_bytes, batch * MAX_TENSOR_BYTES)
+
+
+def _check_size(name: str, shape: list[int], item_bytes: int, limit: int) -> None:
+    size = item_bytes * math.prod(shape)
+    if size > limit:
+        raise ModelFileError(
+            f"its {name} of shape {shape} would take {size / 2**30:.0f} GiB, which no classifier "
+            "of photos needs"
+        )
 
 
 def _answer(outputs: list[str], name: str | None) -> int:
@@ -560,7 +571,7 @@ class OnnxModel:
         self.output = self._edge(answer, is_input=False)
         _check_edges(self.input, self.output)
         self.batch = batch or 1
-        self._feed = self._as_feed(np.zeros((self.batch, *self.input_shape), "float32"))
+        self._feed = self._as_feed(_black(self.batch, self.input_shape))
         self.num_classes = _num_classes(self._output_shape(list(answer.shape)), self.batch)
 
     @cached_property
@@ -882,7 +893,7 @@ class OpenVinoModel:
             shape = [n.get_length() if n.is_static else None for n in model.input().partial_shape]
             batch, self.input_shape, self.channels_first = _image_shape(shape, image_size, layout)
             self.batch = batch or 1
-            image = np.zeros((self.batch, *self.input_shape), "float32")
+            image = _black(self.batch, self.input_shape)
             model.reshape(list(_in_order(image, self.channels_first).shape))
             input_dtype = model.input().element_type.to_dtype().name
             output_dtype = model.output().element_type.to_dtype().name

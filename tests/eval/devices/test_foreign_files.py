@@ -312,6 +312,12 @@ def test_a_tflite_file_that_asks_for_gigabytes_is_refused(make_tflite: Tflite) -
         open_model(path)
 
 
+def test_an_onnx_file_with_an_impossible_input_is_refused(tmp_path: Path) -> None:
+    path = softmax_of_mean(tmp_path / "model.onnx", [1, 2**40, 2**40, 3])
+    with pytest.raises(ModelFileError, match=r"its input of shape .* which no classifier"):
+        open_model(path)
+
+
 def test_a_tflite_file_of_labels_is_refused(make_tflite: Tflite) -> None:
     import tensorflow as tf
 
