@@ -12,7 +12,7 @@ from configs.errors import UserError, is_of_the_machine, opening
 from configs.records import to_json
 from configs.run_dir import RunDir
 from distill.backbones.macs import count_macs
-from distill.backbones.weights.foreign_file import check_size
+from distill.backbones.weights.foreign_file import check_file
 from distill.backbones.weights_file import lower_case_ending
 from distill.training.checkpoint import EpochRow
 
@@ -71,7 +71,7 @@ def load_model(path: Path) -> keras.Model:
     if not path.exists():
         raise UserError(f"{path} does not exist. Expected a .keras file.")
     try:
-        check_size(path)
+        check_file(path)
         with lower_case_ending(path) as readable, opening(path):
             return keras.saving.load_model(readable, compile=False)
     except UserError:

@@ -11,7 +11,7 @@ import h5py
 
 from configs.artifacts import is_saved_model
 from configs.errors import UserError, is_of_the_machine
-from distill.backbones.weights.foreign_file import check_size
+from distill.backbones.weights.foreign_file import check_file
 
 EXPECTED = "Expected a whole model: a .keras or .h5 file, or a SavedModel folder."
 KERAS_METADATA = "keras_metadata.pb"
@@ -53,8 +53,8 @@ def open_container(path: Path) -> Container:
     if path.is_dir():
         return _saved_model(path)
     try:
+        check_file(path)
         if zipfile.is_zipfile(path):
-            check_size(path)
             return _keras_file(path)
         if h5py.is_hdf5(path):
             return _h5_file(path)

@@ -17,7 +17,7 @@ from configs.artifacts import ending
 from configs.contract import RANGES
 from configs.errors import UserError, is_of_the_machine, opening
 from distill.backbones import HEAD
-from distill.backbones.weights.foreign_file import check_size
+from distill.backbones.weights.foreign_file import check_file
 
 SUFFIXES = (".keras", ".weights.h5", ".h5")
 
@@ -51,7 +51,7 @@ def load_weights_file(model: keras.Model, path: Path) -> keras.Model:
         )
     load = _load_model if ending(path) == ".keras" else _load_h5
     try:
-        check_size(path)
+        check_file(path)
         with lower_case_ending(path) as readable, opening(path):
             loaded = load(model, readable)
     except UserError:

@@ -1,7 +1,9 @@
 """Keras models of somebody else's: converted in a child process to plain files of Keras 3."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import h5py
 
-from configs.errors import StepFailed, UserError
+from configs.errors import StepFailed, UserError, opening
 from configs.process.backend import with_tensorflow
 
 CONVERTER = "compress.foreign.load"
@@ -17,6 +19,8 @@ CONVERTER = "compress.foreign.load"
 LEAST_LIMIT_BYTES = 2**30
 MAX_RATIO = 100
 """Weights hardly shrink in a .keras file."""
+MAX_CPU_SECONDS = 20.0
+"""The names and attributes in a model's HDF5 file take milliseconds."""
 ADVICE = {
     "teacher": "Write a SavedModel where the teacher was made: model.export(folder) in Keras 3, "
     "model.save(folder) in Keras 2. Then name that folder in teacher.files.",
@@ -47,10 +51,19 @@ def needs_conversion(path: Path) -> bool:
         return False
 
 
-def check_size(path: Path) -> None:
-    """Raise UserError if a .keras file grows so much when it is read that it is an attack."""
-    if not zipfile.is_zipfile(path):
-        return
+def check_file(path: Path) -> None:
+    """Look whether a file with a model would do harm, before a library reads all of it.
+
+    Raises:
+        UserError: it is a .keras file that grows so much that it is an attack.
+    """
+    if zipfile.is_zipfile(path):
+        _check_growth(path)
+    elif h5py.is_hdf5(path):
+        _check_ends(path)
+
+
+def _check_growth(path: Path) -> None:
     limit = max(MAX_RATIO * path.stat().st_size, LEAST_LIMIT_BYTES)
     with zipfile.ZipFile(path) as archive:  # it reads no more than is said here
         num_bytes = sum(member.file_size for member in archive.infolist())
@@ -59,6 +72,30 @@ def check_size(path: Path) -> None:
             f"{path} grows to {num_bytes / 2**20:,.0f} MiB when it is read, which no model of its "
             "size does. If you trust it, save it again with model.save()."
         )
+
+
+def _check_ends(path: Path) -> None:
+    """Read all names and attributes of an HDF5 file.
+
+    In some damaged files HDF5 goes in circles for ever, and nothing in Python can stop it. So the
+    process is killed then, and the one that watches it names the file.
+    """
+    with opening(path):
+        signal.setitimer(signal.ITIMER_PROF, MAX_CPU_SECONDS)
+        try:
+            with h5py.File(path) as file:
+                _read_attributes("", file)
+                file.visititems(_read_attributes)
+        except Exception:  # it is damaged, and whoever loads it says how
+            return
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _read_attributes(_: str, item: h5py.HLObject) -> None:
+    for name in item.attrs:
+        with contextlib.suppress(Exception):
+            item.attrs[name]
 
 
 def convert(source: Path, target: Path, *, of: str) -> None:
