@@ -146,7 +146,7 @@ def _explain(path: Path | None, error: ValidationError) -> str:
     """One line for each problem that pydantic reports, of a file if there is one."""
     lines = []
     for problem in error.errors():
-        place = [str(part) for part in problem["loc"]]
+        place = [str(part) for part in problem["loc"]] or [""]  # of the config as a whole
         *parents, last = place
         where = [p for p in parents if not _is_kind(p)]
         if problem["type"] in ("extra_forbidden", "missing") or not _is_kind(last):
