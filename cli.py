@@ -37,6 +37,7 @@ def _program(app: typer.Typer, backend: Callable[[], None]) -> Callable[[], None
         with stops_on_signals():
             if "--debug" in sys.argv:
                 backend()
+                refuse_empty_words(sys.argv[1:])
                 app()
             try:
                 backend()

@@ -236,4 +236,5 @@ def test_an_empty_word_is_not_the_present_folder(tmp_path: Path) -> None:
     outcome = command("distill", "run", "", cwd=tmp_path)
     assert outcome.code == 2
     assert "error: the word behind run is empty. Is a variable of your shell" in outcome.err
+    assert command("distill", "run", "", "--debug", cwd=tmp_path).code
     assert not list(tmp_path.iterdir())
