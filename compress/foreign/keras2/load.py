@@ -9,6 +9,7 @@ import keras
 from compress.foreign.answers import NoCounterpart
 from compress.foreign.classes import objects_of
 from compress.foreign.container import Container
+from compress.foreign.keras2.circles import circles_are_errors
 from compress.foreign.keras2.graph import from_keras2
 from compress.foreign.keras2.operations import check_operation
 from compress.methods.tfmot.bridge import import_tfmot
@@ -43,6 +44,7 @@ def load_keras2(container: Container, file: Any) -> keras.Model:
             tfmot = import_tfmot()
             stack.enter_context(tfmot.sparsity.keras.prune_scope())
             stack.enter_context(tfmot.clustering.keras.cluster_scope())
+        stack.enter_context(circles_are_errors())
         model = tf_keras.models.load_model(file, custom_objects=blocks, compile=False)
         if PRUNING in wrapped:
             model = tfmot.sparsity.keras.strip_pruning(model)
