@@ -11,9 +11,14 @@ line to the file of results, so a walk that was stopped goes on where it was.
 
 import argparse
 import json
+import multiprocessing
+import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 MAX_PARAMETERS = 100e6
@@ -40,21 +45,53 @@ def chosen() -> list[tuple[str, bool]]:
 
 
 def walk(name: str, every_step: bool) -> dict[str, object]:
-    """What one backbone does in every step, as far as it gets."""
-    import keras
-    import numpy as np
+    """What one backbone does in every step, as far as it gets.
 
-    from configs.errors import UserError
+    Learning and each export have a process of their own, as in a pipeline: nothing adds up.
+    """
+    if not every_step:
+        return counted(name)
+    path = Path(f"{name}.keras")
+    result = _alone(learned, name, path)
+    if isinstance(result, str):
+        raise SystemExit(f"learning: {result}")
+    for recipe in FILES:
+        result[recipe] = _alone(exported, path, recipe)
+    path.unlink()
+    return result
+
+
+def _alone(step: Callable[..., dict], *args: object) -> dict[str, object] | str:
+    """What a step returns in a process of its own, or why it returned nothing."""
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawned, max_tasks_per_child=1) as pool:
+        try:
+            return pool.submit(step, *args).result()
+        except BrokenProcessPool:
+            return "FAILED: killed"
+
+
+def counted(name: str) -> dict[str, object]:
+    """The size of a backbone."""
     from distill.backbones import BACKBONES
     from distill.backbones.catalogue import counts_of
 
-    facts = BACKBONES.facts(name)
-    size = facts["smallest_image"]
-    result: dict[str, object] = {"name": name, "family": facts["family"], "image_size": size}
-    counts = counts_of(name)
-    result |= {"num_parameters": counts.num_parameters, "num_macs": counts.num_macs}
-    if not every_step:
-        return result
+    facts, counts = BACKBONES.facts(name), counts_of(name)
+    return {
+        "name": name, "family": facts["family"], "image_size": facts["smallest_image"],
+        "num_parameters": counts.num_parameters, "num_macs": counts.num_macs,
+    }  # fmt: skip
+
+
+def learned(name: str, path: Path) -> dict[str, object]:
+    """A network that has learned a few photos is written to `path`: how well it learned them."""
+    import keras
+    import numpy as np
+
+    from distill.backbones import BACKBONES
+
+    result = counted(name)
+    size = BACKBONES.facts(name)["smallest_image"]
     keras.utils.set_random_seed(1)
     start = time.monotonic()
     model = BACKBONES[name](image_size=size, num_classes=NUM_CLASSES, weights=None)
@@ -76,19 +113,15 @@ def walk(name: str, every_step: bool) -> dict[str, object]:
         make_sure(model, images)
     logits = np.asarray(model(images, training=False))
     result["spread"] = float(np.std(logits, axis=0).mean())
-    path = Path(f"{name}.keras")
     keras.Model(model.inputs, model.outputs).save(path)
     again = keras.saving.load_model(path, compile=False)
     result["reload"] = float(np.abs(np.asarray(again(images, training=False)) - logits).max())
-    path.unlink()
-    for recipe in FILES:
-        try:
-            result[recipe] = exported(again, recipe, images)
-        except UserError as error:
-            result[recipe] = f"refused: {error}"
-        except Exception as error:  # what the product should have refused by name
-            result[recipe] = f"FAILED: {type(error).__name__}: {error}"[:500]
-    return result
+    return result | {"peak_gb": peak_gb()}
+
+
+def peak_gb() -> float:
+    """The most memory that this process has held, in GB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
 
 
 def patches(size: int):
@@ -136,17 +169,26 @@ def make_sure(model, images) -> None:
     )
 
 
-def exported(model, recipe: str, images) -> dict[str, float]:
+def exported(model_path: Path, recipe: str) -> dict[str, object] | str:
     """One file: its size, the time to write it, and how far its answers are from the model's."""
+    import keras
     import numpy as np
 
     from compress.recipes import RECIPES
     from compress.recipes.conversion import Conversion
+    from configs.errors import UserError
     from eval.devices.probe import open_model
 
+    model = keras.saving.load_model(model_path, compile=False)
+    images = patches(model.input_shape[1])
     path = Path(f"file.{recipe.split('.')[0]}")
     start = time.monotonic()
-    RECIPES[recipe](Conversion(model, lambda: iter(images)), path, output="probabilities")
+    try:
+        RECIPES[recipe](Conversion(model, lambda: iter(images)), path, output="probabilities")
+    except UserError as error:
+        return f"refused: {error}"
+    except Exception as error:  # what the product should have refused by name
+        return f"FAILED: {type(error).__name__}: {error}"[:500]
     seconds = time.monotonic() - start
     logits = np.asarray(model(images, training=False))
     expected = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -160,6 +202,7 @@ def exported(model, recipe: str, images) -> dict[str, float]:
         "same": float((answers.argmax(axis=1) == expected.argmax(axis=1)).mean()),
         "mb": round(num_bytes / 1e6, 2),
         "seconds": round(seconds, 1),
+        "peak_gb": peak_gb(),
     }
 
 
