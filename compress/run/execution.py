@@ -245,6 +245,7 @@ def _require(run: RunDir, step: Step, name: str, target: str) -> None:
         stale = "was done with other settings, or its files changed since"
         state = stale if step.manifest.exists() else "has not been done"
         raise UserError(
-            f"the {name} step of {run} {state} ({step.name}). Do it first:\n"
+            f"the {name} step of {run} {state} ({step.name}). Do it first, with the "
+            "--set of this command if it has any:\n"
             f"  {COMMANDS[name]} {shlex.join([target, '--run', str(run)])}"
         )
