@@ -6,6 +6,7 @@ AWS_ENDPOINT_URL and AWS_PROFILE, their own files, and fsspec's (~/.config/fsspe
 
 import os
 import queue
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -145,11 +146,29 @@ def put(source: Path, url: str) -> None:
         UserError, StepFailed: as `stored_files`.
     """
     system, path = _opened(url)
+    if "file" in system.protocol:
+        _copy(source, Path(path))
+        return
     target = _answered(url, partial(system.open, path, "wb", block_size=PART_BYTES))
-    with open(source, "rb") as file:
-        while part := file.read(PART_BYTES):
-            _answered(url, partial(target.write, part))
+    try:
+        with open(source, "rb") as file:
+            while part := file.read(PART_BYTES):
+                _answered(url, partial(target.write, part))
+    except BaseException:
+        # What is neither closed nor discarded, Python would close, and the storage show half of it.
+        target.closed = True
+        with suppress(Exception):
+            _answered(url, target.discard)
+        raise
     _answered(url, target.close)  # before that, the storage shows nothing
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file to a folder, which may be the one where it lies."""
+    if target.exists() and target.samefile(source):
+        return
+    with whole_file(target) as unfinished:
+        shutil.copyfile(source, unfinished)
 
 
 def _knock(system: Any, path: str) -> None:
@@ -166,9 +185,12 @@ def _opened(url: str) -> tuple[Any, str]:
     """
     scheme = url.partition("://")[0]
     try:
-        from fsspec.core import url_to_fs
+        from fsspec import get_filesystem_class
 
-        system, path = url_to_fs(url, use_listings_cache=False)
+        # Not url_to_fs: it takes "::" in a name for a chain of file systems.
+        kind = get_filesystem_class(scheme)
+        options = kind._get_kwargs_from_urls(url)
+        system, path = kind(**options, use_listings_cache=False), kind._strip_protocol(url)
     except ImportError as error:
         extra = EXTRAS.get(scheme)
         advice = f"pip install 'potstill[{extra}]'" if extra else str(error)

@@ -5,12 +5,13 @@ import os
 import shutil
 import tempfile
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-import psutil
 
+from configs.process.memory import free_memory
 from eval.photo_files import decode_photo
 
 SHARE_OF_FREE_SPACE = 0.25
@@ -41,25 +42,49 @@ class PhotoStore:
         self._max_short_side = 2 * largest_image
         self._in_memory: dict[str, np.ndarray] = {}
         self._bytes_left: int | None = None
+        self._being_decoded: dict[str, Future[np.ndarray]] = {}
         self._lock = threading.Lock()
         self._share = SHARE_OF_FREE_SPACE / num_stores
         self._on_disk = None if overflow_to is None else _DiskStore(overflow_to, self._share)
 
     def photo(self, photo_id: str, path: Path) -> np.ndarray:
-        """The pixels of a photo: uint8, (height, width, 3)."""
+        """The pixels of a photo: uint8, (height, width, 3).
+
+        Threads that ask for the same photo at the same time, for several views of it, share it.
+        """
+        photo = self._stored(photo_id)
+        if photo is not None:
+            return photo
+        with self._lock:
+            decoding = self._being_decoded.get(photo_id)
+            is_ours = decoding is None
+            if decoding is None:
+                decoding = self._being_decoded[photo_id] = Future()
+        if is_ours:
+            try:
+                # Another thread may have stored it since we looked.
+                photo = self._stored(photo_id)
+                if photo is None:
+                    photo = decode_photo(path, self._max_short_side)
+                    self._put(photo_id, photo)
+                decoding.set_result(photo)
+            except BaseException as error:
+                decoding.set_exception(error)
+            finally:
+                with self._lock:
+                    del self._being_decoded[photo_id]
+        return decoding.result()
+
+    def _stored(self, photo_id: str) -> np.ndarray | None:
         photo = self._in_memory.get(photo_id)
         if photo is None and self._on_disk is not None:
             photo = self._on_disk.get(photo_id)
-        if photo is None:
-            photo = decode_photo(path, self._max_short_side)
-            self._put(photo_id, photo)
         return photo
 
     def _put(self, photo_id: str, photo: np.ndarray) -> None:
         with self._lock:
             if self._bytes_left is None:
-                free = psutil.virtual_memory().available
-                self._bytes_left = int(free * self._share)
+                self._bytes_left = int(free_memory() * self._share)
             fits = photo.nbytes <= self._bytes_left
             if fits:
                 self._bytes_left -= photo.nbytes

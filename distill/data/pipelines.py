@@ -91,7 +91,7 @@ class ViewSource:
         if not (self.views.mixup or self.views.cutmix):
             return View(index, view, image, index, tf.constant(1.0))
         mix = draw_mix(
-            example_id=self._ids()[index],
+            example_id=self._id(index),
             view=view,
             seed=self.seed,
             num_examples=len(self.examples),
@@ -105,7 +105,7 @@ class ViewSource:
         photo.set_shape((None, None, 3))
         return training_view(
             photo,
-            example_id=self._ids()[index],
+            example_id=self._id(index),
             view=view,
             seed=self.seed,
             views=self.views,
@@ -115,8 +115,14 @@ class ViewSource:
     def _photo(self, index: np.int64) -> np.ndarray:
         return self.photos.photo(self.examples.ids[index], self.examples.paths[int(index)])
 
-    def _ids(self) -> tf.Tensor:
-        return tf.constant([int(digits[:15], 16) for digits in self.examples.ids], tf.int64)
+    def _id(self, index: tf.Tensor) -> tf.Tensor:
+        """The first bytes of a photo's digest, int64; those of all photos would not fit a graph."""
+        number = tf.numpy_function(self._first_bytes, [index], tf.int64, stateful=False)
+        number.set_shape(())
+        return number
+
+    def _first_bytes(self, index: np.int64) -> np.int64:
+        return np.int64(int(self.examples.ids[index][:15], 16))
 
 
 def open_photo_store(run: RunDir, experiment: Experiment, *, num_stores: int = 1) -> PhotoStore:

@@ -130,7 +130,7 @@ def fetch_shards(run: RunDir, experiment: Experiment, place: str) -> None:
 
 
 def _url(place: str) -> str:
-    return place if is_url(place) else Path(place).resolve().as_uri()
+    return place if is_url(place) else f"file://{Path(place).resolve()}"
 
 
 def _complete_shards(

@@ -113,7 +113,7 @@ class CachedViews(ViewSource):
             if not mixes:
                 return View(index, number, features, index, tf.constant(1.0))
             mix = draw_mix(
-                example_id=self._ids()[index],
+                example_id=self._id(index),
                 view=number,
                 seed=self.seed,
                 num_examples=len(self.examples),

@@ -1,6 +1,7 @@
 """Files in object storage: listed, read, copied both ways; and what goes wrong, in sentences."""
 
 import asyncio
+import gc
 import os
 import socket
 import time
@@ -49,6 +50,58 @@ def test_a_large_file_comes_back_as_it_was_put(
     fetch(url, tmp_path / "copy" / "labels.npy")
     assert (tmp_path / "copy" / "labels.npy").read_bytes() == content
     assert [path.name for path in (tmp_path / "copy").iterdir()] == ["labels.npy"]
+
+
+def test_a_copy_that_is_cut_short_shows_nothing(
+    put_files: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fsspec would finish it when Python drops the file."""
+    monkeypatch.setattr(storage, "PART_BYTES", 5 * 2**20)
+    bucket = put_files({"old.npy": b"whole"})
+    (tmp_path / "labels.npy").write_bytes(os.urandom(12 * 2**20))
+
+    class Interrupted:
+        def __init__(self, path: Path, mode: str) -> None:
+            self.parts = [b"a" * (5 * 2**20)]
+
+        def __enter__(self) -> "Interrupted":
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def read(self, num_bytes: int) -> bytes:
+            if self.parts:
+                return self.parts.pop()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage, "open", Interrupted, raising=False)
+    for name in ("old.npy", "new.npy"):
+        with pytest.raises(KeyboardInterrupt):
+            put(tmp_path / "labels.npy", f"{bucket}/{name}")
+    gc.collect()
+    assert read_stored(f"{bucket}/old.npy") == b"whole"
+    assert [file.name for file in stored_files(bucket)] == ["old.npy"]
+
+
+def test_a_file_that_is_copied_to_its_own_folder_stays_as_it_is(tmp_path: Path) -> None:
+    source = tmp_path / "a folder" / "labels.npy"
+    source.parent.mkdir()
+    source.write_bytes(b"labels")
+    put(source, f"file://{source}")
+    assert source.read_bytes() == b"labels"
+    put(source, f"file://{tmp_path}/another one/labels.npy")
+    assert (tmp_path / "another one" / "labels.npy").read_bytes() == b"labels"
+    assert len(list(tmp_path.rglob("*.npy"))) == 2
+
+
+@pytest.mark.parametrize("name", ["a::b.png", "a b?.png", "50%20.png", "a#b.png"])
+def test_names_of_any_characters_are_read(put_files: Put, name: str, tmp_path: Path) -> None:
+    bucket = put_files({f"p/{name}": b"one", "p/a": b"another"})
+    assert name in {file.name for file in stored_files(f"{bucket}/p")}
+    assert read_stored(f"{bucket}/p/{name}") == b"one"
+    fetch(f"{bucket}/p/{name}", tmp_path / "photo")
+    assert (tmp_path / "photo").read_bytes() == b"one"
 
 
 def test_what_is_not_there_is_said(put_files: Put) -> None:

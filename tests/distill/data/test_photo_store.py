@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -79,13 +80,51 @@ def test_stores_of_several_processes_share_the_space(
     num_bytes = decode_photo(examples.paths[0], SHORT_SIDE).nbytes
     # One store alone might use space for twelve and a half photos, in memory and on the disk.
     free = int(12.5 * num_bytes / photo_store.SHARE_OF_FREE_SPACE)
-    memory, disk = type("Memory", (), {"available": free}), type("Usage", (), {"free": free})
-    monkeypatch.setattr(photo_store.psutil, "virtual_memory", lambda: memory)
+    disk = type("Usage", (), {"free": free})
+    monkeypatch.setattr(photo_store, "free_memory", lambda: free)
     monkeypatch.setattr(photo_store.shutil, "disk_usage", lambda folder: disk)
     store = PhotoStore(LARGEST_IMAGE, tmp_path, num_stores=4)
     read_all(store, examples)
     read_all(store, examples)
     assert len(decoded) == 2 * len(examples) - (3 + 3)
+
+
+def test_views_of_a_photo_that_are_made_together_decode_it_once(
+    examples: Examples, decoded: list[Path]
+) -> None:
+    """Also where nothing can be stored: labelling makes all views of a photo, one after another."""
+    nowhere = without_memory(PhotoStore(LARGEST_IMAGE))
+    together = Barrier(4)
+
+    def view(row: int) -> np.ndarray:
+        together.wait()
+        return nowhere.photo(examples.ids[row // 4], examples.paths[row // 4])
+
+    with ThreadPoolExecutor(4) as pool:
+        photos = list(pool.map(view, range(4 * 10)))
+    assert len(decoded) < 2 * 10  # a thread may come when the others have it already
+    for row, photo in enumerate(photos):
+        np.testing.assert_array_equal(photo, decode_photo(examples.paths[row // 4], SHORT_SIDE))
+
+
+def test_views_that_are_made_together_take_the_space_once(examples: Examples) -> None:
+    store = PhotoStore(LARGEST_IMAGE)
+    store._bytes_left = 2**30
+    with ThreadPoolExecutor(4) as pool:
+        rows = [row for row in range(10) for _ in range(4)]
+        list(pool.map(lambda row: store.photo(examples.ids[row], examples.paths[row]), rows))
+    held = sum(photo.nbytes for photo in store._in_memory.values())
+    assert store._bytes_left == 2**30 - held
+
+
+def test_a_photo_that_cannot_be_decoded_is_an_error_for_every_view(
+    examples: Examples, tmp_path: Path
+) -> None:
+    store = PhotoStore(LARGEST_IMAGE)
+    for _ in range(2):
+        with pytest.raises(OSError, match="gone"):
+            store.photo("gone", tmp_path / "gone.png")
+    assert not store._being_decoded
 
 
 def test_nothing_stays_on_the_disk(examples: Examples, tmp_path: Path) -> None:
