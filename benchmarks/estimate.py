@@ -35,6 +35,7 @@ from distill.data.manifest import student_examples
 from distill.data.pipelines import open_photo_store, student_views
 from distill.labels.label_file import LabelFormat
 from eval.devices.machine import this_machine
+from eval.packed_photos import packed_photo
 from eval.photo_files import decode_photo
 
 HOUR = 3600
@@ -191,11 +192,17 @@ def measure(target: str, settings: list[str]) -> Rates:
             views = student_views(run, experiment, store)
             teacher = measure_pace(teacher_config, views)
             student = measure_pace(experiment.student, views)
-        photo_bytes = statistics.mean(path.stat().st_size for path in paths)
+        photo_bytes = statistics.mean(map(num_bytes_of, paths))
     machine = this_machine()
     height, width = (round(statistics.mean(sides)) for sides in list(zip(*shapes, strict=True))[:2])
     where = f"{machine.num_cores} cores ({machine.cpu}), {len(paths)} photos of {width} x {height}"
     return Rates(scan, decode, teacher, student, photo_bytes, where)
+
+
+def num_bytes_of(path: Path) -> int:
+    """The size of a photo, also of one inside a tar or a table."""
+    packed = packed_photo(path)
+    return path.stat().st_size if packed is None else len(packed.read())
 
 
 def with_rate(rates: Rates, word: str) -> Rates:
@@ -224,7 +231,8 @@ def assumptions(rates: Rates, experiment: Experiment) -> list[str]:
         f"the labelled photos; student {student.backbone.name} at {student.image_size} px, "
         f"{student.epochs} epochs of all photos",
         "the scan runs on one machine, its time grows with the number of photos, and it looks for "
-        "near-duplicates if the config does",
+        "near-duplicates if the config does; it holds 0.6 kB of memory for each photo "
+        "(docs/many-photos.md)",
         "every view decodes its photo anew: no decoded photo is kept",
         "photos are read as fast as they are decoded: storage and network are never waited for",
         "times of input and network are added, as where they share the cores; a GPU overlaps them",
@@ -275,11 +283,15 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="write the measured rates to this JSON file")
     parser.add_argument("--photos", type=int, help="estimate so many photos instead")
     parser.add_argument("--labelled", type=int, help="of them with labels; default: all")
-    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--classes", type=int, help="of them; default: 1000")
     parser.add_argument("--hours", type=float, default=24, help="to be finished in")
     parser.add_argument("--price", type=float, help="of one machine for one hour")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.photos is None and (options.labelled, options.classes) != (None, None):
+        parser.error("--labelled and --classes describe --photos: give that as well")
+    if not 0 < (options.labelled or 1) <= (options.photos or 1) or options.photos == 0:
+        parser.error("expected --photos above 0, and --labelled from 1 to --photos")
     try:
         _print_estimate(options)
     except UserError as error:
@@ -299,7 +311,8 @@ def _print_estimate(options: argparse.Namespace) -> None:
     sets = [IMAGENET, MANY]
     if options.photos:
         num_labelled = options.labelled or options.photos
-        sets = [Photos("your photos", options.photos, num_labelled, 50_000, options.classes)]
+        num_classes = options.classes or IMAGENET.num_classes
+        sets = [Photos("your photos", options.photos, num_labelled, 50_000, num_classes)]
     results = []
     for photos in sets:
         steps = parts(photos, rates, experiment)

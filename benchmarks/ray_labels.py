@@ -45,8 +45,8 @@ def main() -> None:
     folder = options.out.with_suffix("").resolve()
     setup = {k: v for k, v in vars(options).items() if k in ("views", "backbone", "size")}
     for num_photos in options.photos:
-        prepare(folder / str(num_photos), num_photos, setup)
-    done = stored(options.out)
+        prepare(place_of(folder, num_photos, setup), num_photos, setup)
+    done = rows_of(options.out, setup)
     for number in range(options.rounds):
         for num_photos in options.photos:
             for way in WAYS:
@@ -55,10 +55,15 @@ def main() -> None:
                     for row in done
                 ):
                     row = {"round": number, "photos": num_photos, "way": way, **setup}
-                    row |= label(folder / str(num_photos), way)
+                    row |= label(place_of(folder, num_photos, setup), way)
                     with open(options.out, "a") as file:
                         file.write(json.dumps(row) + "\n")
-    print(table(stored(options.out), options.photos))
+    print(table(rows_of(options.out, setup), options.photos))
+
+
+def place_of(folder: Path, num_photos: int, setup: dict[str, object]) -> Path:
+    """The folder of a run; other networks and sizes have another one."""
+    return folder / "-".join(map(str, (num_photos, *setup.values())))
 
 
 def prepare(place: Path, num_photos: int, setup: dict[str, object]) -> None:
@@ -98,9 +103,11 @@ def command(words: str, place: Path) -> None:
     subprocess.run([sys.executable, "-c", code, *arguments], cwd=place, env=environment, check=True)
 
 
-def stored(out: Path) -> list[dict[str, object]]:
+def rows_of(out: Path, setup: dict[str, object]) -> list[dict[str, object]]:
+    """What was measured before with this setup."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    return [row for row in rows if setup.items() <= row.items()]
 
 
 def table(rows: list[dict[str, object]], photos: list[int]) -> str:

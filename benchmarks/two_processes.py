@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 COMMAND = "from cli import distill; distill()"
@@ -52,8 +53,17 @@ def epoch_seconds(num_processes: int, words: list[str], folder: Path) -> list[fl
         )
         for index in range(num_processes)
     ]
-    if any([process.wait() for process in processes]):  # a list: all of them have to end
-        sys.exit("a training failed, as said above")
+    try:
+        while any(process.poll() is None for process in processes):
+            if any(process.poll() for process in processes):
+                sys.exit("a training failed, as said above")
+            time.sleep(0.1)
+        if any(process.returncode for process in processes):
+            sys.exit("a training failed, as said above")
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
     with open(run / "teacher" / "history.csv", newline="") as file:
         return [float(row["seconds"]) for row in csv.DictReader(file)][1:]
 
@@ -70,6 +80,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    if options.epochs < 2:
+        parser.error("--epochs: expected 2 or more, because JAX compiles in the first one")
     settings = {
         "data": options.data.name if options.data else "digits",
         "backbone": options.backbone,

@@ -130,7 +130,7 @@ def label(
     ] = None,
 ) -> Result:
     """Store the teacher's logits for every view."""
-    from compress.run.execution import take, take_one
+    from compress.run.execution import ensure, take, take_one
     from configs.records import to_json
     from distill.data.pipelines import open_photo_store
     from distill.labels.shards import copy_shard, fetch_shards, merge_step, shard_step
@@ -151,10 +151,12 @@ def label(
                 cluster=cluster,
             ).last
     else:
-        with open_photo_store(directory, experiment) as photos:
+        num_shards = 1 if part is None else part[1]  # perhaps all of them at once, on one disk
+        with open_photo_store(directory, experiment, num_stores=num_shards) as photos:
             if part is None:
                 step = partial(merge_step, photos=photos)
                 if parts:
+                    ensure(directory, experiment, ["data", "teacher"], target)
                     fetch_shards(directory, experiment, parts)
             else:
                 step = partial(shard_step, photos=photos, shard=part[0], num_shards=part[1])

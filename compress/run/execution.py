@@ -33,6 +33,7 @@ from distill.checks import (
 )
 from distill.data.pipelines import open_photo_store
 from distill.trackers.of_run import check_trackers
+from distill.training.distribution.processes import num_processes_here
 
 log = logging.getLogger("potstill")
 
@@ -100,7 +101,7 @@ def take(
         check_devices(experiment)
     manifests: list[Facts] = []
     # All models of this call share one store of decoded photos.
-    with open_photo_store(run, experiment) as photos:
+    with open_photo_store(run, experiment, num_stores=num_processes_here()) as photos:
         context = Context(run, experiment, photos, cluster=cluster)
         for name in names:
             again = name in (force or [])

@@ -15,7 +15,7 @@ log = logging.getLogger("potstill")
 def help_to_train(run: RunDir, experiment: Experiment, group: Group) -> None:
     """Take part in the trainings of process 0, until its command is done."""
     progress.quiet = True  # process 0 shows how far they are
-    with open_photo_store(run, experiment) as photos:
+    with open_photo_store(run, experiment, num_stores=group.num_here) as photos:
         context = Context(run, experiment, photos)
         for name in group.calls():
             log.info("process %d takes part: %s", group.index, name)

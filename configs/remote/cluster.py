@@ -10,13 +10,13 @@ import pickle
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from typing import Any, Self, TypeVar
 
 from configs.errors import StepFailed, UserError, failure_of
+from configs.process.packages import check_versions, versions
 
 log = logging.getLogger("potstill")
 
@@ -29,14 +29,14 @@ MAX_RETRIES = 5
 TASKS_FOR_A_WORKER = 2
 """So many tasks are given for each worker: one that it does, and one that waits for it."""
 
+RETRIES_WITHOUT_MEMORY = "RAY_task_oom_retries"
+"""Ray's own setting for tasks that it ends because memory is short. By default it has no limit."""
+
 SECONDS_BETWEEN_NOTES = 60
 SECONDS_TO_KNOCK = 10
 
 LOCAL_STORE_BYTES = 2**27
 """Results that wait on this machine, if it is no part of a cluster. Ray writes more to its disk."""
-
-SAME_VERSIONS = ("potstill", "tensorflow", "keras", "numpy", "pillow")
-"""Packages that results depend on to the last bit."""
 
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 SHARED_GPU = "TF_FORCE_GPU_ALLOW_GROWTH"
@@ -90,11 +90,14 @@ class Cluster:
             UserError, StepFailed: the task raised it, or a task was repeated too often.
         """
         ray = self._ray()
-        has_gpu = bool(ray.cluster_resources().get("GPU"))
-        on_worker = ray.remote(max_retries=MAX_RETRIES, num_cpus=1, num_gpus=int(has_gpu))(_answer)
+        num_gpus, num_cpus = _share_of_a_worker([node["Resources"] for node in ray.nodes()])
+        on_worker = ray.remote(max_retries=MAX_RETRIES, num_cpus=num_cpus, num_gpus=num_gpus)(
+            _answer
+        )
         packed, remaining = ray.put(pickle.dumps(task)), iter(items)
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        setup = os.getcwd(), environment, _versions()
+        environment |= {name: str(num_cpus) for name in THREADS if num_cpus > 1}
+        setup = os.getcwd(), environment, versions()
         waiting: deque[Any] = deque()
 
         def fill(num_tasks: int) -> None:
@@ -169,9 +172,18 @@ def _connect() -> Any:
             ) from None
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault(RETRIES_WITHOUT_MEMORY, str(MAX_RETRIES))
         init(address="local", include_dashboard=False, object_store_memory=LOCAL_STORE_BYTES)
     signal.signal(signal.SIGTERM, stops)  # Ray sets its own
     return ray
+
+
+def _share_of_a_worker(machines: Iterable[Mapping[str, float]]) -> tuple[int, int]:
+    """(GPUs, CPUs) of a task: one GPU with its share of the CPUs that decode for it, or one CPU."""
+    shares = [
+        int(machine.get("CPU", 0) // machine["GPU"]) for machine in machines if machine.get("GPU")
+    ]
+    return (1, max(min(shares), 1)) if shares else (0, 1)
 
 
 def _knock(address: str) -> None:
@@ -180,34 +192,18 @@ def _knock(address: str) -> None:
     socket.create_connection((host, int(port)), timeout=SECONDS_TO_KNOCK).close()
 
 
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in SAME_VERSIONS:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:  # a checkout that is not installed
-            continue
-    return versions
-
-
 def _answer(
-    packed: bytes, item: Any, folder: str, environment: dict[str, str], versions: dict[str, str]
+    packed: bytes, item: Any, folder: str, environment: dict[str, str], expected: dict[str, str]
 ) -> Any:
     """Do one task; this runs on a worker."""
     if os.path.isdir(folder):  # a config may name files relative to it
         os.chdir(folder)
     os.environ.update(environment)
-    # One task has one CPU, and a machine does as many tasks as it has CPUs.
+    # Without GPUs, a task has one CPU, and a machine does as many tasks as it has CPUs.
     for name in THREADS:
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if (here := _versions()) != versions:
-        names = sorted(n for n in {*here, *versions} if here.get(n) != versions.get(n))
-        raise UserError(
-            "a worker has other packages: "
-            + ", ".join(f"{n} {here.get(n, 'missing')}, not {versions.get(n)}" for n in names)
-            + ". Results would differ. Install the same versions on all machines."
-        )
+    check_versions(versions(), expected, who="a worker")
     return _unpacked(packed)(item)
 
 

@@ -75,7 +75,8 @@ def train_classifier(
     # Stored features train a classifier in seconds, on one device.
     replicas = None if plan.num_cached_views is not None else find_replicas(job.devices)
     if replicas is not None:
-        check_batch(job.name, job.batch_size, replicas)
+        section = "teacher" if job.name == "teacher" else "student"  # of the config
+        check_batch(section, job.batch_size, replicas)
     model, student = _network(job)
 
     def on_epoch(row: EpochRow) -> None:

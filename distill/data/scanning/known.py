@@ -226,8 +226,9 @@ def _forget_lost(path: Path, num_thumbnails: int) -> None:
 
 
 def _keys(records: np.ndarray) -> np.ndarray:
-    """A number for each inode and offset, uint64; different ones hardly ever share it."""
-    return records["inode"] * np.uint64(0x9E3779B97F4A7C15) + records["offset"]
+    """A number for each file and offset in it, uint64; different ones hardly ever share it."""
+    file = records["device"] * np.uint64(0xD1B54A32D192ED03) + records["inode"]
+    return file * np.uint64(0x9E3779B97F4A7C15) + records["offset"]
 
 
 def _is_settled(identity: tuple[int, ...]) -> bool:

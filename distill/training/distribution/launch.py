@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from configs.errors import UserError
 from configs.schema.distribution import DistributionConfig
@@ -14,8 +14,12 @@ SLURM_STEP = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_LOCALID", *SLURM)
 """Slurm sets all of these for a process that srun started."""
 OPEN_MPI_ADDRESS = "OMPI_MCA_orte_hnp_uri"
 TORCH_ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
+TORCHRUN = "TORCHELASTIC_USE_AGENT_STORE"
+"""torchrun listens at TORCH_ADDRESS itself, so process 0 cannot."""
+GPUS = "CUDA_VISIBLE_DEVICES"
+PROCESSES_HERE = ("SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE", "LOCAL_WORLD_SIZE")
 LAUNCHER_VARIABLES = frozenset(
-    {COORDINATOR, OPEN_MPI_ADDRESS, *JAX, *TORCH, *TORCH_ADDRESS, *OPEN_MPI, *SLURM_STEP}
+    {COORDINATOR, OPEN_MPI_ADDRESS, TORCHRUN, *JAX, *TORCH, *TORCH_ADDRESS, *OPEN_MPI, *SLURM_STEP}
 )
 
 ALL_IS_TRAINED = "POTSTILL_ALL_IS_TRAINED"
@@ -35,12 +39,14 @@ class Launch:
         launcher: what started them, for messages.
         index: of this process, from 0.
         coordinator: host:port where process 0 listens; None: JAX knows it from the launcher.
+        gpus: of those that it sees, the ones that it trains on; None: JAX chooses.
     """
 
     launcher: str
     num_processes: int
     index: int
     coordinator: str | None = None
+    gpus: tuple[int, ...] | None = None
 
 
 def find_launch(environment: Mapping[str, str]) -> Launch | None:
@@ -61,8 +67,9 @@ def find_launch(environment: Mapping[str, str]) -> Launch | None:
         if OPEN_MPI_ADDRESS not in environment:
             needs_address = (COORDINATOR,)
     elif all(name in environment for name in TORCH):
-        needs_address = TORCH_ADDRESS
-        if all(name in environment for name in TORCH_ADDRESS):
+        listens = environment.get(TORCHRUN) == "True"
+        needs_address = (COORDINATOR,) if listens else TORCH_ADDRESS
+        if coordinator is None and not listens and {*TORCH_ADDRESS} <= {*environment}:
             coordinator = ":".join(environment[name] for name in TORCH_ADDRESS)
         launch = _launch(environment, "WORLD_SIZE", TORCH, coordinator)
     else:
@@ -77,7 +84,22 @@ def find_launch(environment: Mapping[str, str]) -> Launch | None:
         )
     if coordinator is not None and not re.fullmatch(r".+:\d{1,5}", coordinator):
         raise UserError(f"the address of process 0 is {coordinator!r}. Expected HOST:PORT.")
-    return launch
+    return replace(launch, gpus=_own_gpus(environment))
+
+
+def _own_gpus(environment: Mapping[str, str]) -> tuple[int, ...] | None:
+    """All GPUs that this process sees, if it need not share them.
+
+    Of those that all processes of a machine see, JAX takes one for each. It would do so as well
+    where the launcher shows each process its own, and then look for GPUs that are not there.
+    """
+    said = next((environment[name] for name in PROCESSES_HERE if name in environment), "")
+    num_processes = re.match(r"\d+", said)  # Slurm writes 4(x2) for two machines
+    visible = [gpu for gpu in environment.get(GPUS, "").split(",") if gpu]
+    if num_processes is None or not visible:
+        return None
+    is_alone, sees_too_few = int(num_processes[0]) == 1, int(num_processes[0]) > len(visible)
+    return tuple(range(len(visible))) if is_alone or sees_too_few else None
 
 
 def _launch(

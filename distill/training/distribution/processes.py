@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from configs.errors import StepFailed, UserError, failure_of
+from configs.process.packages import check_versions, versions
 from configs.process.stopping import Stopped
 from distill.training.distribution.launch import Launch
 
@@ -27,7 +28,9 @@ SILENT_SECONDS = 30.0
 SECONDS_TO_LEAVE = 30
 GO_ON = "Finished epochs are kept. Give the same command again, on as many processes as you like."
 END = "end"
-BEATS, CALLS, FAILURES, VALUES = (f"potstill/{kind}/" for kind in ("beat", "call", "fail", "value"))
+BEATS, CALLS, FAILURES, VALUES, WHO = (
+    f"potstill/{kind}/" for kind in ("beat", "call", "fail", "value", "who")
+)
 
 NOT_OF_OTHERS = (UserError, KeyboardInterrupt, Stopped)
 """Errors that do not come from the death of another process."""
@@ -42,6 +45,9 @@ class Group:
     Args:
         client: of JAX' coordinator.
         stop: is called when another process has failed or died.
+
+    Attributes:
+        num_here: how many of them run on this machine.
     """
 
     def __init__(self, launch: Launch, client: Any, stop: Stop) -> None:
@@ -53,7 +59,22 @@ class Group:
         self._has_ended = threading.Event()
         keys = [f"{BEATS}{index}" for index in range(launch.num_processes)]
         self._last_heard = dict.fromkeys(keys, ("", time.monotonic()))
+        self.num_here = 1
         threading.Thread(target=self._watch, daemon=True).start()
+
+    def introduce(self) -> None:
+        """Tell the others about this machine, and learn about theirs.
+
+        Raises:
+            UserError: a process has other packages than process 0. They would wait for each other.
+        """
+        mine = json.dumps([socket.gethostname(), versions("jax", "jaxlib")])
+        self._client.key_value_set(f"{WHO}{self.index}", mine)
+        all_of_them = [self._value(f"{WHO}{index}") for index in range(self.num_processes)]
+        said = [json.loads(text) for text in all_of_them]
+        for index, (host, found) in enumerate(said):
+            check_versions(found, said[0][1], who=f"process {index} on {host}")
+        self.num_here = sum(host == said[self.index][0] for host, _ in said)
 
     @property
     def is_first(self) -> bool:
@@ -114,9 +135,12 @@ class Group:
         self._client.key_value_set(f"{kind}{next(self._numbers[kind])}", text)
 
     def _receive(self, kind: str) -> str:
+        return self._value(f"{kind}{next(self._numbers[kind])}")
+
+    def _value(self, key: str) -> str:
+        """What a process has said under this key, or will say."""
         from jax import errors
 
-        key = f"{kind}{next(self._numbers[kind])}"
         while True:
             try:
                 return str(self._client.blocking_key_value_get(key, 5000))
@@ -138,6 +162,7 @@ class Group:
                 if self._has_ended.is_set():
                     return
                 self._stop(f"process 0 has died or cannot be reached ({_line(error)}). {GO_ON}")
+            failures.pop(f"{FAILURES}{self.index}", None)  # this process says itself why it ends
             for key, reason in failures.items():
                 index = key.removeprefix(FAILURES)
                 self._stop(f"process {index} of {self.num_processes} stopped: {reason}\n{GO_ON}")
@@ -162,16 +187,23 @@ def current() -> Group | None:
     return _group
 
 
+def num_processes_here() -> int:
+    """How many processes of this training share this machine."""
+    return 1 if _group is None else _group.num_here
+
+
 @contextmanager
 def joined(launch: Launch, stop: Stop) -> Iterator[Group]:
     """Within the block, this process belongs to a group. No JAX computation may come before it.
 
     Raises:
-        UserError: not all processes of the launch came.
+        StepFailed: not all processes of the launch came.
+        UserError: they have different packages.
     """
     global _group
     _group = group = Group(launch, _connect(launch), stop)
     try:
+        group.introduce()
         yield group
     except BaseException as error:
         group.leave(error)
@@ -200,7 +232,9 @@ def _connect(launch: Launch) -> Any:
             coordinator_address=launch.coordinator,
             num_processes=launch.num_processes,
             process_id=launch.index,
+            local_device_ids=launch.gpus,
             initialization_timeout=SECONDS_TO_JOIN,
+            heartbeat_timeout_seconds=round(SILENT_SECONDS),
             shutdown_timeout_seconds=SECONDS_TO_LEAVE,
         )
         jax.devices()  # the processes tell each other of their devices, and wait two minutes for it

@@ -15,6 +15,7 @@ import pytest
 
 from commands.option_groups.sharing import ClusterOptions, ShardOptions
 from configs.errors import UserError
+from configs.process.packages import versions
 from configs.remote import cluster as clusters
 from configs.remote.cluster import Cluster
 from configs.remote.parts import ROWS_OF_A_PART, even_parts, kept_rows
@@ -99,10 +100,27 @@ def test_a_cluster_that_does_not_answer_is_named(
 
 def test_a_worker_with_other_packages_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))  # a worker sets its variables
-    versions = clusters._versions()
-    assert clusters._answer(pickle.dumps(len), "abc", os.getcwd(), {}, versions) == 3
-    with pytest.raises(UserError, match=r"numpy [\d.]+, not 1\.0\. Results would differ"):
-        clusters._answer(pickle.dumps(len), "abc", "/nowhere", {}, {**versions, "numpy": "1.0"})
+    here = versions()
+    assert clusters._answer(pickle.dumps(len), "abc", os.getcwd(), {}, here) == 3
+    with pytest.raises(UserError, match=r"a worker .* numpy [\d.]+, not 1\.0\. Results would diff"):
+        clusters._answer(pickle.dumps(len), "abc", "/nowhere", {}, {**here, "numpy": "1.0"})
+
+
+@pytest.mark.parametrize(
+    ("machines", "share"),
+    [
+        ([{"CPU": 2.0}, {"CPU": 64.0}], (0, 1)),
+        ([{"CPU": 16.0, "GPU": 4.0}], (1, 4)),
+        # The machine without GPUs decodes for nobody, and the smallest share has to fit everywhere.
+        ([{"CPU": 64.0}, {"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 4.0}], (1, 2)),
+        ([{"CPU": 2.0, "GPU": 4.0}], (1, 1)),
+        ([], (0, 1)),
+    ],
+)
+def test_a_worker_with_a_gpu_has_its_share_of_the_cores(
+    machines: list[dict[str, float]], share: tuple[int, int]
+) -> None:
+    assert clusters._share_of_a_worker(machines) == share
 
 
 def test_this_process_leaves_memory_of_a_gpu_to_its_workers(

@@ -102,6 +102,16 @@ def test_a_scan_that_was_killed_goes_on(photo_folder: Path, tmp_path: Path, sett
     assert manifest_of(run) == manifest_of(tmp_path / "other")
 
 
+def test_files_of_two_disks_may_have_the_same_inodes(tmp_path: Path) -> None:
+    identities = [(disk, inode, 0, 10, 5, 5) for inode in (7, 8) for disk in (1, 2)]
+    learned = [Learned(3, 4, f"{number:064x}", -1) for number in range(4)]
+    with KnownPhotos(tmp_path) as known:
+        for pair in zip(identities, learned, strict=True):
+            known.add(*pair)
+    with KnownPhotos(tmp_path) as known:
+        assert known.find(identities, with_thumbnails=True) == learned
+
+
 def test_records_without_their_thumbnails_are_read_again(tmp_path: Path) -> None:
     """As after a power cut, when one of two files reached the disk."""
     identities = [(1, number, 0, 10, 5, 5) for number in range(3)]

@@ -27,6 +27,7 @@ OPEN_MPI = {
     "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911",
 }
 TORCH = {"MASTER_ADDR": "worker-0", "MASTER_PORT": "29500", "WORLD_SIZE": "2", "RANK": "1"}
+TORCHRUN = {"TORCHELASTIC_USE_AGENT_STORE": "True"}
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,11 @@ TORCH = {"MASTER_ADDR": "worker-0", "MASTER_PORT": "29500", "WORLD_SIZE": "2", "
         # A job script of Slurm that calls no srun is one process, however many tasks it has.
         ({"SLURM_JOB_ID": "77", "SLURM_NTASKS": "2"}, None),
         ({**SLURM, "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
+        # torchrun itself listens at MASTER_PORT.
+        (
+            {**TORCH, **TORCHRUN, "JAX_COORDINATOR_ADDRESS": "worker-0:1234"},
+            Launch("WORLD_SIZE", 2, 1, "worker-0:1234"),
+        ),
         ({"MASTER_ADDR": "worker-0"}, None),
         ({}, None),
         # What a person sets by hand counts more than what Slurm sets.
@@ -64,6 +70,7 @@ def test_launchers_say_which_process_this_is(
         ({**JAX, "JAX_COORDINATOR_ADDRESS": "10.0.0.1"}, "Expected HOST:PORT"),
         ({k: JAX[k] for k in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")}, "JAX_COORDINATOR_ADDRESS"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR and MASTER_PORT"),
+        ({**TORCH, **TORCHRUN}, "JAX_COORDINATOR_ADDRESS"),
         (
             {k: OPEN_MPI[k] for k in ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")},
             "JAX_COORDINATOR_ADDRESS",
@@ -73,6 +80,30 @@ def test_launchers_say_which_process_this_is(
 def test_variables_that_do_not_fit_are_named(variables: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         find_launch(variables)
+
+
+@pytest.mark.parametrize(
+    ("variables", "gpus"),
+    [
+        # srun --ntasks-per-node=4 --gpus-per-task=1: each process sees one GPU, as number 0.
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2)", "CUDA_VISIBLE_DEVICES": "0"}, (0,)),
+        # srun --ntasks-per-node=1 --gpus-per-task=4
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}, (0, 1, 2, 3)),
+        # All processes of a machine see all of its GPUs.
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2)", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}, None),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1", "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}, (0, 1)),
+        ({"LOCAL_WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": "3"}, (0,)),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4", "CUDA_VISIBLE_DEVICES": ""}, None),
+    ],
+)
+def test_a_process_takes_the_gpus_that_it_alone_sees(
+    variables: dict[str, str], gpus: tuple[int, ...] | None
+) -> None:
+    launch = find_launch({**SLURM, **variables})
+    assert launch is not None
+    assert launch.gpus == gpus
 
 
 def test_the_config_decides_whether_processes_train_together() -> None:

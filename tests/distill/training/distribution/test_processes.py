@@ -164,3 +164,40 @@ def test_processes_that_are_asked_to_end_do_so_before_they_are_killed(folder: Pa
     assert processes[0].returncode == 128 + signal.SIGTERM, said[0]
     assert "stopped by SIGTERM" in said[0]
     assert "process 0 of 2 stopped: it was interrupted" in said[1]
+
+
+def test_a_machine_that_stands_still_stops_the_other_ones(folder: Path) -> None:
+    """As one that lost its network, process 0 neither answers nor closes a connection."""
+    record = folder / "still.0.txt"
+    with together(folder, "still", "distill teacher config.yaml --run still") as processes:
+        while not record.exists() or len(record.read_text().splitlines()) <= UPDATES:
+            assert [process.poll() for process in processes] == [None, None]
+            time.sleep(0.01)
+        processes[0].send_signal(signal.SIGSTOP)
+        stopped = time.monotonic()
+        assert processes[1].wait(timeout=90) != 0
+        assert time.monotonic() - stopped < 60
+
+
+def test_processes_with_other_packages_do_not_train_together(folder: Path) -> None:
+    other = folder / "packages" / "pillow-1.0.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: pillow\nVersion: 1.0\n")
+    words = "distill teacher config.yaml --run other"
+    shared = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": 2}
+    here = os.environ.get("PYTHONPATH", "")
+    paths = here, os.pathsep.join(filter(None, [str(other.parent), here]))
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                started(folder, f"other.{index}", words, **shared, JAX_PROCESS_ID=index,
+                        PYTHONPATH=paths[index])
+            )
+            for index in range(2)
+        ]  # fmt: skip
+        said = [process.communicate(timeout=100)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    for text in said:
+        assert "process 1 on " in text
+        assert "has other packages: pillow 1.0, not " in text
+    assert not (folder / "other" / "teacher").exists()
