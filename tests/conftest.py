@@ -18,9 +18,18 @@ LONGEST = ("test_smoke.py", "test_bridge.py", "test_student.py")
 """Files of tests that take a minute or more."""
 
 
+LONGEST_SECONDS = 1200
+"""A quick test that takes longer hangs, and fails by its name. After half an hour all stacks are
+printed (faulthandler_timeout): a hang in a library hears no signal."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first: at the end, no worker waits for another."""
+    """The longest files first: at the end, no worker waits for another. No quick test hangs."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+    for item in items:
+        if item.get_closest_marker("slow") is None:
+            # Not by a thread that ends the worker: xdist would begin the same test again.
+            item.add_marker(pytest.mark.timeout(LONGEST_SECONDS, method="signal"))
 
 
 @pytest.fixture(scope="session")

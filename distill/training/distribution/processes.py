@@ -25,6 +25,9 @@ SECONDS_TO_JOIN = 300
 BEAT_SECONDS = 2.0
 SILENT_SECONDS = 30.0
 """A process from which nothing was heard for so long is dead, or its machine is."""
+SECONDS_OF_JAX = 45
+"""JAX itself ends a process then, without a sentence of ours. The watch should be first, but waits in
+vain for an answer of process 0 if the machine of that one stands still."""
 SECONDS_TO_LEAVE = 30
 GO_ON = "Finished epochs are kept. Give the same command again, on as many processes as you like."
 END = "end"
@@ -234,7 +237,7 @@ def _connect(launch: Launch) -> Any:
             process_id=launch.index,
             local_device_ids=launch.gpus,
             initialization_timeout=SECONDS_TO_JOIN,
-            heartbeat_timeout_seconds=round(SILENT_SECONDS),
+            heartbeat_timeout_seconds=SECONDS_OF_JAX,
             shutdown_timeout_seconds=SECONDS_TO_LEAVE,
         )
         jax.devices()  # the processes tell each other of their devices, and wait two minutes for it
