@@ -26,8 +26,8 @@ BEAT_SECONDS = 2.0
 SILENT_SECONDS = 30.0
 """A process from which nothing was heard for so long is dead, or its machine is."""
 SECONDS_OF_JAX = 45
-"""JAX itself ends a process then, without a sentence of ours. The watch should be first, but waits in
-vain for an answer of process 0 if the machine of that one stands still."""
+"""JAX itself ends a process then, without a sentence of ours. The watch is first, unless it waits
+for an answer of process 0 whose machine stands still."""
 SECONDS_TO_LEAVE = 30
 GO_ON = "Finished epochs are kept. Give the same command again, on as many processes as you like."
 END = "end"
