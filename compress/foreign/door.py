@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from compress.graph.classifier import DeclaredAnswers, image_size_of, last_activation
@@ -18,7 +19,7 @@ from configs.contract import (
     Pixels,
     Statement,
 )
-from configs.errors import UserError
+from configs.errors import UserError, failure_of, is_of_the_machine
 
 
 @keras.saving.register_keras_serializable("potstill")
@@ -97,7 +98,11 @@ def with_fixed_size(model: keras.Model) -> keras.Model:
 
 
 def check_input(model: keras.Model) -> None:
-    """Raise UserError if a photo cannot be the input, whatever the contract says."""
+    """Check that a photo can be the input, whatever the contract says: a black one is answered.
+
+    Raises:
+        UserError: it cannot.
+    """
     inputs = getattr(model, "inputs", None) or []
     shape = tuple(inputs[0].shape) if len(inputs) == 1 else ()
     if len(tuple(model.outputs[0].shape)) != 2:
@@ -105,6 +110,15 @@ def check_input(model: keras.Model) -> None:
     if len(shape) != 4 or None in shape[1:] or not {1, 3} & {shape[1], shape[3]}:
         image_size_of(model)  # says what is wrong
         raise AssertionError(f"an input of shape {shape} that nothing is wrong with")
+    try:
+        model.predict_on_batch(np.zeros((shape[0] or 1, *shape[1:]), "float32"))
+    except Exception as error:  # Keras loads layers with options of any kind, and fails here
+        if is_of_the_machine(error):
+            raise
+        raise UserError(
+            f"the model does not answer a black photo ({failure_of(error)}). Its file is damaged, "
+            "or was made with another version of Keras. Try it there: model.predict(photos)."
+        ) from None
 
 
 def graph_answers(model: keras.Model) -> Answers | None:

@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 from compress.foreign.door import (
+    check_input,
     graph_statement,
     with_fixed_size,
     with_output_layer,
@@ -168,3 +169,16 @@ def test_a_resizing_layer_behind_a_fixed_size_stays() -> None:
     model = keras.Model(inputs, layers.Dense(3)(x))
     assert graph_statement(model).fit is None
     assert with_fixed_size(model) is model
+
+
+def test_a_model_that_loads_and_answers_nothing_is_refused() -> None:
+    """Keras loads a layer with options of any kind."""
+    check_input(padded_net())
+    inputs = keras.Input((16, 16, 3), name="image")
+    x = layers.BatchNormalization(name="norm")(inputs)
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    config = model.get_config()
+    config["layers"][1]["inbound_nodes"][0]["kwargs"]["mask"] = True
+    damaged = keras.Model.from_config(config)
+    with pytest.raises(UserError, match=r"not answer a black photo \(AttributeError: .*BatchNorm"):
+        check_input(damaged)
