@@ -51,15 +51,38 @@ def convert_to_onnx(traced: TracedModel, output: OutputKind) -> onnx.ModelProto:
 def _converted(graph: Any, image: str, answer: str) -> onnx.ModelProto:
     import tf2onnx
 
-    converted, _ = tf2onnx.convert.from_graph_def(
-        graph,
-        input_names=[image],
-        output_names=[answer],
-        opset=OPSET,
-        custom_op_handlers=HANDLERS,
-        custom_rewriter=REWRITERS,
-    )
+    with _constants_stay():
+        converted, _ = tf2onnx.convert.from_graph_def(
+            graph,
+            input_names=[image],
+            output_names=[answer],
+            opset=OPSET,
+            custom_op_handlers=HANDLERS,
+            custom_rewriter=REWRITERS,
+        )
     return converted
+
+
+@contextmanager
+def _constants_stay() -> Iterator[None]:
+    """Inside the block, tf2onnx does not write the constants anew after each pass.
+
+    Nobody reads what it writes there: the model takes constants from another place. And protobuf
+    keeps the old bytes, so 48 passes over a NASNetLarge kept 17 GB.
+    """
+    from tf2onnx.graph import Node
+
+    update = Node.update_proto
+
+    def update_others(node: Any, *args: Any, **kwargs: Any) -> None:
+        if not node.is_const():
+            update(node, *args, **kwargs)
+
+    Node.update_proto = update_others
+    try:
+        yield
+    finally:
+        Node.update_proto = update
 
 
 @contextmanager

@@ -128,10 +128,21 @@ class Group:
     def _wait_until_all_live(self) -> None:
         """Return when every process was heard. If one is dead, the watch stops this process.
 
-        An update fails here when another process dies in the middle of it.
+        An update fails here when another process dies in the middle of it. Its last beat may be
+        noticed only after that.
         """
-        failed = time.monotonic()
-        while not all(heard > failed for _, heard in list(self._last_heard.values())):
+        from jax import errors
+
+        time.sleep(BEAT_SECONDS)  # a beat that was under way has arrived then
+        try:
+            before = dict(self._client.key_value_dir_get(BEATS))
+        except errors.JaxRuntimeError:  # process 0 is dead: the watch says so, and ends this one
+            time.sleep(2 * SILENT_SECONDS)
+            return
+        while any(
+            _number(text) <= _number(before.get(key, ""))
+            for key, (text, _) in list(self._last_heard.items())
+        ):
             time.sleep(BEAT_SECONDS)
 
     def _send(self, kind: str, text: str) -> None:
@@ -251,6 +262,10 @@ def _connect(launch: Launch) -> Any:
     if client is None:
         raise UserError("JAX did not join the other processes.")
     return client
+
+
+def _number(beat: str) -> int:
+    return int(json.loads(beat)[1]) if beat else -1
 
 
 def _line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from contextlib import nullcontext
 
 import keras
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 import tensorflow as tf
 import tf2onnx
 from keras import layers
+from tf2onnx.graph import Node
 
 from compress.graph.inference import TracedModel
+from compress.onnx import convert
 from compress.onnx.convert import convert_to_onnx
 from compress.onnx.operations import MatrixProduct
 from compress.recipes.conversion import Conversion
@@ -221,3 +224,28 @@ def test_a_lack_of_memory_is_not_answered_by_copies_that_need_more(monkeypatch):
         convert_to_onnx(TracedModel(model_with(layers.Dense(8))), "logits")
     assert calls == ["FALSE"]
     assert os.environ["TF2ONNX_CATCH_ERRORS"] == "TRUE"
+
+
+def test_constants_are_written_once_and_the_file_is_the_same(monkeypatch):
+    """tf2onnx writes them after each pass, and protobuf keeps what was written before."""
+    traced = TracedModel(model_with(layers.Dense(8)))
+    written = Counter()
+    update = Node.update_proto
+
+    def counting(node, *args, **kwargs):
+        written[node.is_const()] += 1
+        update(node, *args, **kwargs)
+
+    monkeypatch.setattr(Node, "update_proto", counting)
+    lean = convert_to_onnx(traced, "logits")
+    assert written[False] > 100
+    assert not written[True]
+    monkeypatch.setattr(convert, "_constants_stay", nullcontext)
+    usual = convert_to_onnx(traced, "logits")
+    assert written[True] > 100
+    for part in (
+        lambda model: [node.op_type for node in model.graph.node],
+        # tf2onnx numbers the names of a process.
+        lambda model: [(tensor.dims, tensor.raw_data) for tensor in model.graph.initializer],
+    ):
+        assert part(lean) == part(usual)
