@@ -25,9 +25,6 @@ SECONDS_TO_JOIN = 300
 BEAT_SECONDS = 2.0
 SILENT_SECONDS = 30.0
 """A process from which nothing was heard for so long is dead, or its machine is."""
-SECONDS_OF_JAX = 45
-"""JAX itself ends a process then, without a sentence of ours. The watch is first, unless it waits
-for an answer of process 0 whose machine stands still."""
 SECONDS_TO_LEAVE = 30
 GO_ON = "Finished epochs are kept. Give the same command again, on as many processes as you like."
 END = "end"
@@ -63,7 +60,9 @@ class Group:
         keys = [f"{BEATS}{index}" for index in range(launch.num_processes)]
         self._last_heard = dict.fromkeys(keys, ("", time.monotonic()))
         self.num_here = 1
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._answered = time.monotonic()
+        for watch in (self._watch, self._watch_first):
+            threading.Thread(target=watch, daemon=True).start()
 
     def introduce(self) -> None:
         """Tell the others about this machine, and learn about theirs.
@@ -172,6 +171,7 @@ class Group:
                 self._client.key_value_set(f"{BEATS}{self.index}", beat, allow_overwrite=True)
                 beats = dict(self._client.key_value_dir_get(BEATS))
                 failures = dict(self._client.key_value_dir_get(FAILURES))
+                self._answered = time.monotonic()
             except Exception as error:
                 if self._has_ended.is_set():
                     return
@@ -191,6 +191,15 @@ class Group:
                         "died or cannot be reached: nothing was heard from it for "
                         f"{SILENT_SECONDS:.0f} seconds. {GO_ON}"
                     )
+
+    def _watch_first(self) -> None:
+        """Stop this process when process 0 does not answer: `_watch` would wait for it for ever."""
+        while not self._has_ended.wait(BEAT_SECONDS):
+            if time.monotonic() - self._answered > SILENT_SECONDS:
+                self._stop(
+                    f"process 0 of {self.num_processes} has died or cannot be reached: it did not "
+                    f"answer for {SILENT_SECONDS:.0f} seconds. {GO_ON}"
+                )
 
 
 _group: Group | None = None
@@ -248,7 +257,6 @@ def _connect(launch: Launch) -> Any:
             process_id=launch.index,
             local_device_ids=launch.gpus,
             initialization_timeout=SECONDS_TO_JOIN,
-            heartbeat_timeout_seconds=SECONDS_OF_JAX,
             shutdown_timeout_seconds=SECONDS_TO_LEAVE,
         )
         jax.devices()  # the processes tell each other of their devices, and wait two minutes for it
