@@ -3,13 +3,16 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
+import psutil
 
 from configs.errors import StepFailed, UserError, opening
 from configs.process.backend import with_tensorflow
@@ -75,27 +78,53 @@ def _check_growth(path: Path) -> None:
 
 
 def _check_ends(path: Path) -> None:
-    """Read all names and attributes of an HDF5 file.
+    """Read all names and attributes of an HDF5 file, in little time and memory.
 
     In some damaged files HDF5 goes in circles for ever, and nothing in Python can stop it. So the
-    process is killed then, and the one that watches it names the file.
+    process is killed then, and the one that watches it names the file. In others it reserves up to
+    4 GiB for one attribute.
+
+    Raises:
+        UserError: an attribute needs more memory than any attribute does.
     """
-    with opening(path):
+    with opening(path), _little_memory():
         signal.setitimer(signal.ITIMER_PROF, MAX_CPU_SECONDS)
         try:
             with h5py.File(path) as file:
                 _read_attributes("", file)
                 file.visititems(_read_attributes)
+        except MemoryError:
+            raise UserError(
+                f"{path} is damaged: one of its attributes needs more than "
+                f"{LEAST_LIMIT_BYTES / 2**30:.0f} GiB of memory. Make it again, or get it again "
+                "from where it came from."
+            ) from None
         except Exception:  # it is damaged, and whoever loads it says how
             return
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
 
 
+@contextlib.contextmanager
+def _little_memory() -> Iterator[None]:
+    """Inside the block, the process gets at most LEAST_LIMIT_BYTES more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = psutil.Process().memory_info().vms + LEAST_LIMIT_BYTES
+    if soft == resource.RLIM_INFINITY or limit < soft:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 def _read_attributes(_: str, item: h5py.HLObject) -> None:
     for name in item.attrs:
-        with contextlib.suppress(Exception):
+        try:
             item.attrs[name]
+        except Exception as error:
+            if "allocat" in str(error):  # HDF5 says "memory allocation failed"
+                raise MemoryError(str(error)) from None
 
 
 def convert(source: Path, target: Path, *, of: str) -> None:
