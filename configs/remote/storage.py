@@ -146,7 +146,7 @@ def put(source: Path, url: str) -> None:
         UserError, StepFailed: as `stored_files`.
     """
     system, path = _opened(url)
-    if "file" in system.protocol:
+    if _is_of_this_machine(system):
         _copy(source, Path(path))
         return
     target = _answered(url, partial(system.open, path, "wb", block_size=PART_BYTES))
@@ -161,6 +161,13 @@ def put(source: Path, url: str) -> None:
             _answered(url, target.discard)
         raise
     _answered(url, target.close)  # before that, the storage shows nothing
+
+
+def _is_of_this_machine(system: Any) -> bool:
+    """Whether a file system is that of this machine."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    return isinstance(system, LocalFileSystem)
 
 
 def _copy(source: Path, target: Path) -> None:
