@@ -24,6 +24,7 @@ from configs.errors import UserError
 from configs.process.backend import use_tensorflow
 
 if TYPE_CHECKING:
+    from configs.resume import Facts
     from configs.run_dir import RunDir
     from configs.schema import Experiment
 
@@ -130,10 +131,9 @@ def label(
     ] = None,
 ) -> Result:
     """Store the teacher's logits for every view."""
-    from compress.run.execution import ensure, take, take_one
+    from compress.run.execution import take
     from configs.records import to_json
-    from distill.data.pipelines import open_photo_store
-    from distill.labels.shards import copy_shard, fetch_shards, merge_step, shard_step
+    from distill.labels.shards import copy_shard
     from distill.labels.soft_labels import soft_labels_path
     from distill.labels.verification import verify_soft_labels
 
@@ -151,18 +151,7 @@ def label(
                 cluster=cluster,
             ).last
     else:
-        num_shards = 1 if part is None else part[1]  # perhaps all of them at once, on one disk
-        with open_photo_store(directory, experiment, num_stores=num_shards) as photos:
-            if part is None:
-                step = partial(merge_step, photos=photos)
-                if parts:
-                    ensure(directory, experiment, ["data", "teacher"], target)
-                    fetch_shards(directory, experiment, parts)
-            else:
-                step = partial(shard_step, photos=photos, shard=part[0], num_shards=part[1])
-            facts = take_one(
-                directory, experiment, step, "label", target=target, force=options.force
-            )
+        facts = _label_part(directory, experiment, part, parts, target, options.force)
     path = soft_labels_path(directory, experiment).with_name(*facts["outputs"])
     value = {"examples": facts["num_examples"], "views": facts["num_views"], "path": str(path)}
     text = f"soft labels of {value['examples']} photos x {value['views']} views  {path}"
@@ -175,6 +164,36 @@ def label(
         text += f"\n{verify} labels computed again: the largest difference is "
         text += f"{verified.max_abs_diff:.2g}"
     return Result(value, text)
+
+
+def _label_part(
+    run: "RunDir",
+    experiment: "Experiment",
+    part: tuple[int, int] | None,
+    parts: str | None,
+    target: str,
+    force: list[str] | None,
+) -> "Facts":
+    """Make one shard of the labels, or join all of them; returns its manifest.
+
+    Args:
+        part: (number, how many); None: join.
+        parts: where the shards come from; None: they are here.
+    """
+    from compress.run.execution import ensure, take_one
+    from distill.data.pipelines import open_photo_store
+    from distill.labels.shards import fetch_shards, merge_step, shard_step
+
+    num_shards = 1 if part is None else part[1]  # perhaps all of them at once, on one disk
+    with open_photo_store(run, experiment, num_stores=num_shards) as photos:
+        if part is None:
+            step = partial(merge_step, photos=photos)
+            if parts:
+                ensure(run, experiment, ["data", "teacher"], target)
+                fetch_shards(run, experiment, parts)
+        else:
+            step = partial(shard_step, photos=photos, shard=part[0], num_shards=part[1])
+        return take_one(run, experiment, step, "label", target=target, force=force)
 
 
 def _check_label_options(

@@ -68,7 +68,7 @@ def _constants_stay() -> Iterator[None]:
     """Inside the block, tf2onnx does not write the constants anew after each pass.
 
     Nobody reads what it writes there: the model takes constants from another place. And protobuf
-    keeps the old bytes, so 48 passes over a NASNetLarge kept 17 GB.
+    keeps the old bytes, so 48 passes over a NASNetLarge kept 16 GB.
     """
     from tf2onnx.graph import Node
 

@@ -10,13 +10,13 @@ PACKAGES = ("potstill", "tensorflow", "keras", "numpy", "pillow")
 
 def versions(*others: str) -> dict[str, str]:
     """The versions of `PACKAGES`, and of others, that are installed here."""
-    found = {}
+    installed = {}
     for name in (*PACKAGES, *others):
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:  # a checkout that is not installed
             continue
-    return found
+    return installed
 
 
 def check_versions(here: Mapping[str, str], expected: Mapping[str, str], *, who: str) -> None:

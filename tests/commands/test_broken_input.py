@@ -172,6 +172,7 @@ def test_a_run_directory_with_a_run_on_other_photos(program, photo_folder: Path)
     [
         (["distill", "student"], "distill teacher"),
         (["distill", "label"], "distill teacher"),
+        (["distill", "label", "--merge", "--parts", "shards"], "distill teacher"),
         (["compress", "export"], "distill teacher"),
         (["evaluate", "report"], "distill teacher"),
     ],
